@@ -1,0 +1,116 @@
+"""What a model refuses before it starts to work: each error states the rule, the value and the cure.
+
+Checks that look at values (token ids, labels, mask rows) are made on the CPU only, where they cost nothing and where
+torch's own message is opaque; on an accelerator they would wait for the device at every step.
+"""
+
+import torch
+from torch import Tensor
+
+
+def check_inputs(
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    input_values: Tensor | None,
+    attention_mask: Tensor | None,
+    vocab_size: int | None,
+    input_size: int | None,
+    hidden_size: int,
+) -> None:
+    """Refuse inputs that a model of these sizes cannot read.
+
+    Args:
+        input_ids: [B, L] integers.
+        inputs_embeds: [B, L, hidden_size].
+        input_values: [B, L, input_size], or [B, L] when input_size is 1.
+        attention_mask: [B, L]; 0 marks padding.
+        vocab_size: of the model; None when it reads values.
+        input_size: of the model; None when it reads tokens.
+        hidden_size: of the model.
+
+    Raises:
+        ValueError: none or several inputs, an input of the wrong kind or shape, an empty sequence, or a bad mask.
+        IndexError: a token id outside the vocabulary.
+    """
+    given = {
+        name: value
+        for name, value in {
+            "input_ids": input_ids, "inputs_embeds": inputs_embeds, "input_values": input_values
+        }.items()
+        if value is not None
+    }
+    if len(given) != 1:
+        raise ValueError(
+            f"Exactly one of input_ids, inputs_embeds and input_values must be given, got "
+            f"{' and '.join(given) or 'none of them'}."
+        )
+    (name, value), = given.items()
+    if input_ids is not None:
+        if vocab_size is None:
+            raise ValueError(f"This model reads real values (input_size={input_size}): pass input_values, not input_ids.")
+        _check_shape(name, value, "[batch, length]", value.dim() == 2)
+        if value.is_floating_point():
+            raise ValueError(f"input_ids must be integers, got {value.dtype}: real-valued input is input_values.")
+    elif inputs_embeds is not None:
+        fits = value.dim() == 3 and value.shape[-1] == hidden_size
+        _check_shape(name, value, f"[batch, length, hidden_size={hidden_size}]", fits)
+    else:
+        if input_size is None:
+            raise ValueError(f"This model reads tokens (vocab_size={vocab_size}): pass input_ids, not input_values.")
+        fits = (value.dim() == 3 and value.shape[-1] == input_size) or (value.dim() == 2 and input_size == 1)
+        _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
+    if value.shape[1] == 0:
+        raise ValueError(f"A sequence has at least one step, got {name} of shape {list(value.shape)}.")
+    if attention_mask is not None and attention_mask.shape != value.shape[:2]:
+        raise ValueError(
+            f"attention_mask must have the shape {list(value.shape[:2])} of the input's batch and length, got "
+            f"{list(attention_mask.shape)}: one number per step, 0 for padding."
+        )
+    if input_ids is not None and vocab_size is not None and _values_are_cheap(input_ids) and input_ids.numel():
+        low, high = (int(bound) for bound in torch.aminmax(input_ids))
+        if low < 0 or high >= vocab_size:
+            raise IndexError(
+                f"Token ids must lie in 0 … vocab_size-1 = {vocab_size - 1}, got {low if low < 0 else high}: is this "
+                "the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings."
+            )
+
+
+def check_no_empty_row(mask: Tensor | None) -> None:
+    """Refuse rows that are padding only: there is nothing to pool. ``mask``: [B, L] bool.
+
+    Raises:
+        ValueError: naming the first such row.
+    """
+    if mask is None or not _values_are_cheap(mask):
+        return
+    empty = (~mask.any(dim=1)).nonzero()
+    if len(empty):
+        raise ValueError(
+            f"Every sequence needs at least one step that is not padding, but row {int(empty[0])} of attention_mask is "
+            "all 0: drop empty texts before tokenizing."
+        )
+
+
+def check_class_labels(labels: Tensor, num_labels: int, ignore_index: int = -100) -> None:
+    """Refuse class labels outside 0 … num_labels-1 (``ignore_index`` apart).
+
+    Raises:
+        ValueError: naming the label.
+    """
+    if not _values_are_cheap(labels):
+        return
+    wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
+    if len(wrong):
+        raise ValueError(
+            f"Labels must lie in 0 … num_labels-1 = {num_labels - 1} (or be {ignore_index} to be ignored), got "
+            f"{int(wrong[0])}: set num_labels, or id2label, to the number of classes."
+        )
+
+
+def _check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:
+    if not fits:
+        raise ValueError(f"{name} must have the shape {expected}, got {list(value.shape)}.")
+
+
+def _values_are_cheap(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -1,0 +1,272 @@
+"""`DLRConfig`: every field of a DLR model, with its range and meaning, checked when the configuration is born.
+
+This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, fields
+from typing import Any, Literal, NamedTuple
+
+from huggingface_hub.dataclasses import strict
+from transformers import GenerationConfig, PreTrainedConfig
+
+# Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
+BYTE_VOCAB_SIZE = 261
+
+# Keys that transformers and the libraries around it keep in config.json without declaring them as fields.
+TOLERATED_KEYS = {
+    "adapters",
+    "attn_implementation",
+    "auto_map",
+    "custom_pipelines",
+    "experts_implementation",
+    "model_type",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
+    "per_layer_config",
+    "quantization_config",
+    "task_specific_params",
+    "tie_last_hidden_states",
+    "tokenizer_class",
+    "torch_dtype",
+    "use_return_dict",
+}
+
+
+class Range(NamedTuple):
+    """The numbers a field may hold, ends included unless ``open_minimum``; also a validator of one value."""
+
+    minimum: float
+    maximum: float = float("inf")
+    open_minimum: bool = False
+
+    def __call__(self, value: Any) -> None:
+        if value is None or isinstance(value, bool):
+            return
+        if not (self.minimum <= value <= self.maximum) or (self.open_minimum and value == self.minimum):
+            raise ValueError(f"must be {self}, got {value}")
+
+    def __str__(self) -> str:
+        above = f"> {self.minimum:g}" if self.open_minimum else f">= {self.minimum:g}"
+        return above if self.maximum == float("inf") else f"{above} and <= {self.maximum:g}"
+
+
+POSITIVE_INTEGER = Range(1)
+NOT_NEGATIVE = Range(0)
+PROBABILITY = Range(0, 1)
+
+
+def _field(default: Any, meaning: str, allowed: Range | None = None, symbol: str = "") -> Any:
+    """A field of `DLRConfig`: its default, what it means, what it may hold, and its symbol in the papers."""
+    validators: list[Callable[[Any], None]] = [] if allowed is None else [_checker(allowed)]
+    return field(
+        default=default,
+        metadata={"validator": validators, "meaning": meaning, "range": allowed, "symbol": symbol},
+    )
+
+
+def _checker(allowed: Range) -> Callable[[Any], None]:
+    # `strict` accepts plain functions of one annotated argument only.
+    def check(value: Any) -> None:
+        allowed(value)
+
+    return check
+
+
+class KernelField(NamedTuple):
+    """One key of ``kernel_parameters``: ``kinds`` are its types, or ``choices`` the only values it takes."""
+
+    default: Any
+    meaning: str
+    kinds: tuple[type, ...] = ()
+    choices: tuple[Any, ...] = ()
+    allowed: Range | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        if self.choices:
+            if value not in self.choices:
+                raise ValueError(f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}.")
+            return
+        if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
+            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
+            raise ValueError(f"kernel_parameters[{name!r}] must be {expected}, got {value!r}.")
+        if self.allowed is not None and value is not None:
+            try:
+                self.allowed(value)
+            except ValueError as error:
+                raise ValueError(f"kernel_parameters[{name!r}] {error}.") from None
+
+
+_COMMON_KERNEL_FIELDS = {
+    "kernel_type": KernelField("dlr", "family of the kernel", choices=("dlr",)),
+    "read_out": KernelField("real", "how a complex kernel becomes real (kernel_to_real)", choices=("real",)),
+    "max_length": KernelField(
+        None, "taps kept of the kernel; None keeps them all", kinds=(int, type(None)), allowed=POSITIVE_INTEGER
+    ),
+    "time_step_min": KernelField(
+        1e-4, "smallest time step drawn at initialisation (dt_min)", kinds=(float, int), allowed=Range(0, 1e3, True)
+    ),
+    "time_step_max": KernelField(
+        1e-1, "largest time step drawn at initialisation (dt_max)", kinds=(float, int), allowed=Range(0, 1e3, True)
+    ),
+    "weight_init_std": KernelField(
+        None, "standard deviation of W at initialisation (W_scale); None is 1/N", kinds=(float, int, type(None)),
+        allowed=NOT_NEGATIVE,
+    ),
+}
+
+# What each kernel_type reads from `kernel_parameters`: closed, one entry per family.
+KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
+    "dlr": _COMMON_KERNEL_FIELDS
+    | {
+        "version": KernelField("complex", "which parameters are complex; 'complex': poles and weights",
+                               choices=("complex",)),
+        "pole_init": KernelField(
+            "omega", "angles at initialisation (Lambda_init): the N-th roots of unity, or random",
+            choices=("omega", "randn"),
+        ),
+    },
+}
+
+
+def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fill ``kernel_parameters`` with the defaults of its kernel_type and check every key and value.
+
+    Raises:
+        ValueError: for an unknown key (naming the near miss), a value of the wrong type, or one out of range.
+
+    >>> complete_kernel_parameters({"pole_init": "randn"})["read_out"]
+    'real'
+    """
+    given = dict(given or {})
+    kernel_type = given.get("kernel_type", "dlr")
+    if kernel_type not in KERNEL_FIELDS:
+        raise ValueError(f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}.")
+    specs = KERNEL_FIELDS[kernel_type]
+    refuse_unknown_names(f"kernel_parameters of kernel_type {kernel_type!r}", given, specs)
+    complete = {name: given.get(name, spec.default) for name, spec in specs.items()}
+    for name, value in complete.items():
+        specs[name].check(name, value)
+    if complete["time_step_min"] > complete["time_step_max"]:
+        raise ValueError(
+            f"kernel_parameters: time_step_min must not exceed time_step_max, got {complete['time_step_min']} > "
+            f"{complete['time_step_max']}: swap them."
+        )
+    return complete
+
+
+def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for the first of the ``given`` names that is not ``known``, with the nearest known one."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known names are {sorted(known)}."
+            raise ValueError(f"{where}: unknown name {name!r}; {hint}")
+
+
+@strict
+class DLRConfig(PreTrainedConfig):
+    """Configuration of a diagonal linear RNN (arXiv 2212.00768).
+
+    `DLRConfig()` reads bytes (`vocab_size` 261) and is causal. Set `input_size` instead of `vocab_size` for real-valued
+    sequences, and `bidirectional=True` for everything that is not generation. What only the kernel reads sits in
+    `kernel_parameters`, which is filled with defaults. All fields: `configuration/FIELDS.md`.
+
+    Raises:
+        ValueError: for a name that is no field (with the nearest one), a value out of range, or a contradiction.
+
+    >>> config = DLRConfig(hidden_size=64, kernel_parameters={"time_step_max": 0.05})
+    >>> config.vocab_size, config.kernel_parameters["time_step_min"]
+    (261, 0.0001)
+    """
+
+    model_type = "dlr"
+
+    vocab_size: int | None = _field(
+        None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", POSITIVE_INTEGER
+    )
+    input_size: int | None = _field(
+        None, "features per step of real-valued input_values; exactly one of vocab_size and input_size is set",
+        POSITIVE_INTEGER,
+    )
+    hidden_size: int = _field(128, "width of the hidden states", POSITIVE_INTEGER, "H")
+    num_hidden_layers: int = _field(4, "number of blocks", POSITIVE_INTEGER)
+    state_size: int = _field(256, "complex poles per kernel", POSITIVE_INTEGER, "N")
+    kernel_parameters: dict | None = _field(None, "what only the kernel reads; see below")
+    bidirectional: bool = _field(False, "read the sequence in both directions: two kernels per channel")
+    hidden_act: str | None = _field("gelu", "activation after the convolution")
+    output_gate: Literal["glu"] | None = _field(None, "gate after the output projection (postact)")
+    norm_position: Literal["pre", "post"] = _field("pre", "normalise before each mixer, or after each residual")
+    norm_type: Literal["layer", "scalar_layer"] = _field(
+        "layer", "LayerNorm, or the official one with a single scale and shift for all channels"
+    )
+    layer_norm_eps: float | int | None = _field(
+        None, "added to the variance; None is 1e-5 for 'layer' and 0 for 'scalar_layer'", NOT_NEGATIVE
+    )
+    hidden_dropout_prob: float | int = _field(
+        0.0, "dropout after the activation and on the residual branch", PROBABILITY
+    )
+    classifier_dropout: float | int | None = _field(
+        None, "dropout before a head's projection; None is hidden_dropout_prob", PROBABILITY
+    )
+    pooling: Literal["mean", "last", "first", "max"] = _field(
+        "mean", "how a sequence head reduces the steps that are not padding"
+    )
+    initializer_range: float | int | None = _field(
+        None, "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
+        NOT_NEGATIVE,
+    )
+    pad_token_id: int | None = _field(None, "token of padding")
+    bos_token_id: int | None = _field(None, "token that begins a sequence")
+    eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
+    tie_word_embeddings: bool = _field(False, "share the embeddings with a language-model head")
+
+    def __post_init__(self, **kwargs):
+        tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
+        extra = [name for name in kwargs if not name.startswith("_") and name not in tolerated]
+        refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
+        if self.vocab_size is None and self.input_size is None:
+            self.vocab_size = BYTE_VOCAB_SIZE
+        if self.layer_norm_eps is None:
+            self.layer_norm_eps = 0.0 if self.norm_type == "scalar_layer" else 1e-5
+        self.kernel_parameters = complete_kernel_parameters(self.kernel_parameters)
+        super().__post_init__(**kwargs)
+
+    def validate_input(self):
+        """Exactly one kind of input."""
+        if (self.vocab_size is None) == (self.input_size is None):
+            raise ValueError(
+                f"exactly one of vocab_size and input_size must be set, got vocab_size={self.vocab_size} and "
+                f"input_size={self.input_size}: leave out the one you do not need."
+            )
+        if self.input_size is not None and self.pad_token_id is not None:
+            raise ValueError(
+                f"pad_token_id={self.pad_token_id} needs a vocabulary, but input_size={self.input_size} says the input "
+                "is real-valued: leave pad_token_id out and pad with an attention_mask."
+            )
+
+    def validate_norm(self):
+        """A norm over one channel without an epsilon is 0/0."""
+        if self.norm_type == "scalar_layer" and self.hidden_size == 1 and self.layer_norm_eps == 0:
+            raise ValueError("norm_type='scalar_layer' divides by the deviation over channels: hidden_size must be > 1.")
+
+    def validate_padding_token(self):
+        """The pad token is one of the vocabulary."""
+        if self.vocab_size is not None and self.pad_token_id is not None:
+            if not 0 <= self.pad_token_id < self.vocab_size:
+                raise ValueError(
+                    f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
+                )
+
+    @property
+    def num_directions(self) -> int:
+        """Kernels per channel: 2 when the model reads in both directions."""
+        return 2 if self.bidirectional else 1
+
+
+DLRConfig.register_for_auto_class()
+
+__all__ = ["DLRConfig"]

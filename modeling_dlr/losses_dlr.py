@@ -1,0 +1,70 @@
+"""One loss for every classification and regression head, chosen by ``config.problem_type`` as in transformers."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .checks_dlr import check_class_labels
+from .configuration_dlr import DLRConfig
+
+IGNORED_CLASS = -100
+
+
+def loss_by_problem_type(
+    *, logits: Tensor, labels: Tensor, config: DLRConfig, num_items_in_batch: Tensor | int | None = None, **_
+) -> Tensor:
+    """Mean cross-entropy, binary cross-entropy or squared error over the labels that count.
+
+    As everywhere in transformers, the first labels seen settle ``config.problem_type`` when it is None: one label is
+    regression, integers are single-label and floats multi-label classification.
+
+    Args:
+        logits: [..., num_labels].
+        labels: [...] integers (-100 is ignored) for single-label classification; [..., num_labels], or [...] when
+            num_labels is 1, of floats otherwise (NaN is ignored).
+        config: of the model.
+        num_items_in_batch: labels in the whole batch, when this call sees one part of it (gradient accumulation, or one
+            of several processes); the parts' losses then add up to the mean over the whole.
+
+    Returns:
+        A scalar; 0 when every label is ignored.
+
+    Raises:
+        ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
+    """
+    if config.problem_type is None:
+        config.problem_type = _problem_type_of(labels, config.num_labels)
+    logits = logits.float()
+    labels = labels.to(logits.device)
+    if config.problem_type == "single_label_classification":
+        _check_label_shape(labels, logits.shape[:-1], config)
+        check_class_labels(labels, config.num_labels, IGNORED_CLASS)
+        logits, labels = logits.reshape(-1, config.num_labels), labels.reshape(-1).long()
+        total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
+        counted = (labels != IGNORED_CLASS).sum()
+        return total / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+    labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and config.num_labels == 1 else labels
+    _check_label_shape(labels, logits.shape, config)
+    counts = ~labels.isnan()
+    target = torch.where(counts, labels, 0).to(logits.dtype)
+    per_label = {
+        "regression": functional.mse_loss,
+        "multi_label_classification": functional.binary_cross_entropy_with_logits,
+    }[config.problem_type](logits, target, reduction="none")
+    mean = torch.where(counts, per_label, 0).sum() / counts.sum().clamp(min=1)
+    # The Trainer counts every float label, ignored or not: this call weighs as much as its share of them.
+    return mean if num_items_in_batch is None else mean * (labels.numel() / num_items_in_batch)
+
+
+def _problem_type_of(labels: Tensor, num_labels: int) -> str:
+    if num_labels == 1:
+        return "regression"
+    return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def _check_label_shape(labels: Tensor, expected: torch.Size, config: DLRConfig) -> None:
+    if labels.shape != expected:
+        raise ValueError(
+            f"labels for {config.problem_type} with num_labels={config.num_labels} must have the shape "
+            f"{list(expected)}, got {list(labels.shape)}: set problem_type if this is another kind of task."
+        )
