@@ -1,0 +1,210 @@
+"""What the examples share: options, recipes, data sets with named columns, output folders and results."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from datasets import Dataset, DatasetDict, load_dataset
+from scipy.stats import binomtest
+from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, set_seed
+
+from modeling_dlr.training import optimizer_for_trainer
+
+RECIPES = Path(__file__).resolve().parent.parent / "configuration" / "recipes"
+RESULTS = "results.json"
+_FILE_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+@dataclass
+class Options:
+    """Command-line options of every example."""
+
+    output_dir: str = field(metadata={"help": "folder for the model and results.json; an earlier run's is replaced"})
+    seed: int = field(default=0, metadata={"help": "of the initialisation and the order of the training data"})
+    max_length: int | None = field(default=None, metadata={"help": "longest input in tokens; default: the recipe's"})
+    smoke: bool = field(default=False, metadata={"help": "a few steps on little data, to see that everything runs"})
+    dataset: str | None = field(
+        default=None, metadata={"help": "a Hub data set, or a local folder, CSV, JSON or parquet file"}
+    )
+
+    def __post_init__(self):
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"--max-length must be at least 1, got {self.max_length}.")
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+def parse(kind: type[AnyOptions], arguments: Sequence[str] | None) -> AnyOptions:
+    """Options from the command line, or from ``arguments``."""
+    (options,) = HfArgumentParser([kind]).parse_args_into_dataclasses(
+        args=None if arguments is None else list(arguments)
+    )
+    return options
+
+
+def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The model fields and the training part of ``configuration/recipes/NAME``."""
+    config, training = (
+        json.loads((RECIPES / name / file).read_text(encoding="utf-8")) for file in ("config.json", "training.json")
+    )
+    config.pop("model_type")
+    return config, training
+
+
+def load_columns(name_or_path: str, columns: Sequence[str], split_seed: int = 0, test_share: float = 0.2) -> DatasetDict:
+    """Any data set as train and test splits, cut down to the named columns.
+
+    Args:
+        name_or_path: a CSV, TSV, JSON, JSON-lines or parquet file, a folder, or the name of a Hub data set.
+        columns: those needed.
+        split_seed: of the split, where the data set has no test or validation part of its own.
+        test_share: how much is then held out.
+
+    Raises:
+        ValueError: if a column is missing; the message lists those there are.
+    """
+    path = Path(name_or_path)
+    if path.suffix in _FILE_KINDS and not path.is_file():
+        raise FileNotFoundError(f"--dataset names the file {path}, which does not exist.")
+    if path.is_file():
+        kind = _FILE_KINDS.get(path.suffix)
+        if kind is None:
+            raise ValueError(f"--dataset must be one of {sorted(_FILE_KINDS)}, a folder or a Hub name, got {path.name}.")
+        separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
+        loaded = load_dataset(kind, data_files=str(path), **separator)
+    else:
+        loaded = load_dataset(name_or_path)
+    train = loaded["train"]
+    missing = [column for column in columns if column not in train.column_names]
+    if missing:
+        raise ValueError(
+            f"The data set has no column {missing[0]!r}; it has {train.column_names}: name yours with the "
+            "--…-column options."
+        )
+    held_out = next((loaded[split] for split in ("test", "validation") if split in loaded), None)
+    if held_out is None:
+        return train.select_columns(list(columns)).train_test_split(test_size=test_share, seed=split_seed)
+    return DatasetDict({part: data.select_columns(list(columns)) for part, data in
+                        (("train", train), ("test", held_out))})
+
+
+def fingerprint(data: DatasetDict) -> str:
+    """A SHA-256 over every row of every split, in order."""
+    digest = hashlib.sha256()
+    for part in sorted(data):
+        digest.update(part.encode())
+        for row in data[part]:
+            digest.update(json.dumps(row, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def output_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``path`` as a whole, once everything in it is written.
+
+    Raises:
+        FileExistsError: before any work, if ``path`` holds something that no example wrote.
+    """
+    target = Path(path)
+    if target.exists() and not (target.is_dir() and ((target / RESULTS).is_file() or not any(target.iterdir()))):
+        raise FileExistsError(
+            f"The output folder {target} holds other content (there is no {RESULTS} in it): choose another --output-dir."
+        )
+    staging = target.with_name(target.name + ".part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        yield staging
+        if target.exists():
+            shutil.rmtree(target)
+        staging.replace(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@dataclass
+class Trained:
+    """A trained model and how long that took."""
+
+    trainer: Trainer
+    seconds: float
+    metrics: dict[str, float]
+
+
+def train(
+    model: PreTrainedModel, data: DatasetDict, recipe: dict[str, Any], options: Options, **trainer_arguments: Any
+) -> Trained:
+    """Fine-tune with the stock Trainer, kernel parameters at their own rate, and evaluate on the test split."""
+    shortened = {"max_steps": 3, "logging_steps": 1} if options.smoke else {}
+    arguments = TrainingArguments(
+        output_dir=str(Path(options.output_dir).with_name("checkpoints")),
+        seed=options.seed,
+        save_strategy="no",
+        report_to="none",
+        **recipe["training_arguments"] | shortened,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=data["train"],
+        eval_dataset=data["test"],
+        optimizer_cls_and_kwargs=optimizer_for_trainer(arguments, recipe["state_learning_rate"]),
+        **trainer_arguments,
+    )
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    return Trained(trainer, seconds, trainer.evaluate())
+
+
+def seeded(options: Options) -> None:
+    """Seed Python, NumPy and torch before the model is drawn."""
+    set_seed(options.seed)
+
+
+def interval(correct: int, total: int) -> list[float]:
+    """The 95 % Wilson interval of a proportion."""
+    low, high = binomtest(correct, total).proportion_ci(method="wilson")
+    return [float(low), float(high)]
+
+
+def write_results(folder: Path, options: Options, data: DatasetDict, seconds: float, metrics: dict[str, Any]) -> None:
+    """``results.json``: what was run, on what, and what came out."""
+    packages = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers")
+    results = {
+        "command": " ".join(["python", *(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv))]),
+        "options": vars(options),
+        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "seed": options.seed,
+        "data": {"fingerprint": fingerprint(data), "rows": {part: len(data[part]) for part in data}},
+        "metrics": metrics,
+        "training_seconds": round(seconds, 1),
+        "peak_memory_mb": round(peak_memory() / 2**20),
+    }
+    (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else size * 1024
+
+
+def shrink(data: Dataset, rows: int) -> Dataset:
+    """The first ``rows`` rows, or all there are."""
+    return data.select(range(min(rows, len(data))))

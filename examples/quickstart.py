@@ -1,0 +1,153 @@
+"""Fine-tune DLR to classify texts, save it, load it back with the Auto classes, and answer with a pipeline.
+
+    python examples/quickstart.py                                        # BBC News, five topics
+    python examples/quickstart.py --dataset mine.csv --text-column review --label-column stars
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bbc_news import load_bbc_news
+from common import (
+    Options,
+    interval,
+    load_columns,
+    load_recipe,
+    output_folder,
+    parse,
+    seeded,
+    shrink,
+    train,
+    write_results,
+)
+from datasets import ClassLabel, DatasetDict
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+from modeling_dlr import DLRConfig, DLRForSequenceClassification
+from modeling_dlr.metrics import MaskedAccuracy
+from modeling_dlr.tokenization import train_bpe_tokenizer
+
+
+@dataclass
+class QuickstartOptions(Options):
+    """Options of this example."""
+
+    output_dir: str = field(default="outputs/bbc-news", metadata=Options.__dataclass_fields__["output_dir"].metadata)
+    text_column: str = field(default="text", metadata={"help": "of --dataset: the column of texts"})
+    label_column: str = field(default="label", metadata={"help": "of --dataset: the column of labels"})
+
+
+def load_data(options: QuickstartOptions) -> DatasetDict:
+    """Columns ``text`` and ``label`` (a `ClassLabel`), in train and test splits."""
+    if options.dataset is None:
+        data = load_bbc_news()
+    else:
+        columns = {options.text_column: "text", options.label_column: "label"}
+        data = load_columns(options.dataset, list(columns)).rename_columns(columns)
+        if not isinstance(data["train"].features["label"], ClassLabel):
+            names = sorted({str(label) for part in data.values() for label in part["label"]})
+            data = data.map(lambda row: {"text": row["text"], "label": str(row["label"])})
+            data = data.cast_column("label", ClassLabel(names=names))
+    return DatasetDict({part: shrink(rows, 64) for part, rows in data.items()}) if options.smoke else data
+
+
+def yardstick(data: DatasetDict) -> float:
+    """Accuracy of TF-IDF and logistic regression on the same split: what a long-sequence model must be held against."""
+    model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
+    model.fit(list(data["train"]["text"]), list(data["train"]["label"]))
+    return float(model.score(list(data["test"]["text"]), list(data["test"]["label"])))
+
+
+def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, max_length: int) -> DatasetDict:
+    """Texts to token ids, cut at ``max_length``."""
+    return data.map(
+        lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True,
+        remove_columns=["text"], desc="tokenizing",
+    )
+
+
+def accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Held-out accuracy."""
+    scores = MaskedAccuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
+    assert scores is not None  # noqa: S101 - None comes only in other processes of a distributed evaluation
+    return scores
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Run the example; returns the metrics that results.json holds."""
+    options = parse(QuickstartOptions, arguments)
+    fields, recipe = load_recipe("bbc-news")
+    with output_folder(options.output_dir) as folder:
+        data = load_data(options)
+        names = data["train"].features["label"].names
+        tokenizer = train_bpe_tokenizer(data["train"]["text"], recipe["vocab_size"])
+        tokenizer.model_max_length = options.max_length or recipe["max_length"]
+        tokenized = tokenize(data, tokenizer, tokenizer.model_max_length)
+
+        seeded(options)
+        config = DLRConfig(
+            **fields,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            id2label=dict(enumerate(names)),
+            label2id={name: i for i, name in enumerate(names)},
+        )
+        trained = train(
+            DLRForSequenceClassification(config),
+            tokenized,
+            recipe,
+            options,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            compute_metrics=accuracy,
+            preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        )
+        trained.trainer.save_model(str(folder))
+        tokenizer.save_pretrained(folder)
+
+        total = len(data["test"])
+        metrics = {
+            "accuracy": trained.metrics["eval_accuracy"],
+            "accuracy_95": interval(round(trained.metrics["eval_accuracy"] * total), total),
+            "accuracy_tfidf": yardstick(data),
+        }
+        answer(folder, data)
+        write_results(folder, options, data, trained.seconds, metrics)
+    report(metrics, total, trained.seconds, Path(options.output_dir))
+    return metrics
+
+
+def answer(folder: Path, data: DatasetDict) -> None:
+    """Load the model as anybody would, and print its answers for three held-out texts."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
+    test = data["test"]
+    for row in test.select(range(0, len(test), max(1, len(test) // 3))).select(range(3)):
+        (reply,) = classify([row["text"]], truncation=True)
+        truth = test.features["label"].int2str(row["label"])
+        print(f"{reply['label']:>15} ({reply['score']:.2f}, truly {truth}): {' '.join(row['text'].split())[:70]}…")
+
+
+def report(metrics: dict[str, Any], total: int, seconds: float, folder: Path) -> None:
+    """The result in three lines."""
+    low, high = metrics["accuracy_95"]
+    print(f"held-out accuracy {metrics['accuracy']:.3f} (95 % interval {low:.3f} … {high:.3f}, {total} texts)")
+    print(f"TF-IDF + logistic regression on the same split: {metrics['accuracy_tfidf']:.3f}")
+    print(f"trained in {seconds:.0f} s; the model is in {folder}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

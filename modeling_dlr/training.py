@@ -1,0 +1,97 @@
+"""Training the state properly: kernel parameters get their own learning rates and no weight decay.
+
+    trainer = Trainer(model, args, ..., optimizer_cls_and_kwargs=optimizer_for_trainer(args, state_learning_rate=1e-3))
+
+A plain `Trainer` works too. What it loses: one learning rate must then suit both the projections and the poles, and its
+weight decay pulls every pole towards the undamped root Λ = 1.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from .configuration_dlr import refuse_unknown_names
+
+
+def parameter_groups(
+    model: nn.Module,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    state_learning_rate: float | Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """The parameter groups of an optimizer, always in the same order.
+
+    Weights of projections and embeddings decay; biases, norms and the skip D do not; kernel parameters never do, and
+    each kind of them (for DLR: ``decay_root``, ``angle``, ``weights``) is a group of its own.
+
+    Args:
+        model: a DLR model, or any model that contains one (PEFT, DistributedDataParallel, ...).
+        learning_rate: of everything that is not a kernel parameter.
+        weight_decay: of the weights of projections and embeddings.
+        state_learning_rate: of the kernel parameters: one rate, or one per kind (those left out take
+            ``learning_rate``), or None for ``learning_rate``.
+
+    Returns:
+        Groups with the keys ``name``, ``params``, ``lr`` and ``weight_decay``; none of them empty.
+
+    Raises:
+        ValueError: if ``state_learning_rate`` names a kind that the model does not have, or a rate is negative.
+    """
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    kinds = sorted({name.split(".")[-1] for name, _ in named if _is_kernel(name)})
+    if isinstance(state_learning_rate, Mapping):
+        refuse_unknown_names("state_learning_rate", state_learning_rate, kinds)
+        rates = {kind: state_learning_rate.get(kind, learning_rate) for kind in kinds}
+    else:
+        rates = dict.fromkeys(kinds, learning_rate if state_learning_rate is None else state_learning_rate)
+    for what, value in {"learning_rate": learning_rate, "weight_decay": weight_decay, **rates}.items():
+        if not value >= 0:
+            raise ValueError(f"{what} must be >= 0, got {value}.")
+
+    def group(name: str, lr: float, decay: float) -> dict[str, Any]:
+        members = [parameter for key, parameter in named if _group_of(key, parameter) == name]
+        return {"name": name, "params": members, "lr": lr, "weight_decay": decay}
+
+    groups = [group("decayed", learning_rate, weight_decay), group("undecayed", learning_rate, 0.0)]
+    groups += [group(f"kernel.{kind}", rate, 0.0) for kind, rate in rates.items()]
+    return [group for group in groups if group["params"]]
+
+
+def _is_kernel(name: str) -> bool:
+    return "kernel" in name.split(".")[:-1]
+
+
+def _group_of(name: str, parameter: nn.Parameter) -> str:
+    kind = name.split(".")[-1]
+    if _is_kernel(name):
+        return f"kernel.{kind}"
+    return "decayed" if kind != "bias" and kind != "D" and parameter.dim() > 1 else "undecayed"
+
+
+class AdamWFactory:
+    """What the Trainer instantiates and then calls with the model to get its optimizer."""
+
+    def __call__(self, model: nn.Module, *, groups: dict[str, Any], adamw: dict[str, Any]) -> torch.optim.AdamW:
+        """AdamW over ``parameter_groups(model, **groups)``."""
+        return torch.optim.AdamW(parameter_groups(model, **groups), **adamw)
+
+
+def optimizer_for_trainer(
+    args: TrainingArguments, state_learning_rate: float | Mapping[str, float] | None = None
+) -> tuple[type[AdamWFactory], dict[str, Any]]:
+    """The ``optimizer_cls_and_kwargs`` of a stock Trainer: AdamW with the rates, betas and decay of ``args``.
+
+    Args:
+        args: its learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon are used.
+        state_learning_rate: as in `parameter_groups`. The scheduler scales it with all other rates.
+    """
+    groups = {
+        "learning_rate": args.learning_rate,
+        "weight_decay": args.weight_decay,
+        "state_learning_rate": state_learning_rate,
+    }
+    adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    return AdamWFactory, {"groups": groups, "adamw": adamw}
