@@ -14,6 +14,8 @@ from transformers import GenerationConfig, PreTrainedConfig
 # Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
 BYTE_VOCAB_SIZE = 261
 
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+
 # Keys that transformers and the libraries around it keep in config.json without declaring them as fields.
 TOLERATED_KEYS = {
     "adapters",
@@ -142,7 +144,7 @@ def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any
     """
     given = dict(given or {})
     kernel_type = given.get("kernel_type", "dlr")
-    if kernel_type not in KERNEL_FIELDS:
+    if kernel_type not in list(KERNEL_FIELDS):
         raise ValueError(f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}.")
     specs = KERNEL_FIELDS[kernel_type]
     refuse_unknown_names(f"kernel_parameters of kernel_type {kernel_type!r}", given, specs)
@@ -162,7 +164,7 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str])
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known names are {sorted(known)}."
             raise ValueError(f"{where}: unknown name {name!r}; {hint}")
 
@@ -176,7 +178,8 @@ class DLRConfig(PreTrainedConfig):
     `kernel_parameters`, which is filled with defaults. All fields: `configuration/FIELDS.md`.
 
     Raises:
-        ValueError: for a name that is no field (with the nearest one), a value out of range, or a contradiction.
+        ValueError: for a name that is no field (with the nearest one), or a bad entry of `kernel_parameters`.
+        StrictDataclassError: of huggingface_hub, for a value of the wrong type or out of range, or a contradiction.
 
     >>> config = DLRConfig(hidden_size=64, kernel_parameters={"time_step_max": 0.05})
     >>> config.vocab_size, config.kernel_parameters["time_step_min"]
@@ -227,6 +230,10 @@ class DLRConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
         extra = [name for name in kwargs if not name.startswith("_") and name not in tolerated]
+        # Before unknown names: transformers drops generation parameters, of which max_length is one, without a word.
+        for name in kwargs:
+            if any(name in specs for specs in KERNEL_FIELDS.values()):
+                raise ValueError(f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}.")
         refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE
@@ -252,6 +259,13 @@ class DLRConfig(PreTrainedConfig):
         """A norm over one channel without an epsilon is 0/0."""
         if self.norm_type == "scalar_layer" and self.hidden_size == 1 and self.layer_norm_eps == 0:
             raise ValueError("norm_type='scalar_layer' divides by the deviation over channels: hidden_size must be > 1.")
+
+    def validate_labels(self):
+        """What a head predicts; `strict` does not see the types of the fields that transformers declares."""
+        if not self.num_labels:
+            raise ValueError("num_labels must be >= 1, got 0: a head needs something to predict.")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"problem_type must be None or one of {list(PROBLEM_TYPES)}, got {self.problem_type!r}.")
 
     def validate_padding_token(self):
         """The pad token is one of the vocabulary."""

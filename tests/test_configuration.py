@@ -1,0 +1,204 @@
+"""DLRConfig: what it fills in, keeps and refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from tiny import tiny_config
+from transformers import AutoConfig
+
+from modeling_dlr import DLRConfig, DLRKernel, DLRModel
+from modeling_dlr.configuration_dlr import KERNEL_FIELDS
+
+DEFAULTS = {
+    "vocab_size": 261, "input_size": None, "hidden_size": 128, "num_hidden_layers": 4, "state_size": 256,
+    "bidirectional": False, "hidden_act": "gelu", "output_gate": None, "norm_position": "pre", "norm_type": "layer",
+    "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "classifier_dropout": None, "pooling": "mean",
+    "initializer_range": None, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    "tie_word_embeddings": False, "num_labels": 2, "problem_type": None,
+}  # fmt: skip
+
+# A value other than the default for every field, and the values that only some fields admit.
+CHANGES: dict[str, dict[str, Any]] = {
+    "real-valued input": {"input_size": 3},
+    "one of everything": {"vocab_size": 11, "hidden_size": 1, "num_hidden_layers": 1, "state_size": 1},
+    "bidirectional with gate": {"bidirectional": True, "output_gate": "glu"},
+    "official block": {"norm_position": "post", "norm_type": "scalar_layer", "hidden_act": None},
+    "integers for real numbers": {"hidden_dropout_prob": 0, "layer_norm_eps": 0, "initializer_range": 1},
+    "dropouts": {"hidden_dropout_prob": 0.1, "classifier_dropout": 0.0},
+    "pooling": {"pooling": "last"},
+    "special tokens": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": [3, 4]},
+    "tied embeddings": {"tie_word_embeddings": True},
+    "kernel": {"kernel_parameters": {"pole_init": "randn", "max_length": 7, "time_step_max": 1, "weight_init_std": 0.5}},
+    "number of labels": {"num_labels": 7},
+    "named labels": {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}},
+    "regression": {"num_labels": 1, "problem_type": "regression"},
+    "several labels at once": {"problem_type": "multi_label_classification"},
+    "type of the weights": {"dtype": "bfloat16"},
+    "type of the weights, by its old name": {"torch_dtype": "float64"},
+    "what other libraries keep": {"quantization_config": {"quant_method": "none"}, "auto_map": {"AutoConfig": "a.B"}},
+}
+
+# What is refused: the fields, and what the message must contain.
+REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "misspelt field": ({"hiden_size": 8}, ["hiden_size", "'hidden_size'"]),
+    "field of another library": ({"d_model": 8}, ["d_model", "known names", "hidden_size"]),
+    "layer types, not built yet": ({"layer_types": ["dlr"] * 4}, ["layer_types"]),
+    "kernel key outside": ({"time_step_min": 0.1}, ["kernel_parameters={'time_step_min': …}"]),
+    "kernel key that transformers drops": ({"max_length": 8}, ["kernel_parameters={'max_length': …}"]),
+    "no channels": ({"hidden_size": 0}, ["hidden_size", ">= 1", "got 0"]),
+    "no layers": ({"num_hidden_layers": 0}, ["num_hidden_layers", ">= 1", "got 0"]),
+    "no poles": ({"state_size": -1}, ["state_size", ">= 1", "got -1"]),
+    "no vocabulary": ({"vocab_size": 0}, ["vocab_size", ">= 1", "got 0"]),
+    "no features": ({"input_size": 0}, ["input_size", ">= 1", "got 0"]),
+    "no labels": ({"num_labels": 0}, ["num_labels", ">= 1", "got 0"]),
+    "dropout beyond 1": ({"hidden_dropout_prob": 1.5}, ["hidden_dropout_prob", "<= 1", "1.5"]),
+    "dropout that is no number": ({"hidden_dropout_prob": float("nan")}, ["hidden_dropout_prob", "<= 1", "nan"]),
+    "head dropout below 0": ({"classifier_dropout": -0.5}, ["classifier_dropout", ">= 0", "-0.5"]),
+    "negative epsilon": ({"layer_norm_eps": -1e-5}, ["layer_norm_eps", ">= 0", "-1e-05"]),
+    "negative deviation": ({"initializer_range": -0.1}, ["initializer_range", ">= 0", "-0.1"]),
+    "text for a number": ({"hidden_size": "8"}, ["hidden_size", "expected int", "'8'"]),
+    "real for an integer": ({"state_size": 8.0}, ["state_size", "expected int", "8.0"]),
+    "truth for a number": ({"hidden_dropout_prob": True}, ["hidden_dropout_prob", "float", "True"]),
+    "number for truth": ({"bidirectional": 1}, ["bidirectional", "expected bool", "1"]),
+    "number for an activation": ({"hidden_act": 3}, ["hidden_act", "expected str", "3"]),
+    "list for kernel parameters": ({"kernel_parameters": ["dlr"]}, ["kernel_parameters", "expected dict", "dlr"]),
+    "both inputs": ({"vocab_size": 5, "input_size": 2}, ["exactly one", "vocab_size=5", "input_size=2", "leave out"]),
+    "padding without vocabulary": ({"input_size": 2, "pad_token_id": 0}, ["pad_token_id=0", "attention_mask"]),
+    "padding beyond the vocabulary": ({"vocab_size": 5, "pad_token_id": 5}, ["pad_token_id", "vocab_size-1 = 4", "5"]),
+    "negative padding": ({"pad_token_id": -1}, ["pad_token_id", "0 …", "-1"]),
+    "norm of one channel": ({"norm_type": "scalar_layer", "hidden_size": 1}, ["scalar_layer", "hidden_size", "> 1"]),
+    "norm not built yet": ({"norm_type": "batch"}, ["norm_type", "scalar_layer", "batch"]),
+    "norm nowhere": ({"norm_position": "sandwich"}, ["norm_position", "post", "sandwich"]),
+    "gate not built yet": ({"output_gate": "geglu"}, ["output_gate", "glu", "geglu"]),
+    "unknown pooling": ({"pooling": "sum"}, ["pooling", "mean", "sum"]),
+    "unknown problem": ({"problem_type": "ranking"}, ["problem_type", "regression", "ranking"]),
+    "one class": ({"num_labels": 1, "problem_type": "single_label_classification"}, ["num_labels > 1", "regression"]),
+}
+
+# The same for `kernel_parameters`.
+REFUSED_KERNELS: dict[str, tuple[dict[Any, Any], list[str]]] = {
+    "unknown kernel": ({"kernel_type": "sgconv"}, ["kernel_type", "['dlr']", "'sgconv'"]),
+    "kernel of the wrong type": ({"kernel_type": ["dlr"]}, ["kernel_type", "['dlr']"]),
+    "misspelt key": ({"time_step_mn": 0.1}, ["time_step_mn", "'time_step_min'"]),
+    "key that is no text": ({3: 4}, ["unknown name 3", "pole_init"]),
+    "read-out not built yet": ({"read_out": "imag"}, ["read_out", "['real']", "'imag'"]),
+    "version not built yet": ({"version": "real"}, ["version", "['complex']", "'real'"]),
+    "unknown angles": ({"pole_init": "ones"}, ["pole_init", "omega", "'ones'"]),
+    "no taps": ({"max_length": 0}, ["max_length", ">= 1", "got 0"]),
+    "half a tap": ({"max_length": 2.5}, ["max_length", "int or None", "2.5"]),
+    "truth for taps": ({"max_length": True}, ["max_length", "int or None", "True"]),
+    "time step of zero": ({"time_step_min": 0}, ["time_step_min", "> 0", "got 0"]),
+    "endless time step": ({"time_step_max": float("inf")}, ["time_step_max", "<= 1000", "inf"]),
+    "time steps the wrong way round": ({"time_step_min": 0.5}, ["time_step_min", "0.5 > 0.1", "swap"]),
+    "text for a time step": ({"time_step_max": "0.1"}, ["time_step_max", "float or int", "'0.1'"]),
+    "negative deviation": ({"weight_init_std": -1}, ["weight_init_std", ">= 0", "-1"]),
+}  # fmt: skip
+
+
+def refusal(call: Any, *arguments: Any, **fields: Any) -> str:
+    """The message of the one error that ``call`` raises."""
+    with pytest.raises((ValueError, StrictDataclassError)) as caught:
+        call(*arguments, **fields)
+    return str(caught.value)
+
+
+def test_defaults():
+    """DLRConfig() reads bytes, is causal, and has the documented defaults."""
+    config = DLRConfig()
+    assert {name: getattr(config, name) for name in DEFAULTS} == DEFAULTS
+
+
+def test_kernel_parameters_are_filled():
+    """What is not given of the kernel's parameters takes its default, and only its own keys are there."""
+    defaults = {name: spec.default for name, spec in KERNEL_FIELDS["dlr"].items()}
+    assert DLRConfig().kernel_parameters == defaults
+    assert DLRConfig(kernel_parameters={"max_length": 9}).kernel_parameters == defaults | {"max_length": 9}
+
+
+def test_given_dictionary_is_left_alone():
+    """Filling in the kernel's defaults does not write into the caller's dictionary."""
+    given = {"max_length": 9}
+    config = DLRConfig(kernel_parameters=given)
+    assert given == {"max_length": 9} and config.kernel_parameters is not given
+
+
+@pytest.mark.parametrize(("norm_type", "epsilon"), [("layer", 1e-5), ("scalar_layer", 0.0)])
+def test_epsilon_follows_the_norm(norm_type: str, epsilon: float):
+    """Each norm has its own default epsilon, and a given one is kept."""
+    assert DLRConfig(norm_type=norm_type).layer_norm_eps == epsilon
+    assert DLRConfig(norm_type=norm_type, layer_norm_eps=0.5).layer_norm_eps == 0.5
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
+def test_directions(bidirectional: bool):
+    """A model that reads in both directions has two kernels per channel."""
+    assert DLRConfig(bidirectional=bidirectional).num_directions == 1 + bidirectional
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES.keys())
+def test_round_trip(changes: dict[str, Any], tmp_path: Path):
+    """A saved configuration comes back equal, directly, through AutoConfig and as JSON, and saves the same again."""
+    config = DLRConfig(**changes)
+    config.save_pretrained(tmp_path)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    loaded = {
+        "DLRConfig": DLRConfig.from_pretrained(tmp_path),
+        "AutoConfig": AutoConfig.from_pretrained(tmp_path),
+        "JSON": DLRConfig(**json.loads(text)),
+    }
+    for way, again in loaded.items():
+        assert type(again) is DLRConfig, way
+        assert {name: getattr(again, name) for name in changes} == {name: getattr(config, name) for name in changes}, way
+        again.save_pretrained(tmp_path)
+        assert (tmp_path / "config.json").read_text(encoding="utf-8") == text, way
+
+
+def test_fields_of_transformers_work():
+    """num_labels, names of labels and the type of the weights mean what they mean everywhere."""
+    assert DLRConfig(num_labels=3).id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    assert DLRConfig(id2label={0: "a", 1: "b", 2: "c"}).num_labels == 3
+    assert DLRConfig(id2label={"0": "a", "1": "b"}).id2label == {0: "a", 1: "b"}
+    assert DLRConfig(dtype="bfloat16").dtype == DLRConfig(torch_dtype="bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("fields", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(fields: dict[str, Any], says: list[str]):
+    """A bad field is refused when the configuration is born, with the rule and the value."""
+    message = refusal(DLRConfig, **fields)
+    assert all(part in message for part in says), message
+
+
+@pytest.mark.parametrize(("parameters", "says"), REFUSED_KERNELS.values(), ids=REFUSED_KERNELS.keys())
+def test_refused_by_the_kernel(parameters: dict[str, Any], says: list[str]):
+    """A bad entry of kernel_parameters is refused by the configuration, and alike by a kernel built alone."""
+    message = refusal(DLRConfig, kernel_parameters=parameters)
+    assert all(part in message for part in says), message
+    assert refusal(DLRKernel, 1, 3, 5, parameters) == message
+
+
+def test_refused_activation():
+    """An activation that transformers does not know is refused when the model is built, with the nearest one."""
+    message = refusal(DLRModel, tiny_config(hidden_act="gelo"))
+    assert "hidden_act" in message and "'gelo'" in message and "'gelu'" in message
+
+
+@pytest.mark.parametrize("changes", [{"hidden_size": 0}, {"hidden_size": "8"}, {"pooling": "sum"}], ids=str)
+def test_refused_later(changes: dict[str, Any]):
+    """A field is checked again when it is set on a configuration that exists, or given while loading."""
+    ((name, value),) = changes.items()
+    assert name in refusal(setattr, DLRConfig(), name, value)
+
+
+def test_refused_in_a_file(tmp_path: Path):
+    """A misspelt key of config.json is refused on loading, and so is one passed to from_pretrained."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dlr", "stat_size": 8}), encoding="utf-8")
+    assert "'state_size'" in refusal(AutoConfig.from_pretrained, tmp_path)
+
+
+def test_only_names_are_accepted():
+    """Fields are given by name."""
+    assert "keyword" in refusal(DLRConfig, 128)

@@ -1,0 +1,68 @@
+"""Tiny models, odd batches and the tables of heads and inputs that several test files walk through."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRPreTrainedModel
+
+TINY = {"hidden_size": 3, "num_hidden_layers": 2, "state_size": 5, "num_labels": 4}
+VOCABULARY = {"vocab_size": 11, "pad_token_id": 0}
+
+# One row per head with a loss.
+HEADS: dict[str, type[DLRPreTrainedModel]] = {
+    "sequence head": DLRForSequenceClassification,
+    "token head": DLRForTokenClassification,
+}
+
+# One row per kind of input: the name of the argument, and the fields of the configuration that it needs.
+INPUTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tokens": ("input_ids", VOCABULARY),
+    "embeddings": ("inputs_embeds", VOCABULARY),
+    "one value per step": ("input_values", {"input_size": 1}),
+    "three values per step": ("input_values", {"input_size": 3}),
+}
+
+
+def tiny_config(**changes: Any) -> DLRConfig:
+    """Two layers, three channels and five poles; eleven tokens unless ``changes`` say otherwise."""
+    vocabulary = {} if "input_size" in changes else VOCABULARY
+    return DLRConfig(**TINY | vocabulary | changes)
+
+
+def draw_input(kind: str, config: DLRConfig, batch: int, length: int) -> dict[str, Tensor]:
+    """A random input of one of the kinds of ``INPUTS``."""
+    name, _ = INPUTS[kind]
+    if name == "input_ids":
+        return {name: torch.randint(1, config.vocab_size, (batch, length))}
+    width = config.hidden_size if name == "inputs_embeds" else config.input_size
+    return {name: torch.randn(batch, length, width)}
+
+
+def draw_labels(head: str, config: DLRConfig, batch: int, length: int) -> Tensor:
+    """Random classes of the shape that a head of ``HEADS`` expects."""
+    shape = (batch, length) if head == "token head" else (batch,)
+    return torch.randint(config.num_labels, shape)
+
+
+def perturbed(model: DLRPreTrainedModel, amount: float = 0.3) -> DLRPreTrainedModel:
+    """The model with every parameter moved off its initial value, zeros and the padding embedding included."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(amount * torch.randn_like(parameter) / (1 + parameter.numel() ** 0.5 / 10))
+    return model
+
+
+def parameters_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter by name."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def assert_same_parameters(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
+    """Same names and types, and the same values: to the bit unless there is a ``tolerance``."""
+    assert actual.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            actual[name], value, rtol=0, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
