@@ -50,6 +50,7 @@ def set_up() -> None:
 
 
 def main() -> None:
+    """Run one command, after setting up what it needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=COMMANDS)
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to the last program the command runs")

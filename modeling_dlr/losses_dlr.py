@@ -1,5 +1,7 @@
 """One loss for every classification and regression head, chosen by ``config.problem_type`` as in transformers."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,31 +34,33 @@ def loss_by_problem_type(
     Raises:
         ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
     """
+    num_labels = logits.shape[-1]
     if config.problem_type is None:
-        config.problem_type = _problem_type_of(labels, config.num_labels)
+        config.problem_type = _problem_type_of(labels, num_labels)
     logits = logits.float()
     labels = labels.to(logits.device)
     if config.problem_type == "single_label_classification":
         _check_label_shape(labels, logits.shape[:-1], config)
-        check_class_labels(labels, config.num_labels, IGNORED_CLASS)
-        logits, labels = logits.reshape(-1, config.num_labels), labels.reshape(-1).long()
+        check_class_labels(labels, num_labels, IGNORED_CLASS)
+        logits, labels = logits.reshape(-1, num_labels), labels.reshape(-1).long()
         total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
         counted = (labels != IGNORED_CLASS).sum()
         return total / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
-    labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and config.num_labels == 1 else labels
+    labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and num_labels == 1 else labels
     _check_label_shape(labels, logits.shape, config)
     counts = ~labels.isnan()
     target = torch.where(counts, labels, 0).to(logits.dtype)
-    per_label = {
-        "regression": functional.mse_loss,
-        "multi_label_classification": functional.binary_cross_entropy_with_logits,
-    }[config.problem_type](logits, target, reduction="none")
+    regression = config.problem_type == "regression"
+    loss = functional.mse_loss if regression else functional.binary_cross_entropy_with_logits
+    per_label = loss(logits, target, reduction="none")
     mean = torch.where(counts, per_label, 0).sum() / counts.sum().clamp(min=1)
     # The Trainer counts every float label, ignored or not: this call weighs as much as its share of them.
     return mean if num_items_in_batch is None else mean * (labels.numel() / num_items_in_batch)
 
 
-def _problem_type_of(labels: Tensor, num_labels: int) -> str:
+def _problem_type_of(
+    labels: Tensor, num_labels: int
+) -> Literal["regression", "single_label_classification", "multi_label_classification"]:
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"

@@ -34,6 +34,7 @@ class DLRMixer(nn.Module):
     def __init__(self, config: DLRConfig):
         super().__init__()
         H = config.hidden_size
+        # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled it
         kernel = KERNELS[config.kernel_parameters["kernel_type"]]
         self.kernel = kernel(config.num_directions, H, config.state_size, config.kernel_parameters)
         self.D = nn.Parameter(torch.randn(1, H))
@@ -129,7 +130,7 @@ class DLRModel(DLRPreTrainedModel):
         super().__init__(config)
         if config.vocab_size is not None:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        else:
+        elif config.input_size is not None:
             self.input_projection = nn.Linear(config.input_size, config.hidden_size)
             self.main_input_name = "input_values"
         self.layers = nn.ModuleList([DLRBlock(config) for _ in range(config.num_hidden_layers)])
@@ -213,6 +214,7 @@ class DLRHead(DLRPreTrainedModel):
         self.main_input_name = self.model.main_input_name
         dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
+        # pyrefly: ignore[bad-argument-type] - None only until __post_init__ has set it
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.loss_function = loss_by_problem_type
         self.post_init()

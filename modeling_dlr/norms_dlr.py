@@ -29,7 +29,8 @@ class ScalarLayerNorm(nn.Module):
 
 def build_norm(config: DLRConfig) -> nn.Module:
     """The norm that ``config.norm_type`` names."""
+    eps = float(config.layer_norm_eps or 0)
     return {
-        "layer": lambda: nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps),
-        "scalar_layer": lambda: ScalarLayerNorm(eps=config.layer_norm_eps),
+        "layer": lambda: nn.LayerNorm(config.hidden_size, eps=eps),
+        "scalar_layer": lambda: ScalarLayerNorm(eps=eps),
     }[config.norm_type]()

@@ -65,10 +65,10 @@ def _is_kernel(name: str) -> bool:
 
 
 def _group_of(name: str, parameter: nn.Parameter) -> str:
-    kind = name.split(".")[-1]
+    kind = name.rsplit(".", 1)[-1]
     if _is_kernel(name):
         return f"kernel.{kind}"
-    return "decayed" if kind != "bias" and kind != "D" and parameter.dim() > 1 else "undecayed"
+    return "decayed" if kind not in ("bias", "D") and parameter.dim() > 1 else "undecayed"
 
 
 class AdamWFactory:
