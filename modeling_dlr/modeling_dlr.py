@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .checks_dlr import check_inputs, check_no_empty_row
@@ -55,7 +55,7 @@ class DLRMixer(nn.Module):
 
     def convolve(self, hidden_states: Tensor) -> Tensor:
         """K * u + D u in at least float32, whatever type the rest of the model runs in; [B, L, H] to [B, L, H]."""
-        with torch.autocast(hidden_states.device.type, enabled=False):
+        with maybe_autocast(hidden_states.device.type, enabled=False):
             u = at_least_float32(hidden_states).transpose(1, 2)
             kernels = self.kernel(u.shape[-1]).to(u.dtype)
             forward, backward = kernels.chunk(2) if self.bidirectional else (kernels, None)

@@ -81,7 +81,7 @@ class AdamWFactory:
 
 def optimizer_for_trainer(
     args: TrainingArguments, state_learning_rate: float | Mapping[str, float] | None = None
-) -> tuple[type[AdamWFactory], dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """The ``optimizer_cls_and_kwargs`` of a stock Trainer: AdamW with the rates, betas and decay of ``args``.
 
     Args:

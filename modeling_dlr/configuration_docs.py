@@ -1,0 +1,150 @@
+"""Write `configuration/FIELDS.md` and `configuration/dlr_config.schema.json` from `DLRConfig` itself.
+
+    python -m modeling_dlr.configuration_docs
+
+A test compares both files with what this module returns, so they cannot fall behind.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from .configuration_dlr import KERNEL_FIELDS, DLRConfig, KernelField, Range
+
+FOLDER = Path(__file__).resolve().parent.parent / "configuration"
+
+# The names of types for people and in JSON Schema.
+TYPE_NAMES = {bool: "bool", dict: "dict", float: "float", int: "int", str: "str", NoneType: "None"}
+JSON_TYPES = {bool: "boolean", dict: "object", float: "number", int: "integer", str: "string", NoneType: "null"}
+
+INTRODUCTION = """\
+<!-- Written by `python make.py docs`; edit the metadata in modeling_dlr/configuration_dlr.py instead. -->
+
+# Fields of `DLRConfig`
+
+Every field has a default, so `DLRConfig()` is a model. An unknown name or a value out of range is an error that says
+what to write instead. Names in parentheses are those of the official code.
+"""
+
+INHERITED = """\
+All other fields (`id2label`, `label2id`, `num_labels`, `problem_type`, `dtype`, `output_hidden_states`, …) are those of
+every `PreTrainedConfig` of transformers, with the same meaning.
+"""
+
+
+def own_fields() -> list[Field[Any]]:
+    """The fields that `DLRConfig` declares, as opposed to those it inherits."""
+    return [spec for spec in fields(DLRConfig) if "meaning" in spec.metadata]
+
+
+def fields_markdown() -> str:
+    """The text of FIELDS.md."""
+    sections = [INTRODUCTION, _table([_row_of_field(spec) for spec in own_fields()]), INHERITED]
+    for kernel_type, specs in KERNEL_FIELDS.items():
+        sections.append(f'## `kernel_parameters` of `kernel_type` `"{kernel_type}"`\n')
+        sections.append(_table([_row_of_kernel_field(name, spec) for name, spec in specs.items()]))
+    return "\n".join(sections)
+
+
+def _row_of_field(spec: Field[Any]) -> list[str]:
+    choices, kinds = _choices_and_kinds(spec.type)
+    default = "see below" if spec.name == "kernel_parameters" else f"`{spec.default!r}`"
+    meaning, symbol = spec.metadata["meaning"], spec.metadata["symbol"]
+    return [f"`{spec.name}`", *_type_and_range(choices, kinds, spec.metadata["range"]), default, meaning, symbol]
+
+
+def _row_of_kernel_field(name: str, spec: KernelField) -> list[str]:
+    return [f"`{name}`", *_type_and_range(spec.choices, spec.kinds, spec.allowed), f"`{spec.default!r}`", spec.meaning, ""]
+
+
+def _type_and_range(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range | None) -> tuple[str, str]:
+    if choices:
+        return "choice", ", ".join(f"`{choice!r}`" for choice in choices)
+    names = [TYPE_NAMES.get(kind, str(kind)) for kind in kinds]
+    if "float" in names and "int" in names:
+        names.remove("int")
+    return " or ".join(names), "" if allowed is None else str(allowed)
+
+
+def _table(rows: list[list[str]]) -> str:
+    header = ["name", "type", "range or choices", "default", "meaning", "symbol"]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *rows])
+
+
+def json_schema() -> dict[str, Any]:
+    """The content of dlr_config.schema.json (JSON Schema, draft 2020-12)."""
+    kernels = [
+        {
+            "type": "object",
+            "properties": {name: _schema_of_kernel_field(spec) for name, spec in specs.items()},
+            "additionalProperties": False,
+        }
+        for specs in KERNEL_FIELDS.values()
+    ]
+    properties = {spec.name: _schema_of_field(spec) for spec in own_fields()}
+    properties["kernel_parameters"] = {
+        "description": properties["kernel_parameters"]["description"],
+        "anyOf": [*kernels, {"type": "null"}],
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "DLRConfig",
+        "description": "config.json of a DLR model. Fields of every transformers model may stand beside these.",
+        "type": "object",
+        "properties": {"model_type": {"const": DLRConfig.model_type}, **properties},
+    }
+
+
+def _schema_of_field(spec: Field[Any]) -> dict[str, Any]:
+    choices, kinds = _choices_and_kinds(spec.type)
+    description = {"description": spec.metadata["meaning"]}
+    return description | _schema_of_values(choices, kinds, spec.metadata["range"]) | {"default": spec.default}
+
+
+def _schema_of_kernel_field(spec: KernelField) -> dict[str, Any]:
+    values = _schema_of_values(spec.choices, spec.kinds, spec.allowed)
+    return {"description": spec.meaning} | values | {"default": spec.default}
+
+
+def _schema_of_values(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range | None) -> dict[str, Any]:
+    if choices:
+        return {"enum": list(choices)}
+    types = {"array" if get_origin(kind) is list else JSON_TYPES[kind] for kind in kinds}
+    if "number" in types:
+        types.discard("integer")
+    schema: dict[str, Any] = {"type": types.pop() if len(types) == 1 else sorted(types)}
+    if "array" in schema["type"]:
+        schema["items"] = {"type": "integer"}
+    if allowed is not None:
+        schema["exclusiveMinimum" if allowed.open_minimum else "minimum"] = allowed.minimum
+        if allowed.maximum != float("inf"):
+            schema["maximum"] = allowed.maximum
+    return schema
+
+
+def _choices_and_kinds(annotation: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """The values of a `Literal` (None included where it is allowed), or else the types of a union."""
+    kinds = (annotation,) if isinstance(annotation, type) or get_origin(annotation) is Literal else get_args(annotation)
+    literals = [kind for kind in kinds if get_origin(kind) is Literal]
+    if not literals:
+        return (), kinds
+    return (*(None for kind in kinds if kind is NoneType), *get_args(literals[0])), ()
+
+
+def main() -> None:
+    """Write both files into the folder `configuration/` of the checkout."""
+    if not FOLDER.is_dir():
+        raise SystemExit(f"There is no folder {FOLDER}: run this from a checkout of the repository.")
+    for name, text in {
+        "FIELDS.md": fields_markdown(),
+        "dlr_config.schema.json": json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n",
+    }.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+        print(f"wrote configuration/{name}")
+
+
+if __name__ == "__main__":
+    main()
