@@ -57,7 +57,13 @@ def _row_of_field(spec: Field[Any]) -> list[str]:
 
 
 def _row_of_kernel_field(name: str, spec: KernelField) -> list[str]:
-    return [f"`{name}`", *_type_and_range(spec.choices, spec.kinds, spec.allowed), f"`{spec.default!r}`", spec.meaning, ""]
+    return [
+        f"`{name}`",
+        *_type_and_range(spec.choices, spec.kinds, spec.allowed),
+        f"`{spec.default!r}`",
+        spec.meaning,
+        "",
+    ]
 
 
 def _type_and_range(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range | None) -> tuple[str, str]:
