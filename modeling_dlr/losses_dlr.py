@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from .checks_dlr import check_class_labels
 from .configuration_dlr import DLRConfig
+from .ops_dlr import at_least_float32
 
 IGNORED_CLASS = -100
 
@@ -37,7 +38,7 @@ def loss_by_problem_type(
     num_labels = logits.shape[-1]
     if config.problem_type is None:
         config.problem_type = _problem_type_of(labels, num_labels)
-    logits = logits.float()
+    logits = at_least_float32(logits)
     labels = labels.to(logits.device)
     if config.problem_type == "single_label_classification":
         _check_label_shape(labels, logits.shape[:-1], config)

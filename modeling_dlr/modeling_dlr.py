@@ -246,6 +246,7 @@ class DLRHead(DLRPreTrainedModel):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             input_values=input_values,
+            return_dict=True,
             **kwargs,
         )
         logits = self.classifier(self.dropout(self.features(outputs.last_hidden_state, attention_mask)))
