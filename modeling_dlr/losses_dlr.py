@@ -40,6 +40,8 @@ def loss_by_problem_type(
         config.problem_type = _problem_type_of(labels, num_labels)
     logits = at_least_float32(logits)
     labels = labels.to(logits.device)
+    if num_items_in_batch is not None:
+        num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
     if config.problem_type == "single_label_classification":
         _check_label_shape(labels, logits.shape[:-1], config)
         check_class_labels(labels, num_labels, IGNORED_CLASS)

@@ -1,17 +1,18 @@
 """Tiny models, odd batches and the tables of heads and inputs that several test files walk through."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRPreTrainedModel
+from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification
+from modeling_dlr.modeling_dlr import DLRHead
 
 TINY = {"hidden_size": 3, "num_hidden_layers": 2, "state_size": 5, "num_labels": 4}
 VOCABULARY = {"vocab_size": 11, "pad_token_id": 0}
 
 # One row per head with a loss.
-HEADS: dict[str, type[DLRPreTrainedModel]] = {
+HEADS: dict[str, type[DLRHead]] = {
     "sequence head": DLRForSequenceClassification,
     "token head": DLRForTokenClassification,
 }
@@ -46,7 +47,10 @@ def draw_labels(head: str, config: DLRConfig, batch: int, length: int) -> Tensor
     return torch.randint(config.num_labels, shape)
 
 
-def perturbed(model: DLRPreTrainedModel, amount: float = 0.3) -> DLRPreTrainedModel:
+AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
+
+
+def perturbed(model: AnyModule, amount: float = 0.3) -> AnyModule:
     """The model with every parameter moved off its initial value, zeros and the padding embedding included."""
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,7 +63,14 @@ def parameters_of(model: torch.nn.Module) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def assert_same_parameters(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
+def gradients_of(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The gradient of every parameter by name: none may be missing."""
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert gradients.keys() == dict(model.named_parameters()).keys()
+    return gradients
+
+
+def assert_same_tensors(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 0.0) -> None:
     """Same names and types, and the same values: to the bit unless there is a ``tolerance``."""
     assert actual.keys() == expected.keys()
     for name, value in expected.items():

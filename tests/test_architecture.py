@@ -1,0 +1,174 @@
+"""Who may import whom, and what keeps the files fit for the Hub, read from the source itself."""
+
+import ast
+import graphlib
+import re
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_imports
+
+import modeling_dlr
+from modeling_dlr.modeling_dlr import AUTO_CLASSES
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "modeling_dlr"
+HOME = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
+
+# What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
+MAY_IMPORT: dict[str, set[str]] = {
+    "configuration_dlr": {"huggingface_hub", "transformers"},
+    "ops_dlr": {"torch"},
+    "convolution_dlr": {"torch"},
+    "checks_dlr": {"torch"},
+    "norms_dlr": {"torch", ".configuration_dlr"},
+    "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
+    "kernels_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
+    "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
+}
+STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "math", "os", "typing"}
+
+# Folders whose Python files are held to the rules; those that nobody imports; and what may be imported of the package.
+FOLDERS = ["modeling_dlr", "examples", "tests", "hub_upload", "benchmarks", "docs", "configuration"]
+SCRIPTS = {path.stem for folder in ("examples", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")}
+PUBLIC_MODULES = {"modeling_dlr", "modeling_dlr.metrics", "modeling_dlr.tokenization", "modeling_dlr.training"}
+
+
+def files_of(*folders: str) -> list[Path]:
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path) -> set[str]:
+    """Roots of absolute imports, and relative ones as they stand after ``from``."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            found.add("." * node.level + (node.module or ""))
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    return found
+
+
+def names_used(path: Path) -> set[str]:
+    """Every identifier of the code, attributes, arguments and names of imports included."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        match node:
+            case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.alias(name=name):
+                found.add(name)
+    return found
+
+
+by_name = pytest.mark.parametrize("name", CLOSURE)
+by_path = pytest.mark.parametrize("path", files_of(*FOLDERS), ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def test_every_file_has_a_row():
+    """The table of who may import whom knows every file of the closure, and none that is gone."""
+    assert MAY_IMPORT.keys() == CLOSURE.keys()
+
+
+@by_name
+def test_imports_stay_within_the_table(name: str):
+    """A file of the closure imports only what its row allows, and the standard library."""
+    assert imports_of(CLOSURE[name]) <= MAY_IMPORT[name] | STANDARD_LIBRARY
+
+
+def test_no_cycle():
+    """No file of the package imports one that imports it."""
+    graph = {
+        name: {module.strip(".") for module in imports_of(path) if module.startswith(".")}
+        for name, path in HOME.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+@pytest.mark.parametrize("name", HOME)
+def test_relative_imports_are_flat(name: str):
+    """Files of the package import one another only as `from .name_dlr import x`."""
+    relative = {module for module in imports_of(HOME[name]) if module.startswith(".")}
+    assert relative <= {f".{name}" for name in CLOSURE}
+
+
+@by_name
+def test_transformers_reads_the_same_imports(name: str):
+    """The regular expression by which save_pretrained copies files finds the imports, and nothing in a docstring."""
+    relative = {module.strip(".") for module in imports_of(CLOSURE[name]) if module.startswith(".")}
+    assert set(get_relative_imports(CLOSURE[name])) == relative
+
+
+@by_name
+def test_no_postponed_annotations(name: str):
+    """Annotations stay types: as text, `strict` would check nothing and transformers would lose config_class."""
+    assert "__future__" not in imports_of(CLOSURE[name])
+
+
+@by_path
+def test_nobody_imports_scripts_or_data(path: Path):
+    """Nothing imports examples, benchmarks or configuration; only scripts of one folder share files."""
+    beside = {sibling.stem for sibling in path.parent.glob("*.py")}
+    scripts = SCRIPTS | {"examples", "benchmarks", "configuration", "tests"}
+    allowed = beside | (SCRIPTS if path.is_relative_to(ROOT / "tests") else set())
+    assert not imports_of(path) & (scripts - allowed)
+
+
+@pytest.mark.parametrize(
+    "path", files_of("examples", "benchmarks", "hub_upload"), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_scripts_use_public_names(path: Path):
+    """Examples, benchmarks and uploads use what a reader may use: public modules, and names that are not private."""
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "modeling_dlr":
+            assert node.module in PUBLIC_MODULES
+            names = {name.name for name in node.names}
+            assert not {name for name in names if name.startswith("_")}
+            assert node.module != "modeling_dlr" or names <= set(modeling_dlr.__all__)
+
+
+def test_public_names():
+    """Every public name exists, and every class that an Auto class finds is public."""
+    assert all(vars(modeling_dlr)[name] is not None for name in modeling_dlr.__all__)
+    assert {model.__name__ for model in AUTO_CLASSES.values()} <= set(modeling_dlr.__all__)
+
+
+@pytest.mark.parametrize("name", ["ops_dlr", "convolution_dlr", "checks_dlr"])
+def test_functions_know_no_module_and_no_configuration(name: str):
+    """The mathematics and the checks are functions of tensors and numbers: no nn.Module, no config."""
+    assert not names_used(CLOSURE[name]) & {"Module", "nn.Module", "Parameter", "config", "DLRConfig"}
+
+
+def test_model_knows_no_transform():
+    """The model is composition only: no Fourier transform, no exponential, no complex number."""
+    source = CLOSURE["modeling_dlr"].read_text(encoding="utf-8")
+    assert "fft" not in source
+    assert not re.search(r"\bexp\(", source)
+    assert not [node for node in ast.walk(tree_of(CLOSURE["modeling_dlr"])) if is_complex_number(node)]
+    assert not {name for name in names_used(CLOSURE["modeling_dlr"]) if "complex" in name}
+
+
+def is_complex_number(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, complex)
+
+
+@pytest.mark.parametrize("name", HOME)
+def test_no_hasattr(name: str):
+    """What an object has is known from its class, never asked."""
+    assert "hasattr" not in names_used(HOME[name])
+
+
+@by_path
+def test_length_of_files(path: Path):
+    """At 500 lines a file is split."""
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+def test_oracle_is_independent():
+    """The definition that everything is proved against imports NumPy and nothing else."""
+    assert imports_of(ROOT / "tests" / "oracle.py") == {"numpy"}
