@@ -1,0 +1,142 @@
+"""What a model refuses before it starts to work: the message states the rule, the value and the cure."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import HEADS, draw_input, tiny_config
+
+from modeling_dlr import DLRModel
+
+IDS = torch.ones(2, 7, dtype=torch.long)
+VALUES = torch.zeros(2, 7, 3)
+
+# The configuration, the inputs, the kind of error, and what its message must contain.
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], list[str]]] = {
+    "no input": ({}, {}, ValueError, ["Exactly one", "none of them"]),
+    "two inputs": (
+        {},
+        {"input_ids": IDS, "inputs_embeds": VALUES},
+        ValueError,
+        ["Exactly one", "input_ids and inputs_embeds"],
+    ),
+    "values for a model of tokens": (
+        {},
+        {"input_values": VALUES},
+        ValueError,
+        ["reads tokens", "11", "pass input_ids"],
+    ),
+    "tokens for a model of values": (
+        {"input_size": 3},
+        {"input_ids": IDS},
+        ValueError,
+        ["reads real values", "input_size=3", "pass input_values"],
+    ),
+    "tokens without a batch": ({}, {"input_ids": IDS[0]}, ValueError, ["input_ids", "[batch, length]", "got [7]"]),
+    "real-valued tokens": ({}, {"input_ids": IDS.float()}, ValueError, ["integers", "float32", "input_values"]),
+    "token beyond the vocabulary": (
+        {},
+        {"input_ids": IDS * 11},
+        IndexError,
+        ["0 … vocab_size-1 = 10", "got 11", "own tokenizer", "resize_token_embeddings"],
+    ),
+    "negative token": ({}, {"input_ids": IDS - 3}, IndexError, ["0 …", "got -2", "own tokenizer"]),
+    "embeddings of another width": (
+        {},
+        {"inputs_embeds": VALUES[..., :2]},
+        ValueError,
+        ["inputs_embeds", "hidden_size=3", "got [2, 7, 2]"],
+    ),
+    "values of another width": (
+        {"input_size": 2},
+        {"input_values": VALUES},
+        ValueError,
+        ["input_values", "input_size=2", "got [2, 7, 3]"],
+    ),
+    "no feature axis": (
+        {"input_size": 3},
+        {"input_values": VALUES[..., 0]},
+        ValueError,
+        ["input_values", "input_size=3", "got [2, 7]"],
+    ),
+    "no step": ({}, {"input_ids": IDS[:, :0]}, ValueError, ["at least one step", "got input_ids of shape [2, 0]"]),
+    "no value": (
+        {"input_size": 3},
+        {"input_values": VALUES[:, :0]},
+        ValueError,
+        ["at least one step", "got input_values of shape [2, 0, 3]"],
+    ),
+    "mask of another length": (
+        {},
+        {"input_ids": IDS, "attention_mask": IDS[:, :5]},
+        ValueError,
+        ["attention_mask", "[2, 7]", "got [2, 5]", "0 for padding"],
+    ),
+    "mask of an attention model": (
+        {},
+        {"input_ids": IDS, "attention_mask": torch.ones(2, 1, 7, 7)},
+        ValueError,
+        ["attention_mask", "[2, 7]", "got [2, 1, 7, 7]"],
+    ),
+}
+
+# The head, its configuration, the labels, and what the message must contain.
+REFUSED_LABELS: dict[str, tuple[str, dict[str, Any], torch.Tensor, list[str]]] = {
+    "class too many": ("sequence head", {}, torch.tensor([0, 4]), ["num_labels-1 = 3", "got 4", "set num_labels"]),
+    "negative class": ("sequence head", {}, torch.tensor([-1, 0]), ["0 …", "got -1", "-100 to be ignored"]),
+    "class too many at a step": ("token head", {}, IDS * 9, ["num_labels-1 = 3", "got 9", "set num_labels"]),
+    "one class for all steps": (
+        "token head",
+        {},
+        torch.tensor([0, 1]),
+        ["single_label_classification", "num_labels=4", "[2, 7]", "got [2]", "set problem_type"],
+    ),
+    "too few numbers": (
+        "sequence head",
+        {"problem_type": "regression"},
+        torch.zeros(2, 3),
+        ["regression", "[2, 4]", "got [2, 3]", "set problem_type"],
+    ),
+    "classes as indices": (
+        "sequence head",
+        {"problem_type": "multi_label_classification"},
+        torch.tensor([0, 1]),
+        ["multi_label_classification", "[2, 4]", "got [2]"],
+    ),
+}
+
+
+@pytest.mark.parametrize("model_class", [DLRModel, *HEADS.values()], ids=["backbone", *HEADS])
+@pytest.mark.parametrize(("fields", "inputs", "error", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_inputs(model_class: type, fields: dict, inputs: dict, error: type[Exception], says: list[str]):
+    """An input that the model cannot read is refused by the backbone and alike by every head."""
+    with pytest.raises(error) as caught:
+        model_class(tiny_config(**fields))(**inputs)
+    assert all(part in str(caught.value) for part in says), caught.value
+
+
+@pytest.mark.parametrize(("head", "fields", "labels", "says"), REFUSED_LABELS.values(), ids=REFUSED_LABELS.keys())
+def test_labels(head: str, fields: dict, labels: torch.Tensor, says: list[str]):
+    """Labels outside the classes or of the wrong shape are refused."""
+    with pytest.raises(ValueError, match=r"got") as caught:
+        HEADS[head](tiny_config(**fields))(input_ids=IDS, labels=labels)
+    assert all(part in str(caught.value) for part in says), caught.value
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max", "first", "last"])
+def test_row_of_padding(pooling: str):
+    """A sequence head refuses a row that is padding only, and names it; there is nothing to pool."""
+    mask = torch.ones_like(IDS)
+    mask[1] = 0
+    with pytest.raises(ValueError, match=r"at least one step .* row 1 of attention_mask is all 0: drop empty texts"):
+        HEADS["sequence head"](tiny_config(pooling=pooling))(input_ids=IDS, attention_mask=mask)
+
+
+def test_bounds_are_allowed():
+    """The first and the last token and class, an ignored one, one single step and a step that stands alone are fine."""
+    ids = torch.tensor([[0, 10, 1, 1, 1, 1, 1]])
+    mask = torch.tensor([[0, 0, 0, 1, 0, 0, 0]])
+    sequence, token = (HEADS[head](tiny_config()) for head in HEADS)
+    assert sequence(input_ids=ids, attention_mask=mask, labels=torch.tensor([3])).loss.isfinite()
+    assert token(input_ids=ids, labels=torch.tensor([[0, 3, -100, 1, 2, 0, -100]])).loss.isfinite()
+    assert sequence(**draw_input("tokens", sequence.config, 1, 1), labels=torch.tensor([0])).loss.isfinite()
