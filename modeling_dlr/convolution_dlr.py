@@ -53,7 +53,7 @@ class _Convolution(torch.autograd.Function):
     """`convolve`, keeping only its inputs for the backward pass."""
 
     @staticmethod
-    def forward(ctx, u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx, u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
         ctx.save_for_backward(u, kernel, reverse_kernel, skip)
         (B, H, L), C = u.shape, kernel.shape[0]
         y = u.new_empty(B, C, H, L)
@@ -67,11 +67,11 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # noqa: D102
+    def backward(ctx, grad: Tensor):
         u, kernel, reverse_kernel, skip = ctx.saved_tensors
         L, Lk = u.shape[-1], kernel.shape[-1]
-        d_u, d_kernel, d_skip = torch.empty_like(u), torch.empty_like(kernel), torch.empty_like(skip)
-        d_reverse = None if reverse_kernel is None else torch.empty_like(reverse_kernel)
+        d_u, d_kernel, d_skip = torch.empty_like(u), torch.zeros_like(kernel), torch.zeros_like(skip)
+        d_reverse = None if reverse_kernel is None else torch.zeros_like(reverse_kernel)
         n, blocks = _blocks(u, kernel)
         for h in blocks:
             taps = _circular_taps(kernel[:, h], None if reverse_kernel is None else reverse_kernel[:, h], skip[:, h], n)
@@ -86,11 +86,11 @@ class _Convolution(torch.autograd.Function):
 
 
 def _blocks(u: Tensor, kernel: Tensor) -> tuple[int, list[slice]]:
-    """The transform size, and the channels cut into blocks."""
+    """The transform size, and the channels cut into blocks: none for an empty batch, which transforms refuse."""
     B, H, L = u.shape
     n = transform_size(L + kernel.shape[-1])
     size = max(4, min(_NUMBERS_PER_BLOCK // max(1, B * n), H))
-    return n, [slice(h, min(h + size, H)) for h in range(0, H, size)]
+    return n, [slice(h, min(h + size, H)) for h in range(0, H if B else 0, size)]
 
 
 def _circular_taps(kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, n: int) -> Tensor:
