@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     fields, recipe = load_recipe("python-colours")
     with output_folder(options.output_dir) as folder:
         data, names = load_data(options)
-        tokenizer = byte_tokenizer()
+        tokenizer = byte_tokenizer(split_special_tokens=True)
         length = options.max_length or recipe["max_length"]
         cut = windows(data, tokenizer, length)
         cut["test"] = shrink(cut["test"], 8 if options.smoke else recipe["test_windows"])
@@ -141,11 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             cut,
             recipe,
             options,
+            folder,
             data_collator=DataCollatorForTokenClassification(tokenizer),
             compute_metrics=byte_accuracy,
             preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
         )
-        trained.trainer.save_model(str(folder))
         tokenizer.save_pretrained(folder)
 
         total = sum(int((np.array(labels) != IGNORED).sum()) for labels in cut["test"]["labels"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import torch
 from datasets import Dataset, DatasetDict, load_dataset
 from scipy.stats import binomtest
 from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, set_seed
@@ -135,23 +136,28 @@ def output_folder(path: str | Path) -> Iterator[Path]:
 
 @dataclass
 class Trained:
-    """A trained model and how long that took."""
+    """How long training took, and what the evaluation after it found."""
 
-    trainer: Trainer
     seconds: float
     metrics: dict[str, float]
 
 
 def train(
-    model: PreTrainedModel, data: DatasetDict, recipe: dict[str, Any], options: Options, **trainer_arguments: Any
+    model: PreTrainedModel,
+    data: DatasetDict,
+    recipe: dict[str, Any],
+    options: Options,
+    folder: Path,
+    **trainer_arguments: Any,
 ) -> Trained:
-    """Fine-tune with the stock Trainer, kernel parameters at their own rate, and evaluate on the test split."""
+    """Fine-tune with the stock Trainer, kernel parameters at their own rate; evaluate; save the model in ``folder``."""
     shortened = {"max_steps": 3, "logging_steps": 1} if options.smoke else {}
     arguments = TrainingArguments(
-        output_dir=str(Path(options.output_dir).with_name("checkpoints")),
+        output_dir=str(folder),
         seed=options.seed,
         save_strategy="no",
         report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
         **recipe["training_arguments"] | shortened,
     )
     trainer = Trainer(
@@ -165,7 +171,9 @@ def train(
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    return Trained(trainer, seconds, trainer.evaluate())
+    metrics = trainer.evaluate()
+    model.save_pretrained(folder)
+    return Trained(seconds, metrics)
 
 
 def seeded(options: Options) -> None:

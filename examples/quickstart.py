@@ -110,11 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             tokenized,
             recipe,
             options,
+            folder,
             data_collator=DataCollatorWithPadding(tokenizer),
             compute_metrics=accuracy,
             preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
         )
-        trained.trainer.save_model(str(folder))
         tokenizer.save_pretrained(folder)
 
         total = len(data["test"])

@@ -14,8 +14,11 @@ SPECIAL_TOKENS = {
 }
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
+def byte_tokenizer(*, split_special_tokens: bool = False) -> PreTrainedTokenizerFast:
     """One token per UTF-8 byte: 5 special tokens and 256 bytes, 261 in all. Keeps character offsets.
+
+    Args:
+        split_special_tokens: read a "<mask>" in the text as six bytes, so that every byte of any text is one token.
 
     >>> tokenizer = byte_tokenizer()
     >>> len(tokenizer), tokenizer("né").input_ids, tokenizer.decode(tokenizer("né").input_ids)
@@ -26,7 +29,7 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    return _wrapped(tokenizer)
+    return _wrapped(tokenizer, split_special_tokens=split_special_tokens)
 
 
 def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: bool = True) -> PreTrainedTokenizerFast:
@@ -56,10 +59,11 @@ def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress:
     return _wrapped(tokenizer)
 
 
-def _wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+def _wrapped(tokenizer: Tokenizer, *, split_special_tokens: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        split_special_tokens=split_special_tokens,
         **SPECIAL_TOKENS,
     )
