@@ -9,7 +9,8 @@ from .configuration_dlr import DLRConfig
 class ScalarLayerNorm(nn.Module):
     """The official implementation's norm: y = s (x - mean(x) + m) / std(x) over channels, with two scalars s and m.
 
-    The deviation is the biased one; ``eps`` (0 in the official code) is added to the variance.
+    The deviation is the biased one; ``eps`` (0 in the official code) is added to the variance. Where the sum would be 0,
+    as at padded steps whose embedding is 0, it is the smallest number instead: masking such a step must leave no NaN.
 
     Args:
         eps: added to the variance.
@@ -24,7 +25,8 @@ class ScalarLayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] to [..., H]."""
         variance, mean = torch.var_mean(x, dim=-1, unbiased=False, keepdim=True)
-        return self.scale * (x - mean + self.shift) * (variance + self.eps).rsqrt()
+        variance = (variance + self.eps).clamp(min=torch.finfo(x.dtype).tiny)
+        return self.scale * (x - mean + self.shift) * variance.rsqrt()
 
 
 def build_norm(config: DLRConfig) -> nn.Module:

@@ -1,0 +1,151 @@
+"""Padding never changes an answer: a row's logits and gradients are the same alone, in a batch, and padded anywhere."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from tiny import HEADS, INPUTS, assert_same_tensors, draw_input, draw_labels, gradients_of, perturbed, tiny_config
+from torch import Tensor
+
+from modeling_dlr.modeling_dlr import POOLINGS, DLRHead
+
+LENGTHS = (7, 1, 63)
+AMOUNTS = (0, 1, 5, 64)
+
+DIRECTIONS = {"causal": False, "bidirectional": True}
+NORMS = {
+    f"{position} {kind}": {"norm_position": position, "norm_type": kind}
+    for position in ("pre", "post")
+    for kind in ("layer", "scalar_layer")
+}
+HEADS_AND_POOLINGS = [("sequence head", pooling) for pooling in POOLINGS] + [("token head", "mean")]
+
+by_direction = pytest.mark.parametrize("bidirectional", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+by_norm = pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS.keys())
+by_head = pytest.mark.parametrize(
+    ("head", "pooling"), HEADS_AND_POOLINGS, ids=[f"{head}, {pooling}" for head, pooling in HEADS_AND_POOLINGS]
+)
+by_side = pytest.mark.parametrize("side", ["left", "right"])
+
+
+def padded(rows: list[Tensor], amount: int, side: str, content: Tensor | float = 0) -> tuple[Tensor, Tensor]:
+    """Rows [1, L, ...] as one batch of the longest length plus ``amount``, and its mask."""
+    length = max(row.shape[1] for row in rows) + amount
+    batch = torch.stack([torch.as_tensor(content).expand(length, *row.shape[2:]).to(row.dtype) for row in rows])
+    mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for i, row in enumerate(rows):
+        steps = slice(length - row.shape[1], length) if side == "left" else slice(row.shape[1])
+        batch[i, steps] = row[0]
+        mask[i, steps] = 1
+    return batch, mask
+
+
+def answers(head: str, logits: Tensor, mask: Tensor) -> list[Tensor]:
+    """The logits of each row that count: all of a sequence, those at the real steps of tokens."""
+    return [row[steps.bool()] if head == "token head" else row for row, steps in zip(logits, mask, strict=True)]
+
+
+def model_and_rows(head: str, kind: str = "tokens", **fields: Any) -> tuple[DLRHead, str, list[Tensor]]:
+    """A model with every parameter moved, the name of its input, and rows of several lengths."""
+    name, needed = INPUTS[kind]
+    model = perturbed(HEADS[head](tiny_config(**needed, **fields)).eval())
+    return model, name, [draw_input(kind, model.config, 1, length)[name] for length in LENGTHS]
+
+
+@torch.no_grad()
+def largest_change(head: str, model: DLRHead, name: str, rows: list[Tensor], side: str) -> float:
+    """By how much the logits of any row move, of all batches and amounts of padding."""
+    device = model.device
+    alone = [model(**{name: row.to(device)}).logits[0] for row in rows]
+    changes = []
+    for amount, batch in itertools.product(AMOUNTS, ([0], [0, 1, 2])):
+        inputs, mask = (tensor.to(device) for tensor in padded([rows[i] for i in batch], amount, side))
+        logits = model(**{name: inputs}, attention_mask=mask).logits
+        changes += [answer - alone[i] for i, answer in zip(batch, answers(head, logits, mask), strict=True)]
+    return max(float(change.abs().max()) for change in changes)
+
+
+@by_direction
+@by_norm
+@by_head
+@by_side
+def test_logits(head: str, pooling: str, norm: dict[str, str], bidirectional: bool, side: str, device: torch.device):
+    """A row's logits are the same alone, in a batch of other lengths, and with any amount of padding on either side."""
+    model, name, rows = model_and_rows(head, pooling=pooling, bidirectional=bidirectional, **norm)
+    assert largest_change(head, model.double().to(device), name, rows, side) < 1e-9
+
+
+@by_direction
+@by_side
+@pytest.mark.parametrize("head", HEADS)
+def test_logits_in_float32(head: str, bidirectional: bool, side: str, device: torch.device):
+    """In float32 they agree to 1e-5."""
+    model, name, rows = model_and_rows(head, bidirectional=bidirectional, hidden_size=17)
+    assert largest_change(head, model.to(device), name, rows, side) < 1e-5
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+@by_direction
+@by_side
+def test_content_of_padding(kind: str, bidirectional: bool, side: str):
+    """What stands at the padded steps does not matter, be it tokens, embeddings or values, small or large."""
+    model, name, rows = model_and_rows("sequence head", kind, bidirectional=bidirectional)
+    first, second = (
+        model(**{name: inputs}, attention_mask=mask).logits
+        for inputs, mask in (padded(rows, 5, side, content) for content in (0, 7))
+    )
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gap", [slice(2, 3), slice(0, 4), slice(3, 7)], ids=["inside", "at the start", "at the end"])
+def test_mask_without_padding_tokens(gap: slice):
+    """The mask alone says what is padding: the token of padding may be data, and any other may be padding."""
+    model = perturbed(HEADS["sequence head"](tiny_config(bidirectional=True)).eval())
+    ids = torch.zeros(1, 7, dtype=torch.long)
+    mask = torch.ones(1, 7, dtype=torch.long)
+    mask[:, gap] = 0
+    changed = ids.masked_fill(mask == 0, 5)
+    expected = model(input_ids=ids, attention_mask=mask).logits
+    torch.testing.assert_close(model(input_ids=changed, attention_mask=mask).logits, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(model(input_ids=ids).logits, expected, rtol=1e-3)
+
+
+@by_direction
+@by_norm
+@by_head
+@by_side
+def test_gradients(head: str, pooling: str, norm: dict[str, str], bidirectional: bool, side: str):
+    """The gradient of a padded batch's loss is that of its rows one by one, for every parameter."""
+    model, name, rows = model_and_rows(head, pooling=pooling, bidirectional=bidirectional, **norm)
+    model = model.double()
+    labels = [draw_labels(head, model.config, 1, length) for length in LENGTHS]
+    count = sum(label.numel() for label in labels)
+    for row, label in zip(rows, labels, strict=True):
+        model(**{name: row}, labels=label, num_items_in_batch=count).loss.backward()
+    expected = gradients_of(model)
+    model.zero_grad()
+    inputs, mask = padded(rows, 5, side)
+    batch_labels = padded(labels, 5, side, -100)[0] if head == "token head" else torch.cat(labels)
+    model(**{name: inputs}, attention_mask=mask, labels=batch_labels).loss.backward()
+    assert_same_tensors(gradients_of(model), expected, tolerance=1e-9)
+
+
+@by_norm
+@by_side
+@pytest.mark.parametrize("head", HEADS)
+def test_padding_embedding_of_zeros(head: str, norm: dict[str, str], side: str):
+    """A padding embedding of zeros, of which a norm without an epsilon makes 0/0, leaves no trace in any gradient."""
+    model = HEADS[head](tiny_config(initializer_range=0.5, **norm)).double()
+    assert not model.model.embed_tokens.weight[0].any()
+    rows = [draw_input("tokens", model.config, 1, length)["input_ids"] for length in LENGTHS]
+    labels = [draw_labels(head, model.config, 1, length) for length in LENGTHS]
+    inputs, mask = padded(rows, 5, side)
+    batch_labels = padded(labels, 5, side, -100)[0] if head == "token head" else torch.cat(labels)
+    gradients = []
+    for content in (0, 7):
+        model.zero_grad()
+        filled = inputs.masked_fill(mask == 0, content)
+        model(input_ids=filled, attention_mask=mask, labels=batch_labels).loss.backward()
+        gradients.append(gradients_of(model))
+    assert_same_tensors(gradients[0], gradients[1], tolerance=1e-9)
