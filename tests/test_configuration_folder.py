@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,8 @@ import pytest
 import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from transformers import AutoConfig, AutoModel, TrainingArguments
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainingArguments
 
-from modeling_dlr import DLRConfig
 from modeling_dlr.configuration_docs import FOLDER, fields_markdown, json_schema
 from modeling_dlr.modeling_dlr import DLRBlock
 from modeling_dlr.training import parameter_groups
@@ -33,13 +34,13 @@ def read_training(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "training.json").read_text(encoding="utf-8"))
 
 
-def recipe_config(folder: Path) -> DLRConfig:
+def recipe_config(folder: Path) -> PreTrainedConfig:
     """The configuration of a recipe, with the vocabulary of its tokenizer if it trains one."""
     vocabulary = {key: value for key, value in read_training(folder).items() if key == "vocab_size"}
     return AutoConfig.from_pretrained(folder, **vocabulary)
 
 
-def build(config: DLRConfig, device: str = "meta") -> torch.nn.Module:
+def build(config: PreTrainedConfig, device: str = "meta") -> torch.nn.Module:
     with torch.device(device):
         return AutoModel.from_config(config).eval()
 
@@ -106,6 +107,15 @@ def test_accelerate_parses(path: Path):
     assert written.items() <= launch.items()
     assert launch.get("fsdp_config", {}).get("fsdp_transformer_layer_cls_to_wrap", "DLRBlock") == DLRBlock.__name__
     assert path.name in table_row(path.name)
+
+
+@pytest.mark.slow
+def test_accelerate_launches_an_example(tmp_path: Path):
+    """The command that the README shows, cut short."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", FOLDER / "accelerate" / "cpu.yaml"]
+    script = [FOLDER.parent / "examples" / "quickstart.py", "--smoke", "--output_dir", tmp_path / "out"]
+    subprocess.run([*launch, *script], check=True)
+    assert (tmp_path / "out" / "config.json").is_file()
 
 
 def test_every_row_of_the_readme_exists():

@@ -1,0 +1,22 @@
+.PHONY: help setup demo test test-slow format docs
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+
+setup: ## create .venv with the locked dependencies
+	python3 make.py setup
+
+demo: ## train and show two small models
+	python3 make.py demo
+
+test: ## lint, types and the fast tests
+	python3 make.py test
+
+test-slow: ## the tests that take longer
+	python3 make.py test-slow
+
+format: ## put every file into the house style
+	python3 make.py format
+
+docs: ## write configuration/FIELDS.md and the schema
+	python3 make.py docs
