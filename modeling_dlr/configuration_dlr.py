@@ -3,13 +3,22 @@
 This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import field, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import GenerationConfig, PreTrainedConfig
+
+from .kernel_parameters_dlr import (
+    KERNEL_FIELDS,
+    NOT_NEGATIVE,
+    POSITIVE_INTEGER,
+    PROBABILITY,
+    Range,
+    complete_kernel_parameters,
+    refuse_unknown_names,
+)
 
 # Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
 BYTE_VOCAB_SIZE = 261
@@ -37,29 +46,6 @@ TOLERATED_KEYS = {
 }
 
 
-class Range(NamedTuple):
-    """The numbers a field may hold, ends included unless ``open_minimum``; also a validator of one value."""
-
-    minimum: float
-    maximum: float = float("inf")
-    open_minimum: bool = False
-
-    def __call__(self, value: Any) -> None:
-        if value is None or isinstance(value, bool):
-            return
-        if not (self.minimum <= value <= self.maximum) or (self.open_minimum and value == self.minimum):
-            raise ValueError(f"must be {self}, got {value}")
-
-    def __str__(self) -> str:
-        above = f"> {self.minimum:g}" if self.open_minimum else f">= {self.minimum:g}"
-        return above if self.maximum == float("inf") else f"{above} and <= {self.maximum:g}"
-
-
-POSITIVE_INTEGER = Range(1)
-NOT_NEGATIVE = Range(0)
-PROBABILITY = Range(0, 1)
-
-
 def _field(default: Any, meaning: str, allowed: Range | None = None, symbol: str = "") -> Any:
     """A field of `DLRConfig`: its default, what it means, what it may hold, and its symbol in the papers."""
     validators: list[Callable[[Any], None]] = [] if allowed is None else [_checker(allowed)]
@@ -75,98 +61,6 @@ def _checker(allowed: Range) -> Callable[[Any], None]:
         allowed(value)
 
     return check
-
-
-class KernelField(NamedTuple):
-    """One key of ``kernel_parameters``: ``kinds`` are its types, or ``choices`` the only values it takes."""
-
-    default: Any
-    meaning: str
-    kinds: tuple[type, ...] = ()
-    choices: tuple[Any, ...] = ()
-    allowed: Range | None = None
-
-    def check(self, name: str, value: Any) -> None:
-        if self.choices:
-            if value not in self.choices:
-                raise ValueError(f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}.")
-            return
-        if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
-            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
-            raise ValueError(f"kernel_parameters[{name!r}] must be {expected}, got {value!r}.")
-        if self.allowed is not None and value is not None:
-            try:
-                self.allowed(value)
-            except ValueError as error:
-                raise ValueError(f"kernel_parameters[{name!r}] {error}.") from None
-
-
-_COMMON_KERNEL_FIELDS = {
-    "kernel_type": KernelField("dlr", "family of the kernel", choices=("dlr",)),
-    "read_out": KernelField("real", "how a complex kernel becomes real (kernel_to_real)", choices=("real",)),
-    "max_length": KernelField(
-        None, "taps kept of the kernel; None keeps them all", kinds=(int, type(None)), allowed=POSITIVE_INTEGER
-    ),
-    "time_step_min": KernelField(
-        1e-4, "smallest time step drawn at initialisation (dt_min)", kinds=(float, int), allowed=Range(0, 1e3, True)
-    ),
-    "time_step_max": KernelField(
-        1e-1, "largest time step drawn at initialisation (dt_max)", kinds=(float, int), allowed=Range(0, 1e3, True)
-    ),
-    "weight_init_std": KernelField(
-        None, "standard deviation of W at initialisation (W_scale); None is 1/N", kinds=(float, int, type(None)),
-        allowed=NOT_NEGATIVE,
-    ),
-}
-
-# What each kernel_type reads from `kernel_parameters`: closed, one entry per family.
-KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
-    "dlr": _COMMON_KERNEL_FIELDS
-    | {
-        "version": KernelField("complex", "which parameters are complex; 'complex': poles and weights",
-                               choices=("complex",)),
-        "pole_init": KernelField(
-            "omega", "angles at initialisation (Lambda_init): the N-th roots of unity, or random",
-            choices=("omega", "randn"),
-        ),
-    },
-}
-
-
-def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fill ``kernel_parameters`` with the defaults of its kernel_type and check every key and value.
-
-    Raises:
-        ValueError: for an unknown key (naming the near miss), a value of the wrong type, or one out of range.
-
-    >>> complete_kernel_parameters({"pole_init": "randn"})["read_out"]
-    'real'
-    """
-    given = dict(given or {})
-    kernel_type = given.get("kernel_type", "dlr")
-    if kernel_type not in list(KERNEL_FIELDS):
-        raise ValueError(f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}.")
-    specs = KERNEL_FIELDS[kernel_type]
-    refuse_unknown_names(f"kernel_parameters of kernel_type {kernel_type!r}", given, specs)
-    complete = {name: given.get(name, spec.default) for name, spec in specs.items()}
-    for name, value in complete.items():
-        specs[name].check(name, value)
-    if complete["time_step_min"] > complete["time_step_max"]:
-        raise ValueError(
-            f"kernel_parameters: time_step_min must not exceed time_step_max, got {complete['time_step_min']} > "
-            f"{complete['time_step_max']}: swap them."
-        )
-    return complete
-
-
-def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for the first of the ``given`` names that is not ``known``, with the nearest known one."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known names are {sorted(known)}."
-            raise ValueError(f"{where}: unknown name {name!r}; {hint}")
 
 
 @strict

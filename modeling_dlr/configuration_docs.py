@@ -12,7 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
-from .configuration_dlr import KERNEL_FIELDS, DLRConfig, KernelField, Range
+from .configuration_dlr import DLRConfig
+from .kernel_parameters_dlr import KERNEL_FIELDS, KernelField, Range
 
 FOLDER = Path(__file__).resolve().parent.parent / "configuration"
 

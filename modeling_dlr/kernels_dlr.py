@@ -1,4 +1,8 @@
-"""Parameterisations of the kernel: each is a module that hands over one canonical spectrum (log-poles, weights)."""
+"""Parameterisations of the kernel: each is a module that hands over one canonical spectrum (log-poles, weights).
+
+The parameters are those of the papers, so that training moves as published; the spectrum is derived from them in
+float64, because a rounded angle is multiplied by up to a million steps.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -7,75 +11,325 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from .configuration_dlr import complete_kernel_parameters
-from .ops_dlr import Spectrum, at_least_float32, evaluate_kernel
+from .kernel_parameters_dlr import complete_kernel_parameters
+from .ops_dlr import Spectrum, at_least_float32, evaluate_read_out
+from .poles_dlr import (
+    bilinear,
+    divided,
+    expm1,
+    hippo_frequencies,
+    inverse_frequencies,
+    log_uniform,
+    multiples_of_pi,
+    roots_of_unity,
+    times,
+    zero_order_hold,
+)
+
+# The official implementations keep |Λ|² and |q|² away from 0 by this much.
+_OFFICIAL_FLOOR = 1e-7
 
 
-class DiagonalKernel(nn.Module, ABC):
-    """A convolution kernel K[c,h,l] = Re Σ_n W[c,h,n] Λ_n^l.
+class Kernel(nn.Module, ABC):
+    """A learned convolution kernel.
 
     Args:
         num_channels: C, kernels per hidden channel.
         hidden_size: H.
-        state_size: N, complex poles.
+        state_size: N.
         kernel_parameters: as in `DLRConfig`; what is left out takes its default.
 
     Raises:
         ValueError: for an unknown or ill-formed entry of ``kernel_parameters``.
     """
 
+    kernel_type: str
+
     def __init__(
         self, num_channels: int, hidden_size: int, state_size: int, kernel_parameters: Mapping[str, Any] | None = None
     ):
         super().__init__()
         self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
-        self.options = complete_kernel_parameters(kernel_parameters)
+        self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
         for name, value in self.initial_values().items():
             self.register_parameter(name, nn.Parameter(value))
+        for name, value in self.initial_buffers().items():
+            self.register_buffer(name, value)
 
     @abstractmethod
     def initial_values(self) -> dict[str, Tensor]:
         """A fresh draw of every parameter, by name, float32."""
 
     @abstractmethod
-    def spectrum(self) -> Spectrum:
-        """Log-poles [N] or [H, N] and weights [C, H, N], float32 or float64."""
+    def initial_buffers(self) -> dict[str, Tensor]:
+        """What is kept beside the parameters, computed from their present values."""
+
+    @abstractmethod
+    def taps(self, length: int) -> Tensor:
+        """The kernel [C, H, length]."""
+
+    @property
+    @abstractmethod
+    def no_recurrence_because(self) -> str | None:
+        """Why this kernel can only be convolved with, or None if it is a linear recurrence."""
 
     def forward(self, length: int) -> Tensor:
         """The kernel [C, H, min(length, max_length)]."""
         limit = self.options["max_length"]
-        return evaluate_kernel(self.spectrum(), length if limit is None else min(length, limit))
+        return self.taps(length if limit is None else min(length, limit))
+
+    def draw_weights(self, std: float) -> Tensor:
+        """N(0, std²) for W: [C, H, N, 2]."""
+        given = self.options["weight_init_std"]
+        shape = (self.num_channels, self.hidden_size, self.state_size, 2)
+        return (std if given is None else given) * torch.randn(*shape, dtype=torch.float32)
+
+
+class DiagonalKernel(Kernel):
+    """A kernel K[c,h,l] = Re Σ_n W[c,h,n] Λ_n^l, or another read-out of that sum."""
+
+    @abstractmethod
+    def spectrum(self, length: int) -> Spectrum:
+        """Log-poles and weights; ``length`` is the number of taps, which only the softmax version of DSS looks at."""
+
+    @property
+    @abstractmethod
+    def depends_on_length(self) -> bool:
+        """Whether a longer kernel has other values."""
+
+    def initial_buffers(self) -> dict[str, Tensor]:
+        return {}
+
+    def taps(self, length: int) -> Tensor:
+        return evaluate_read_out(self.spectrum(length), self.options["read_out"], length)
+
+    @property
+    def no_recurrence_because(self) -> str | None:
+        if self.depends_on_length:
+            return "the kernel of DSS version 'softmax' depends on the length of the sequence"
+        if self.options["read_out"] in ("prod", "real_prod"):
+            return f"read_out {self.options['read_out']!r} multiplies two kernels, and the product has no N-pole recurrence"
+        if self.options["max_length"] is not None:
+            return f"max_length={self.options['max_length']} cuts the kernel off, and a recurrence never forgets"
+        return None
 
 
 class DLRKernel(DiagonalKernel):
     """DLR (arXiv 2212.00768, §3): log Λ_n = -p_n² + i ω_n shared by all channels, and W free.
 
-    Parameters: ``decay_root`` p [N], ``angle`` ω [N], ``weights`` W [C, H, N, 2] as (real, imaginary).
+    Parameters: ``decay_root`` p [N], ``angle`` ω [N], ``weights`` W [C, H, N, 2] as (real, imaginary). Version 'imag'
+    has no ``decay_root`` (|Λ| = 1), 'imag_real_weight' real weights [C, H, N] besides, and 'real_real_weight' no
+    ``angle`` and real weights. Poles started by 'dfout' are [H, N].
 
     >>> DLRKernel(num_channels=1, hidden_size=3, state_size=8)(length=100).shape
     torch.Size([1, 3, 100])
     """
 
-    decay_root: nn.Parameter
-    angle: nn.Parameter
-    weights: nn.Parameter
+    kernel_type = "dlr"
+    depends_on_length = False
 
     def initial_values(self) -> dict[str, Tensor]:
-        N, options = self.state_size, self.options
-        log_min, log_max = math.log(options["time_step_min"]), math.log(options["time_step_max"])
-        time_step = torch.exp(log_min + (log_max - log_min) * torch.rand(N, dtype=torch.float32))
+        H, N, options = self.hidden_size, self.state_size, self.options
+        shape = (H, 1) if options["pole_init"] == "dfout" else (N,)
+        time_step = log_uniform(options["time_step_min"], options["time_step_max"], *shape).exp()
+        turn = 2 * math.pi / (N * H) * torch.arange(H, dtype=torch.float32).unsqueeze(-1)
         angle = {
-            "omega": lambda: 2 * math.pi / N * torch.arange(N, dtype=torch.float32),
+            "omega": lambda: roots_of_unity(N),
             "randn": lambda: torch.randn(N, dtype=torch.float32).remainder(2 * math.pi),
+            "dfout": lambda: roots_of_unity(N) + turn,
         }[options["pole_init"]]()
-        std = 1 / N if options["weight_init_std"] is None else options["weight_init_std"]
-        weights = std * torch.randn(self.num_channels, self.hidden_size, N, 2, dtype=torch.float32)
-        return {"decay_root": (time_step / 2).sqrt(), "angle": angle, "weights": weights}
+        values = {
+            "decay_root": (time_step / 2).sqrt().expand_as(angle).clone(),
+            "angle": angle,
+            "weights": self.draw_weights(1 / N),
+        }
+        version = options["version"]
+        if version in ("imag", "imag_real_weight"):
+            del values["decay_root"]
+        if version == "real_real_weight":
+            del values["angle"]
+        if version in ("imag_real_weight", "real_real_weight"):
+            values["weights"] = values["weights"][..., 0].clone()
+        return values
 
-    def spectrum(self) -> Spectrum:
-        decay_root, angle, weights = map(at_least_float32, (self.decay_root, self.angle, self.weights))
-        return Spectrum(-decay_root.square(), angle, weights[..., 0], weights[..., 1])
+    def spectrum(self, length: int) -> Spectrum:
+        version, weights = self.options["version"], at_least_float32(self.weights)
+        angle = self.angle.double() if version != "real_real_weight" else torch.zeros_like(self.decay_root).double()
+        has_decay = version in ("complex", "real_real_weight")
+        decay = -self.decay_root.double().square() if has_decay else torch.zeros_like(angle)
+        if version in ("complex", "imag"):
+            return Spectrum(decay, angle, weights[..., 0], weights[..., 1])
+        return Spectrum(decay, angle, weights, torch.zeros_like(weights))
 
 
-KERNELS: dict[str, type[DiagonalKernel]] = {"dlr": DLRKernel}
+class DSSKernel(DiagonalKernel):
+    """DSS (arXiv 2203.14343, §3): log Λ = Δ_h λ_n with a time step per channel, and W scaled by a zero-order hold.
+
+    Parameters: ``log_time_step`` [H], or [H, 2] for (real, imaginary) with separate_time_steps; ``weights``
+    [C, H, N, 2]; and λ as ``pole`` [N, 2] (softmax, clip), or ``log_decay`` [N] with ``frequency`` [N] (exp),
+    ``log_frequency`` [N] (exp_re_im) or nothing (exp_no_scale_real).
+
+    Version 'softmax' divides each mode by its sum over the whole length, and keeps modes that grow by reading them from
+    the end; its gradient there is the true one (the official code detaches a part of it).
+
+    >>> DSSKernel(num_channels=2, hidden_size=3, state_size=8)(length=100).shape
+    torch.Size([2, 3, 100])
+    """
+
+    kernel_type = "dss"
+
+    @property
+    def depends_on_length(self) -> bool:
+        return self.options["version"] == "softmax"
+
+    def initial_values(self) -> dict[str, Tensor]:
+        H, N, options = self.hidden_size, self.state_size, self.options
+        decay = torch.full((N,), 0.5)
+        frequency = {
+            "lin": lambda: multiples_of_pi(N),
+            "randn": lambda: torch.randn(N, dtype=torch.float32),
+            "hippo_skew": lambda: hippo_frequencies(N),
+        }[options["pole_init"]]()
+        log_time_step = log_uniform(options["time_step_min"], options["time_step_max"], H)
+        if options["separate_time_steps"]:
+            log_time_step = log_time_step.unsqueeze(-1).repeat(1, 2)
+        pole = {
+            "exp": {"log_decay": decay.log(), "frequency": frequency},
+            "exp_re_im": {"log_decay": decay.log(), "log_frequency": frequency.log()},
+            "exp_no_scale_real": {"log_decay": decay.log()},
+        }
+        pole["exp_no_scale"] = pole["exp"]
+        default = {"pole": torch.stack([-decay, frequency], dim=-1)}
+        return {
+            "log_time_step": log_time_step,
+            **pole.get(options["version"], default),
+            "weights": self.draw_weights(1.0),
+        }
+
+    def spectrum(self, length: int) -> Spectrum:
+        version = self.options["version"]
+        pole = self._continuous_poles()
+        time_step = self.log_time_step.double().exp()
+        time_steps = time_step.unbind(-1) if self.options["separate_time_steps"] else (time_step, time_step)
+        log_pole = (time_steps[0].unsqueeze(-1) * pole[0], time_steps[1].unsqueeze(-1) * pole[1])  # [H, N]
+        dtype = at_least_float32(self.weights).dtype
+        weights = (self.weights[..., 0].double(), self.weights[..., 1].double())
+        if version == "softmax":
+            return self._softmax_spectrum(pole, log_pole, weights, length, dtype)
+        if version in ("exp", "exp_re_im", "clip"):
+            weights = times(weights, zero_order_hold(pole, log_pole, floor=_OFFICIAL_FLOOR))
+        return Spectrum(*log_pole, weights[0].to(dtype), weights[1].to(dtype))
+
+    def _continuous_poles(self) -> tuple[Tensor, Tensor]:
+        version = self.options["version"]
+        if version in ("softmax", "clip", "clip_no_scale"):
+            real, imag = self.pole[..., 0].double(), self.pole[..., 1].double()
+            return (real if version == "softmax" else real.clamp(max=self.options["max_pole_real"])), imag
+        real = -self.log_decay.double().exp()
+        if version == "exp_re_im":
+            return real, self.log_frequency.double().exp()
+        return real, torch.zeros_like(real) if version == "exp_no_scale_real" else self.frequency.double()
+
+    def _softmax_spectrum(
+        self,
+        pole: tuple[Tensor, Tensor],
+        log_pole: tuple[Tensor, Tensor],
+        weights: tuple[Tensor, Tensor],
+        length: int,
+        dtype: torch.dtype,
+    ) -> Spectrum:
+        """Every mode over its sum, Σ_l Λ^l = (Λ^L - 1) / (Λ - 1); growing modes as shrinking ones from the end."""
+        grows = pole[0] > 0
+        sign = torch.where(grows, -1.0, 1.0).double()
+        log_pole = (sign * log_pole[0], sign * log_pole[1])
+        q = times(expm1((log_pole[0] * length, log_pole[1] * length)), pole)
+        real, imag = times(weights, divided(expm1(log_pole), q, epsilon=_OFFICIAL_FLOOR))
+        real, imag = real.to(dtype), imag.to(dtype)
+        parts = [torch.where(side, part, 0.0) for side in (~grows, grows) for part in (real, imag)]
+        return Spectrum(*log_pole, *parts)
+
+
+class S4DKernel(DiagonalKernel):
+    """S4D (arXiv 2206.11893): a diagonal state space, K = 2 Re Σ_n C_n B̄_n Ā_n^l with poles per channel.
+
+    Parameters: ``log_time_step`` [H], ``log_decay`` [H, N], ``frequency`` [H, N], ``weights`` C [C, H, N, 2]. One pole
+    stands for a conjugate pair, so ``state_size`` is half the official N.
+
+    >>> S4DKernel(num_channels=1, hidden_size=3, state_size=8)(length=100).shape
+    torch.Size([1, 3, 100])
+    """
+
+    kernel_type = "s4d"
+    depends_on_length = False
+
+    def initial_values(self) -> dict[str, Tensor]:
+        H, N, options = self.hidden_size, self.state_size, self.options
+        frequency = {
+            "lin": lambda: multiples_of_pi(N),
+            "inv": lambda: inverse_frequencies(N),
+            "legs": lambda: hippo_frequencies(N),
+            "randn": lambda: torch.randn(H, N, dtype=torch.float32),
+        }[options["pole_init"]]()
+        return {
+            "log_time_step": log_uniform(options["time_step_min"], options["time_step_max"], H),
+            "log_decay": torch.full((H, N), math.log(0.5)),
+            "frequency": frequency.expand(H, N).clone(),
+            "weights": self.draw_weights(math.sqrt(0.5)),
+        }
+
+    def spectrum(self, length: int) -> Spectrum:
+        time_step = self.log_time_step.double().exp().unsqueeze(-1)
+        pole = (-self.log_decay.double().exp(), self.frequency.double())
+        if self.options["discretization"] == "bilinear":
+            log_pole, gain = bilinear(pole, time_step)
+        else:
+            log_pole = (pole[0] * time_step, pole[1] * time_step)
+            gain = zero_order_hold(pole, log_pole)
+        real, imag = times((2 * self.weights[..., 0].double(), 2 * self.weights[..., 1].double()), gain)
+        dtype = at_least_float32(self.weights).dtype
+        return Spectrum(*log_pole, real.to(dtype), imag.to(dtype))
+
+
+class SGConvKernel(Kernel):
+    """SGConv (arXiv 2210.09298): learned taps at doubling scales, each scale damped by ``alpha`` once more.
+
+    Parameters: ``scales`` [S, C, H, N], ``alpha`` [C, H]. Buffer: ``norm`` [C, H, 1], the Euclidean norm of the initial
+    kernel, by which every later one is divided. At most N · 2^(S-1) taps.
+
+    >>> SGConvKernel(num_channels=1, hidden_size=3, state_size=8)(length=100).shape
+    torch.Size([1, 3, 100])
+    """
+
+    kernel_type = "sgconv"
+    no_recurrence_because = "SGConv learns taps, not poles"
+
+    def initial_values(self) -> dict[str, Tensor]:
+        scales = [self.draw_weights(1.0)[..., 0] for _ in range(self.options["num_scales"])]
+        shape = (self.num_channels, self.hidden_size)
+        low, high = self.options["alpha_min"], self.options["alpha_max"]
+        return {"scales": torch.stack(scales), "alpha": low + (high - low) * torch.rand(*shape, dtype=torch.float32)}
+
+    def initial_buffers(self) -> dict[str, Tensor]:
+        return {"norm": self._unnormalised().detach().norm(dim=-1, keepdim=True)}
+
+    def _unnormalised(self) -> Tensor:
+        scales, alpha = at_least_float32(self.scales), at_least_float32(self.alpha).unsqueeze(-1)
+        parts = []
+        for i, taps in enumerate(scales.unbind(0)):
+            stretched = functional.interpolate(taps, scale_factor=2 ** max(0, i - 1), mode="linear")
+            parts.append(stretched * alpha**i)
+        return torch.cat(parts, dim=-1)
+
+    def taps(self, length: int) -> Tensor:
+        kernel = self._unnormalised() / at_least_float32(self.norm)
+        if length > kernel.shape[-1]:
+            raise ValueError(
+                f"This SGConv kernel has {kernel.shape[-1]} taps (state_size · 2^(num_scales-1)), but the sequence has "
+                f"{length} steps: raise num_scales, or set max_length."
+            )
+        return kernel[..., :length]
+
+
+KERNELS: dict[str, type[Kernel]] = {kernel.kernel_type: kernel for kernel in (DLRKernel, DSSKernel, S4DKernel, SGConvKernel)}

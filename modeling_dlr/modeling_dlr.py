@@ -17,9 +17,10 @@ from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_w
 from transformers.utils.output_capturing import capture_outputs
 
 from .checks_dlr import check_inputs, check_no_empty_row
-from .configuration_dlr import DLRConfig, refuse_unknown_names
+from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
-from .kernels_dlr import KERNELS, DiagonalKernel
+from .kernel_parameters_dlr import refuse_unknown_names
+from .kernels_dlr import KERNELS, Kernel
 from .losses_dlr import loss_by_problem_type
 from .norms_dlr import ScalarLayerNorm, build_norm
 from .ops_dlr import at_least_float32
@@ -93,9 +94,11 @@ class DLRPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module):
         """Draw fresh values for every parameter that was not loaded; None for initializer_range is the official way."""
         official = self.config.initializer_range is None
-        if isinstance(module, DiagonalKernel):
+        if isinstance(module, Kernel):
             for name, value in module.initial_values().items():
                 init.copy_(module.get_parameter(name), value)
+            for name, value in module.initial_buffers().items():
+                init.copy_(module.get_buffer(name), value)
         elif isinstance(module, DLRMixer):
             init.normal_(module.D)
         elif isinstance(module, ScalarLayerNorm):

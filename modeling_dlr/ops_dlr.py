@@ -44,12 +44,54 @@ class Spectrum(NamedTuple):
         angle: Im log Λ, same shape, radians per step.
         weights_real: Re W, [C, H, N].
         weights_imag: Im W, [C, H, N].
+        reverse_real: Re W', [C, H, N]: weights of Λ^(L-1-l) instead of Λ^l, for modes that are read from the end; or None.
+        reverse_imag: Im W', likewise.
     """
 
     decay: Tensor
     angle: Tensor
     weights_real: Tensor
     weights_imag: Tensor
+    reverse_real: Tensor | None = None
+    reverse_imag: Tensor | None = None
+
+
+# Linear read-outs are turns of the weights: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
+_TURNS: dict[str, tuple[int, int]] = {"real": (1, 0), "imag": (0, -1), "sum": (1, -1)}
+
+
+def turned(spectrum: Spectrum, read_out: str) -> Spectrum:
+    """The spectrum whose real part is the linear read-out ("real", "imag" or "sum") of the given one.
+
+    Raises:
+        KeyError: for a read-out that is not linear in the weights.
+    """
+    a, b = _TURNS[read_out]
+
+    def turn(real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
+        return a * real - b * imag, a * imag + b * real
+
+    if a == 1 and b == 0:
+        return spectrum
+    decay, angle, *weights, reverse_real, reverse_imag = spectrum
+    if reverse_real is None or reverse_imag is None:
+        return Spectrum(decay, angle, *turn(*weights))
+    return Spectrum(decay, angle, *turn(*weights), *turn(reverse_real, reverse_imag))
+
+
+def evaluate_read_out(spectrum: Spectrum, read_out: str, length: int) -> Tensor:
+    """The real kernel [C, H, length] that a read-out makes of the complex one, z[c,h,l] = Σ_n W[c,h,n] Λ_n^l.
+
+    "real", "imag" and "sum" are Re z, Im z and Re z + Im z; "prod" is Re z · Im z; "real_prod" is Re z for the first
+    ⌊H/2⌋ channels and the product for the others (`kernel_to_real` of the official code).
+    """
+    if read_out in _TURNS:
+        return evaluate_kernel(turned(spectrum, read_out), length)
+    parts = zip(spectrum[2:], turned(spectrum, "imag")[2:], strict=True)
+    stacked = [None if real is None or imag is None else torch.cat([real, imag]) for real, imag in parts]
+    real, imag = evaluate_kernel(Spectrum(spectrum.decay, spectrum.angle, *stacked), length).chunk(2)
+    half = 0 if read_out == "prod" else real.shape[1] // 2
+    return torch.cat([real[:, :half], real[:, half:] * imag[:, half:]], dim=1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -109,6 +151,11 @@ def evaluate_kernel(spectrum: Spectrum, length: int) -> Tensor:
     """
     if length < 1:
         raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
+    if spectrum.reverse_real is not None and spectrum.reverse_imag is not None:
+        real = torch.cat([spectrum.weights_real, spectrum.reverse_real])
+        imag = torch.cat([spectrum.weights_imag, spectrum.reverse_imag])
+        forward, backward = evaluate_kernel(Spectrum(spectrum.decay, spectrum.angle, real, imag), length).chunk(2)
+        return forward + backward.flip(-1)
     C, H, N = spectrum.weights_real.shape
     shared = spectrum.decay.dim() == 1
     # G groups of R rows that share their poles: one group of C·H rows, or H groups of C rows.
@@ -158,9 +205,7 @@ class _KernelEvaluation(torch.autograd.Function):
             for rows in plan.row_chunks():
                 X = tables.weighted(real[groups, rows], imag[groups, rows])
                 out = kernel[groups, rows].view(X.shape[0], -1, plan.T)
-                torch.bmm(X.flatten(1, 2), tables.F, out=out) if out.is_contiguous() else out.copy_(
-                    X.flatten(1, 2) @ tables.F
-                )
+                torch.bmm(X.flatten(1, 2), tables.F, out=out)
         return kernel[..., :length]
 
     @staticmethod
@@ -210,8 +255,7 @@ class _Tables:
 
     def __init__(self, decay: Tensor, angle: Tensor, plan: _Plan, dtype: torch.dtype):
         fine = powers(decay, angle, plan.T)
-        coarse = powers(decay * plan.T if decay.dtype == torch.float64 else decay.double() * plan.T,
-                        angle.double() * plan.T, plan.A)
+        coarse = powers(decay.double() * plan.T, angle.double() * plan.T, plan.A)
         self.F = torch.cat([fine[0], -fine[1]], dim=-2).to(dtype)
         self.C_real, self.C_imag = (part.mT.to(dtype).contiguous() for part in coarse)
         self.steps = torch.arange(plan.T, dtype=dtype, device=decay.device)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from .configuration_dlr import refuse_unknown_names
+from .kernel_parameters_dlr import refuse_unknown_names
 
 
 def parameter_groups(

@@ -11,7 +11,7 @@ from tiny import tiny_config
 from transformers import AutoConfig
 
 from modeling_dlr import DLRConfig, DLRKernel, DLRModel
-from modeling_dlr.configuration_dlr import KERNEL_FIELDS
+from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
 
 DEFAULTS = {
     "vocab_size": 261, "input_size": None, "hidden_size": 128, "num_hidden_layers": 4, "state_size": 256,

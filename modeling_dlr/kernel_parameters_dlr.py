@@ -1,0 +1,192 @@
+"""The dictionary ``kernel_parameters``: what each kernel type reads, with defaults, ranges and meanings.
+
+This file imports no torch. Adding a kernel type is one entry of `KERNEL_FIELDS` here and one class in `kernels_dlr.py`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """The numbers a field may hold, ends included unless ``open_minimum``; also a validator of one value."""
+
+    minimum: float
+    maximum: float = float("inf")
+    open_minimum: bool = False
+
+    def __call__(self, value: Any) -> None:
+        if value is None or isinstance(value, bool):
+            return
+        if not (self.minimum <= value <= self.maximum) or (self.open_minimum and value == self.minimum):
+            raise ValueError(f"must be {self}, got {value}")
+
+    def __str__(self) -> str:
+        above = f"> {self.minimum:g}" if self.open_minimum else f">= {self.minimum:g}"
+        return above if self.maximum == float("inf") else f"{above} and <= {self.maximum:g}"
+
+
+POSITIVE_INTEGER = Range(1)
+NOT_NEGATIVE = Range(0)
+PROBABILITY = Range(0, 1)
+TIME_STEP = Range(0, 1e3, open_minimum=True)
+
+_NUMBER = (float, int)
+_NUMBER_OR_NONE = (float, int, type(None))
+
+
+class KernelField(NamedTuple):
+    """One key of ``kernel_parameters``: ``kinds`` are its types, or ``choices`` the only values it takes."""
+
+    default: Any
+    meaning: str
+    kinds: tuple[type, ...] = ()
+    choices: tuple[Any, ...] = ()
+    allowed: Range | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ValueError unless ``value`` is one of the choices, or of the right type and in range."""
+        if self.choices:
+            if value not in self.choices:
+                raise ValueError(f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}.")
+            return
+        if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
+            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
+            raise ValueError(f"kernel_parameters[{name!r}] must be {expected}, got {value!r}.")
+        if self.allowed is not None and value is not None:
+            try:
+                self.allowed(value)
+            except ValueError as error:
+                raise ValueError(f"kernel_parameters[{name!r}] {error}.") from None
+
+
+READ_OUTS = ("real", "imag", "sum", "prod", "real_prod")
+KERNEL_TYPES = ("dlr", "dss", "s4d", "sgconv")
+
+
+def _common(weight_init_std: str) -> dict[str, KernelField]:
+    return {
+        "kernel_type": KernelField("dlr", "family of the kernel", choices=KERNEL_TYPES),
+        "max_length": KernelField(
+            None, "taps kept of the kernel; None keeps them all", kinds=(int, type(None)), allowed=POSITIVE_INTEGER
+        ),
+        "weight_init_std": KernelField(
+            None,
+            f"standard deviation of the weights at initialisation (W_scale); None is {weight_init_std}",
+            kinds=_NUMBER_OR_NONE,
+            allowed=NOT_NEGATIVE,
+        ),
+    }
+
+
+def _diagonal(weight_init_std: str, smallest: float, largest: float) -> dict[str, KernelField]:
+    return _common(weight_init_std) | {
+        "read_out": KernelField(
+            "real", "how a complex kernel becomes real (kernel_to_real): a part, their sum or product", choices=READ_OUTS
+        ),
+        "time_step_min": KernelField(
+            smallest, "smallest time step drawn at initialisation (dt_min)", kinds=_NUMBER, allowed=TIME_STEP
+        ),
+        "time_step_max": KernelField(
+            largest, "largest time step drawn at initialisation (dt_max)", kinds=_NUMBER, allowed=TIME_STEP
+        ),
+    }
+
+
+# What each kernel_type reads from `kernel_parameters`: closed, one entry per family.
+KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
+    "dlr": _diagonal("1/N", 1e-4, 1e-1)
+    | {
+        "version": KernelField(
+            "complex",
+            "what is learned: complex poles and weights, imaginary log-poles, the same with real weights, or all real",
+            choices=("complex", "imag", "imag_real_weight", "real_real_weight"),
+        ),
+        "pole_init": KernelField(
+            "omega",
+            "angles at initialisation (Lambda_init): the N-th roots of unity, random, or the roots of unity turned a "
+            "little further for each channel (DFouT, arXiv 2508.20441), which gives each channel poles of its own",
+            choices=("omega", "randn", "dfout"),
+        ),
+    },
+    "dss": _diagonal("1", 1e-3, 1e-1)
+    | {
+        "version": KernelField(
+            "exp",
+            "how Λ is kept and the weights are scaled; 'softmax' depends on the length, so it has no recurrence",
+            choices=("softmax", "exp", "exp_re_im", "exp_no_scale", "exp_no_scale_real", "clip", "clip_no_scale"),
+        ),
+        "pole_init": KernelField(
+            "hippo_skew",
+            "Im Λ at initialisation (Lambda_init): multiples of π, random, or the skew part of the HiPPO matrix",
+            choices=("lin", "randn", "hippo_skew"),
+        ),
+        "separate_time_steps": KernelField(
+            False, "one time step for Re Λ and another for Im Λ (sep_dt_re_im)", kinds=(bool,)
+        ),
+        "max_pole_real": KernelField(
+            1e-4, "largest Re Λ of the 'clip' versions (max_real_Lambda)", kinds=_NUMBER, allowed=Range(-1e3, 1e3)
+        ),
+    },
+    "s4d": _diagonal("1/√2 per part", 1e-3, 1e-1)
+    | {
+        "discretization": KernelField("zoh", "zero-order hold or bilinear", choices=("zoh", "bilinear")),
+        "pole_init": KernelField(
+            "lin", "Im A at initialisation: S4D-Lin, S4D-Inv, S4D-LegS or random (arXiv 2206.11893)",
+            choices=("lin", "inv", "legs", "randn"),
+        ),
+    },
+    "sgconv": _common("1")
+    | {
+        "alpha_min": KernelField(0.3, "smallest decay from one scale to the next", kinds=_NUMBER, allowed=NOT_NEGATIVE),
+        "alpha_max": KernelField(1.0, "largest decay from one scale to the next", kinds=_NUMBER, allowed=NOT_NEGATIVE),
+        "num_scales": KernelField(
+            8, "scales; the kernel has state_size · 2^(num_scales-1) taps", kinds=(int,), allowed=POSITIVE_INTEGER
+        ),
+    },
+}
+
+
+def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fill ``kernel_parameters`` with the defaults of its kernel_type and check every key and value.
+
+    Raises:
+        ValueError: for an unknown key (naming the near miss), a value of the wrong type, or one out of range.
+
+    >>> complete_kernel_parameters({"pole_init": "randn"})["read_out"]
+    'real'
+    """
+    given = dict(given or {})
+    kernel_type = given.get("kernel_type", "dlr")
+    if kernel_type not in list(KERNEL_FIELDS):
+        near = difflib.get_close_matches(str(kernel_type), KERNEL_FIELDS, n=1)
+        hint = f": did you mean {near[0]!r}?" if near else "."
+        raise ValueError(
+            f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}{hint}"
+        )
+    specs = KERNEL_FIELDS[kernel_type]
+    refuse_unknown_names(f"kernel_parameters of kernel_type {kernel_type!r}", given, specs)
+    complete = {name: given.get(name, spec.default) for name, spec in specs.items()} | {"kernel_type": kernel_type}
+    for name, value in complete.items():
+        specs[name].check(name, value)
+    for low, high in (("time_step_min", "time_step_max"), ("alpha_min", "alpha_max")):
+        if low in complete and complete[low] > complete[high]:
+            raise ValueError(
+                f"kernel_parameters: {low} must not exceed {high}, got {complete[low]} > {complete[high]}: swap them."
+            )
+    if complete.get("version") == "exp_re_im" and complete["pole_init"] == "randn":
+        raise ValueError(
+            "kernel_parameters: version 'exp_re_im' keeps log Im Λ, but pole_init 'randn' draws negative Im Λ: use "
+            "'lin' or 'hippo_skew'."
+        )
+    return complete
+
+
+def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for the first of the ``given`` names that is not ``known``, with the nearest known one."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known names are {sorted(known)}."
+            raise ValueError(f"{where}: unknown name {name!r}; {hint}")
