@@ -1,5 +1,7 @@
 """The convolution form: y = K * u by fast Fourier transforms, a cache-sized block of channels at a time."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -11,16 +13,16 @@ _NUMBERS_PER_BLOCK = 2**18
 def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
     """Long convolution, causal or in both directions, with the skip connection D.
 
-    y[b,c,h,i] = Σ_{j>=0} K[c,h,j] u[b,h,i-j] + Σ_{j>=0} K'[c,h,j] u[b,h,i+1+j] + D[c,h] u[b,h,i]
+    y[b,i,c,h] = Σ_{j>=0} K[c,h,j] u[b,i-j,h] + Σ_{j>=0} K'[c,h,j] u[b,i+1+j,h] + D[c,h] u[b,i,h]
 
     Args:
-        u: [B, H, L] real, float32 or float64.
+        u: [B, L, H] real, float32 or float64.
         kernel: K, [C, H, Lk] with Lk <= L.
         reverse_kernel: K', [C, H, Lk], whose first tap reads the next step; None for a causal convolution.
         skip: D, [C, H].
 
     Returns:
-        [B, C, H, L].
+        [B, L, C, H].
 
     Source: DLR §3 and its bidirectional form; one transform of L + Lk steps serves both directions.
     """
@@ -31,13 +33,13 @@ def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Ten
 
 def _convolve_plainly(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
     """`_Convolution` in one piece and in differentiable operations, for `torch.compile` and `torch.export`."""
-    L, Lk = u.shape[-1], kernel.shape[-1]
+    L, Lk = u.shape[1], kernel.shape[-1]
     n = 2 * L
     taps = torch.nn.functional.pad(kernel, (0, n - Lk))
     if reverse_kernel is not None:
         taps = taps + torch.nn.functional.pad(reverse_kernel.flip(-1), (n - Lk, 0))
-    product = torch.fft.rfft(u, n=n).unsqueeze(1) * torch.fft.rfft(taps)
-    return torch.fft.irfft(product, n=n)[..., :L] + skip.unsqueeze(-1) * u.unsqueeze(1)
+    product = torch.fft.rfft(u.transpose(1, 2), n=n).unsqueeze(1) * torch.fft.rfft(taps)
+    return torch.fft.irfft(product, n=n)[..., :L].permute(0, 3, 1, 2) + skip * u.unsqueeze(2)
 
 
 def transform_size(minimum: int) -> int:
@@ -55,50 +57,68 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
         ctx.save_for_backward(u, kernel, reverse_kernel, skip)
-        (B, H, L), C = u.shape, kernel.shape[0]
-        y = u.new_empty(B, C, H, L)
-        n, blocks = _blocks(u, kernel)
-        for h in blocks:
-            taps = _circular_taps(kernel[:, h], None if reverse_kernel is None else reverse_kernel[:, h], skip[:, h], n)
-            spectrum = torch.fft.rfft(u[:, h], n=n).unsqueeze(1)
-            product = spectrum.mul_(torch.fft.rfft(taps)) if C == 1 else spectrum * torch.fft.rfft(taps)
-            y[:, :, h] = torch.fft.irfft(product, n=n)[..., :L]
+        (B, L, H), C = u.shape, kernel.shape[0]
+        y = u.new_empty(B, L, C, H)
+        workspace = _Workspace(u, kernel)
+        for h in workspace.blocks():
+            spectrum = workspace.transform_input(u, h).unsqueeze(1)
+            taps = workspace.transform_taps(kernel, reverse_kernel, skip, h)
+            product = spectrum.mul_(taps) if C == 1 else spectrum * taps
+            y[..., h] = workspace.inverse(product).permute(0, 3, 1, 2)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         u, kernel, reverse_kernel, skip = ctx.saved_tensors
-        L, Lk = u.shape[-1], kernel.shape[-1]
+        C, Lk = kernel.shape[0], kernel.shape[-1]
         d_u, d_kernel, d_skip = torch.empty_like(u), torch.zeros_like(kernel), torch.zeros_like(skip)
         d_reverse = None if reverse_kernel is None else torch.zeros_like(reverse_kernel)
-        n, blocks = _blocks(u, kernel)
-        for h in blocks:
-            taps = _circular_taps(kernel[:, h], None if reverse_kernel is None else reverse_kernel[:, h], skip[:, h], n)
-            G = torch.fft.rfft(grad[:, :, h], n=n)  # [B, C, h, F]
-            correlation = (G * torch.fft.rfft(u[:, h], n=n).conj().unsqueeze(1)).sum(0)
-            d_taps = torch.fft.irfft(correlation, n=n)  # [C, h, n]
-            d_kernel[:, h], d_skip[:, h] = d_taps[..., :Lk], d_taps[..., 0]
-            if d_reverse is not None:
-                d_reverse[:, h] = d_taps[..., n - Lk :].flip(-1)
-            d_u[:, h] = torch.fft.irfft((G * torch.fft.rfft(taps).conj()).sum(1), n=n)[..., :L]
+        workspace = _Workspace(u, kernel)
+        for h in workspace.blocks():
+            U = workspace.transform_input(u, h)
+            taps = workspace.transform_taps(kernel, reverse_kernel, skip, h)
+            back = torch.zeros_like(U)
+            for c in range(C):
+                G = workspace.transform_input(grad[:, :, c], h)
+                d_taps = torch.fft.irfft(torch.mul(G, U.conj()).sum(0), n=workspace.n)  # [h, n]
+                d_kernel[c, h], d_skip[c, h] = d_taps[:, :Lk], d_taps[:, 0]
+                if d_reverse is not None:
+                    d_reverse[c, h] = d_taps[:, workspace.n - Lk :].flip(-1)
+                back.addcmul_(G, taps[c].conj())
+            d_u[..., h] = workspace.inverse(back).transpose(1, 2)
         return d_u, d_kernel, d_reverse, d_skip
 
 
-def _blocks(u: Tensor, kernel: Tensor) -> tuple[int, list[slice]]:
-    """The transform size, and the channels cut into blocks: none for an empty batch, which transforms refuse."""
-    B, H, L = u.shape
-    n = transform_size(L + kernel.shape[-1])
-    size = max(4, min(_NUMBERS_PER_BLOCK // max(1, B * n), H))
-    return n, [slice(h, min(h + size, H)) for h in range(0, H if B else 0, size)]
+class _Workspace:
+    """Zero-padded buffers for one block of channels after another, and the transforms between them."""
 
+    def __init__(self, u: Tensor, kernel: Tensor):
+        (self.B, self.L, self.H), (C, _, self.Lk) = u.shape, kernel.shape
+        self.n = transform_size(self.L + self.Lk)
+        self.size = max(8, min(_NUMBERS_PER_BLOCK // max(1, self.B * self.n), self.H))
+        self.padded = u.new_zeros(self.B, self.size, self.n)
+        self.circular = kernel.new_zeros(C, self.size, self.n)
 
-def _circular_taps(kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, n: int) -> Tensor:
-    """[C, h, n]: lag j of K at position j, lag -1-j of K' at position n-1-j, and D added at lag 0."""
-    Lk = kernel.shape[-1]
-    taps = kernel.new_zeros(*kernel.shape[:-1], n)
-    taps[..., :Lk] = kernel
-    taps[..., 0] += skip
-    if reverse_kernel is not None:
-        taps[..., n - Lk :] = reverse_kernel.flip(-1)
-    return taps
+    def blocks(self) -> Iterator[slice]:
+        """The channels, block by block; none for an empty batch, which the transforms refuse."""
+        return (slice(h, min(h + self.size, self.H)) for h in range(0, self.H if self.B else 0, self.size))
+
+    def transform_input(self, x: Tensor, h: slice) -> Tensor:
+        """Channels ``h`` of x [B, L, H], padded and transformed: [B, h, n/2+1]."""
+        padded = self.padded[:, : h.stop - h.start]
+        padded[..., : self.L] = x[..., h].transpose(1, 2)
+        return torch.fft.rfft(padded)
+
+    def transform_taps(self, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, h: slice) -> Tensor:
+        """[C, h, n/2+1]: lag j of K at position j, lag -1-j of K' at position n-1-j, and D added at lag 0."""
+        taps = self.circular[:, : h.stop - h.start]
+        taps[..., : self.Lk] = kernel[:, h]
+        taps[..., 0] += skip[:, h]
+        if reverse_kernel is not None:
+            taps[..., self.n - self.Lk :] = reverse_kernel[:, h].flip(-1)
+        return torch.fft.rfft(taps)
+
+    def inverse(self, spectrum: Tensor) -> Tensor:
+        """[..., n/2+1] back to the first L steps, [..., L]."""
+        return torch.fft.irfft(spectrum, n=self.n)[..., : self.L]

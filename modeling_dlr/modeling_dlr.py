@@ -57,11 +57,11 @@ class DLRMixer(nn.Module):
     def convolve(self, hidden_states: Tensor) -> Tensor:
         """K * u + D u in at least float32, whatever type the rest of the model runs in; [B, L, H] to [B, L, H]."""
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            u = at_least_float32(hidden_states).transpose(1, 2)
-            kernels = self.kernel(u.shape[-1]).to(u.dtype)
+            u = at_least_float32(hidden_states)
+            kernels = self.kernel(u.shape[1]).to(u.dtype)
             forward, backward = kernels.chunk(2) if self.bidirectional else (kernels, None)
             y = convolve(u, forward, backward, self.D.to(u.dtype))
-        return y.flatten(1, 2).transpose(1, 2).to(hidden_states.dtype)
+        return y.flatten(2).to(hidden_states.dtype)
 
 
 class DLRBlock(GradientCheckpointingLayer):
