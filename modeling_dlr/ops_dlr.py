@@ -148,7 +148,7 @@ class _KernelEvaluation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:  # noqa: D102
+    def forward(ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
         ctx.save_for_backward(decay, angle, real, imag)
         ctx.length = length
         plan = _Plan(decay, real, length)
@@ -165,7 +165,7 @@ class _KernelEvaluation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # noqa: D102
+    def backward(ctx, grad: Tensor):
         decay, angle, real, imag = ctx.saved_tensors
         plan = _Plan(decay, real, ctx.length)
         grad = torch.nn.functional.pad(grad, (0, plan.A * plan.T - ctx.length)).contiguous()
@@ -210,8 +210,9 @@ class _Tables:
 
     def __init__(self, decay: Tensor, angle: Tensor, plan: _Plan, dtype: torch.dtype):
         fine = powers(decay, angle, plan.T)
-        coarse = powers(decay * plan.T if decay.dtype == torch.float64 else decay.double() * plan.T,
-                        angle.double() * plan.T, plan.A)
+        coarse = powers(
+            decay * plan.T if decay.dtype == torch.float64 else decay.double() * plan.T, angle.double() * plan.T, plan.A
+        )
         self.F = torch.cat([fine[0], -fine[1]], dim=-2).to(dtype)
         self.C_real, self.C_imag = (part.mT.to(dtype).contiguous() for part in coarse)
         self.steps = torch.arange(plan.T, dtype=dtype, device=decay.device)
