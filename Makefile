@@ -1,7 +1,7 @@
 .PHONY: help setup demo test test-slow format docs
 
 help:
-	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/'
+	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## create .venv with the locked dependencies
 	python3 make.py setup

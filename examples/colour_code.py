@@ -43,9 +43,13 @@ PALETTE = ["default", "bold magenta", "cyan", "yellow", "green", "bright_black i
 class ColourOptions(Options):
     """Options of this example."""
 
-    output_dir: str = field(default="outputs/python-colours", metadata=Options.__dataclass_fields__["output_dir"].metadata)
+    output_dir: str = field(
+        default="outputs/python-colours", metadata=Options.__dataclass_fields__["output_dir"].metadata
+    )
     words_column: str = field(default="tokens", metadata={"help": "of --dataset: the column of lists of words"})
-    tags_column: str = field(default="tags", metadata={"help": "of --dataset: the column of lists of tags, one per word"})
+    tags_column: str = field(
+        default="tags", metadata={"help": "of --dataset: the column of lists of tags, one per word"}
+    )
 
 
 def load_data(options: ColourOptions) -> tuple[DatasetDict, list[str]]:
@@ -60,8 +64,9 @@ def load_data(options: ColourOptions) -> tuple[DatasetDict, list[str]]:
     else:
         distinct = sorted({tag for part in data.values() for tags in part["tags"] for tag in tags})
         names, index = [str(tag) for tag in distinct], {tag: i for i, tag in enumerate(distinct)}
-    data = data.map(lambda row: label_bytes(row["words"], [index[tag] for tag in row["tags"]]),
-                    remove_columns=["words", "tags"])
+    data = data.map(
+        lambda row: label_bytes(row["words"], [index[tag] for tag in row["tags"]]), remove_columns=["words", "tags"]
+    )
     return DatasetDict({part: shrink(rows, 64) for part, rows in data.items()}) if options.smoke else data, names
 
 
@@ -164,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def show(folder: Path, text: str, names: list[str]) -> None:
     """Print ``text`` in the colours of a pipeline loaded from ``folder``."""
-    colour = pipeline("token-classification", model=str(folder), aggregation_strategy="simple")
+    colour: Any = pipeline("token-classification", model=str(folder), aggregation_strategy="simple")
     styled = Text(text)
     for span in colour(text):
         styled.stylize(PALETTE[names.index(span["entity_group"]) % len(PALETTE)], span["start"], span["end"])

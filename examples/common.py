@@ -48,10 +48,9 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 def parse(kind: type[AnyOptions], arguments: Sequence[str] | None) -> AnyOptions:
     """Options from the command line, or from ``arguments``."""
-    (options,) = HfArgumentParser([kind]).parse_args_into_dataclasses(
-        args=None if arguments is None else list(arguments)
-    )
-    return options
+    parser = HfArgumentParser([kind])
+    parsed: Any = parser.parse_args_into_dataclasses(args=None if arguments is None else list(arguments))
+    return parsed[0]
 
 
 def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,7 +62,9 @@ def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return config, training
 
 
-def load_columns(name_or_path: str, columns: Sequence[str], split_seed: int = 0, test_share: float = 0.2) -> DatasetDict:
+def load_columns(
+    name_or_path: str, columns: Sequence[str], split_seed: int = 0, test_share: float = 0.2
+) -> DatasetDict:
     """Any data set as train and test splits, cut down to the named columns.
 
     Args:
@@ -81,7 +82,9 @@ def load_columns(name_or_path: str, columns: Sequence[str], split_seed: int = 0,
     if path.is_file():
         kind = _FILE_KINDS.get(path.suffix)
         if kind is None:
-            raise ValueError(f"--dataset must be one of {sorted(_FILE_KINDS)}, a folder or a Hub name, got {path.name}.")
+            raise ValueError(
+                f"--dataset must be one of {sorted(_FILE_KINDS)}, a folder or a Hub name, got {path.name}."
+            )
         separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
         loaded = load_dataset(kind, data_files=str(path), **separator)
     else:
@@ -96,8 +99,9 @@ def load_columns(name_or_path: str, columns: Sequence[str], split_seed: int = 0,
     held_out = next((loaded[split] for split in ("test", "validation") if split in loaded), None)
     if held_out is None:
         return train.select_columns(list(columns)).train_test_split(test_size=test_share, seed=split_seed)
-    return DatasetDict({part: data.select_columns(list(columns)) for part, data in
-                        (("train", train), ("test", held_out))})
+    return DatasetDict(
+        {part: data.select_columns(list(columns)) for part, data in (("train", train), ("test", held_out))}
+    )
 
 
 def fingerprint(data: DatasetDict) -> str:
@@ -120,7 +124,7 @@ def output_folder(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     if target.exists() and not (target.is_dir() and ((target / RESULTS).is_file() or not any(target.iterdir()))):
         raise FileExistsError(
-            f"The output folder {target} holds other content (there is no {RESULTS} in it): choose another --output-dir."
+            f"The output folder {target} holds other content (no {RESULTS} is in it): choose another --output-dir."
         )
     staging = target.with_name(target.name + ".part")
     shutil.rmtree(staging, ignore_errors=True)
@@ -193,7 +197,8 @@ def write_results(folder: Path, options: Options, data: DatasetDict, seconds: fl
     results = {
         "command": " ".join(["python", *(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv))]),
         "options": vars(options),
-        "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages},
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in packages},
         "seed": options.seed,
         "data": {"fingerprint": fingerprint(data), "rows": {part: len(data[part]) for part in data}},
         "metrics": metrics,

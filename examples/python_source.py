@@ -5,6 +5,7 @@ import keyword
 import sysconfig
 import tokenize
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -43,7 +44,7 @@ def label_characters(source: str) -> np.ndarray:
     return classes
 
 
-def labelled_file(path: Path) -> dict[str, list] | None:
+def labelled_file(path: Path) -> dict[str, Any] | None:
     """The text of a source file and the class of each of its UTF-8 bytes, or None if it is no valid source."""
     try:
         with tokenize.open(path) as file:
@@ -56,7 +57,7 @@ def labelled_file(path: Path) -> dict[str, list] | None:
 
 
 def load_python_source(seed: int = 0, test_share: float = 0.1, max_files: int | None = None) -> DatasetDict:
-    """Files split into train and test: columns ``path`` (inside the library), ``text`` and ``labels`` (one per byte)."""
+    """Files split into train and test: columns ``path`` (inside the library), ``text``, ``labels`` (one per byte)."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = source_files()
     order = np.random.default_rng(seed).permutation(len(paths))[:max_files]

@@ -1,6 +1,8 @@
 """Fine-tune DLR to classify texts, save it, load it back with the Auto classes, and answer with a pipeline.
 
-    python examples/quickstart.py                                        # BBC News, five topics
+On BBC News (five topics), or on texts of your own:
+
+    python examples/quickstart.py
     python examples/quickstart.py --dataset mine.csv --text-column review --label-column stars
 """
 
@@ -74,8 +76,10 @@ def yardstick(data: DatasetDict) -> float:
 def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, max_length: int) -> DatasetDict:
     """Texts to token ids, cut at ``max_length``."""
     return data.map(
-        lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length), batched=True,
-        remove_columns=["text"], desc="tokenizing",
+        lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length),
+        batched=True,
+        remove_columns=["text"],
+        desc="tokenizing",
     )
 
 

@@ -35,7 +35,9 @@ def check_inputs(
     given = {
         name: value
         for name, value in {
-            "input_ids": input_ids, "inputs_embeds": inputs_embeds, "input_values": input_values
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "input_values": input_values,
         }.items()
         if value is not None
     }
@@ -44,10 +46,12 @@ def check_inputs(
             f"Exactly one of input_ids, inputs_embeds and input_values must be given, got "
             f"{' and '.join(given) or 'none of them'}."
         )
-    (name, value), = given.items()
+    ((name, value),) = given.items()
     if input_ids is not None:
         if vocab_size is None:
-            raise ValueError(f"This model reads real values (input_size={input_size}): pass input_values, not input_ids.")
+            raise ValueError(
+                f"This model reads real values (input_size={input_size}): pass input_values, not input_ids."
+            )
         _check_shape(name, value, "[batch, length]", value.dim() == 2)
         if value.is_floating_point():
             raise ValueError(f"input_ids must be integers, got {value.dtype}: real-valued input is input_values.")

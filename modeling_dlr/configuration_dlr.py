@@ -86,7 +86,8 @@ class DLRConfig(PreTrainedConfig):
         None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", POSITIVE_INTEGER
     )
     input_size: int | None = _field(
-        None, "features per step of real-valued input_values; exactly one of vocab_size and input_size is set",
+        None,
+        "features per step of real-valued input_values; exactly one of vocab_size and input_size is set",
         POSITIVE_INTEGER,
     )
     hidden_size: int = _field(128, "width of the hidden states", POSITIVE_INTEGER, "H")
@@ -113,7 +114,8 @@ class DLRConfig(PreTrainedConfig):
         "mean", "how a sequence head reduces the steps that are not padding"
     )
     initializer_range: float | int | None = _field(
-        None, "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
+        None,
+        "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
         NOT_NEGATIVE,
     )
     pad_token_id: int | None = _field(None, "token of padding")
@@ -127,7 +129,9 @@ class DLRConfig(PreTrainedConfig):
         # Before unknown names: transformers drops generation parameters, of which max_length is one, without a word.
         for name in kwargs:
             if any(name in specs for specs in KERNEL_FIELDS.values()):
-                raise ValueError(f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}.")
+                raise ValueError(
+                    f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}."
+                )
         refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE
@@ -152,7 +156,9 @@ class DLRConfig(PreTrainedConfig):
     def validate_norm(self):
         """A norm over one channel without an epsilon is 0/0."""
         if self.norm_type == "scalar_layer" and self.hidden_size == 1 and self.layer_norm_eps == 0:
-            raise ValueError("norm_type='scalar_layer' divides by the deviation over channels: hidden_size must be > 1.")
+            raise ValueError(
+                "norm_type='scalar_layer' divides by the deviation over channels: hidden_size must be > 1."
+            )
 
     def validate_labels(self):
         """What a head predicts; `strict` does not see the types of the fields that transformers declares."""
@@ -163,11 +169,12 @@ class DLRConfig(PreTrainedConfig):
 
     def validate_padding_token(self):
         """The pad token is one of the vocabulary."""
-        if self.vocab_size is not None and self.pad_token_id is not None:
-            if not 0 <= self.pad_token_id < self.vocab_size:
-                raise ValueError(
-                    f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
-                )
+        if self.vocab_size is None or self.pad_token_id is None:
+            return
+        if not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
+            )
 
     @property
     def num_directions(self) -> int:

@@ -82,7 +82,9 @@ def _common(weight_init_std: str) -> dict[str, KernelField]:
 def _diagonal(weight_init_std: str, smallest: float, largest: float) -> dict[str, KernelField]:
     return _common(weight_init_std) | {
         "read_out": KernelField(
-            "real", "how a complex kernel becomes real (kernel_to_real): a part, their sum or product", choices=READ_OUTS
+            "real",
+            "how a complex kernel becomes real (kernel_to_real): a part, their sum or product",
+            choices=READ_OUTS,
         ),
         "time_step_min": KernelField(
             smallest, "smallest time step drawn at initialisation (dt_min)", kinds=_NUMBER, allowed=TIME_STEP
@@ -132,7 +134,8 @@ KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
     | {
         "discretization": KernelField("zoh", "zero-order hold or bilinear", choices=("zoh", "bilinear")),
         "pole_init": KernelField(
-            "lin", "Im A at initialisation: S4D-Lin, S4D-Inv, S4D-LegS or random (arXiv 2206.11893)",
+            "lin",
+            "Im A at initialisation: S4D-Lin, S4D-Inv, S4D-LegS or random (arXiv 2206.11893)",
             choices=("lin", "inv", "legs", "randn"),
         ),
     },

@@ -332,4 +332,6 @@ class SGConvKernel(Kernel):
         return kernel[..., :length]
 
 
-KERNELS: dict[str, type[Kernel]] = {kernel.kernel_type: kernel for kernel in (DLRKernel, DSSKernel, S4DKernel, SGConvKernel)}
+KERNELS: dict[str, type[Kernel]] = {
+    kernel.kernel_type: kernel for kernel in (DLRKernel, DSSKernel, S4DKernel, SGConvKernel)
+}

@@ -158,8 +158,13 @@ class DLRModel(DLRPreTrainedModel):
         """
         config = self.config
         check_inputs(
-            input_ids, inputs_embeds, input_values, attention_mask,
-            config.vocab_size, config.input_size, config.hidden_size,
+            input_ids,
+            inputs_embeds,
+            input_values,
+            attention_mask,
+            config.vocab_size,
+            config.input_size,
+            config.hidden_size,
         )
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
         mask = None if attention_mask is None else attention_mask.bool()

@@ -9,8 +9,8 @@ from .configuration_dlr import DLRConfig
 class ScalarLayerNorm(nn.Module):
     """The official implementation's norm: y = s (x - mean(x) + m) / std(x) over channels, with two scalars s and m.
 
-    The deviation is the biased one; ``eps`` (0 in the official code) is added to the variance. Where the sum would be 0,
-    as at padded steps whose embedding is 0, it is the smallest number instead: masking such a step must leave no NaN.
+    The deviation is the biased one; ``eps`` (0 in the official code) is added to the variance. Where the sum would be
+    0, as at padded steps whose embedding is 0, it is the smallest number instead: masking a step must leave no NaN.
 
     Args:
         eps: added to the variance.

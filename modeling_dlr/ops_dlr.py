@@ -195,7 +195,7 @@ class _KernelEvaluation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:  # noqa: D102
+    def forward(ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
         ctx.save_for_backward(decay, angle, real, imag)
         ctx.length = length
         plan = _Plan(decay, real, length)
@@ -210,7 +210,7 @@ class _KernelEvaluation(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # noqa: D102
+    def backward(ctx, grad: Tensor):
         decay, angle, real, imag = ctx.saved_tensors
         plan = _Plan(decay, real, ctx.length)
         grad = torch.nn.functional.pad(grad, (0, plan.A * plan.T - ctx.length)).contiguous()

@@ -32,7 +32,9 @@ def byte_tokenizer(*, split_special_tokens: bool = False) -> PreTrainedTokenizer
     return _wrapped(tokenizer, split_special_tokens=split_special_tokens)
 
 
-def train_bpe_tokenizer(texts: Iterable[str], vocab_size: int, *, show_progress: bool = True) -> PreTrainedTokenizerFast:
+def train_bpe_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, show_progress: bool = True
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer fitted to ``texts``, with the same five special tokens.
 
     Args:

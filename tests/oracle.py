@@ -1,6 +1,8 @@
-"""The definition, as plain float64 loops in NumPy. Every fast path is proved against this file; it imports nothing of ours.
+"""The definition, as plain float64 loops in NumPy; every fast path is proved against it. It imports nothing of ours.
 
-    x_t = Λ x_{t-1} + u_t ,   y_t = Re(W x_t) + D u_t          (DLR, arXiv 2212.00768, §3)
+The recurrence of DLR (arXiv 2212.00768, §3):
+
+    x_t = Λ x_{t-1} + u_t ,   y_t = Re(W x_t) + D u_t
 """
 
 import numpy as np

@@ -1,0 +1,207 @@
+"""Saving and loading: with the package through the Auto classes, and without it as remote code."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tiny import HEADS, assert_same_tensors, perturbed, tiny_config
+from transformers import Trainer, TrainingArguments, pipeline
+
+from modeling_dlr import DLRForSequenceClassification, DLRModel, DLRPreTrainedModel
+from modeling_dlr.modeling_dlr import AUTO_CLASSES
+from modeling_dlr.tokenization import byte_tokenizer
+
+CODE = {path.name for path in Path(sys.modules[DLRModel.__module__].__file__ or "").parent.glob("*_dlr.py")}
+
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "tokens": {},
+    "values": {"input_size": 3},
+    "bidirectional": {"bidirectional": True, "output_gate": "glu"},
+    "official block": {"norm_type": "scalar_layer", "norm_position": "post"},
+}
+
+by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+
+
+def model_of(auto_class: str, **fields: Any) -> DLRPreTrainedModel:
+    return perturbed(AUTO_CLASSES[auto_class](tiny_config(**fields)).eval())
+
+
+def load(auto_class: str, folder: Path, **options: Any) -> DLRPreTrainedModel:
+    return getattr(transformers, auto_class).from_pretrained(folder, **options)
+
+
+def state_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+@by_auto_class
+@pytest.mark.parametrize("fields", CONFIGURATIONS.values(), ids=CONFIGURATIONS.keys())
+def test_round_trip(auto_class: str, fields: dict[str, Any], tmp_path: Path):
+    """A saved model comes back of the same class, to the bit and ready to train."""
+    model = model_of(auto_class, **fields)
+    model.save_pretrained(tmp_path)
+    loaded = load(auto_class, tmp_path)
+    assert type(loaded) is AUTO_CLASSES[auto_class]
+    assert_same_tensors(state_of(loaded), state_of(model))
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+    assert not loaded.training
+
+
+@by_auto_class
+def test_folder(auto_class: str, tmp_path: Path):
+    """A saved folder holds safetensors, the configuration and the code, and its auto_map names every Auto class."""
+    model_of(auto_class).save_pretrained(tmp_path)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"config.json", "model.safetensors"} | CODE
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert config["architectures"] == [AUTO_CLASSES[auto_class].__name__]
+    assert config["auto_map"] == {"AutoConfig": "configuration_dlr.DLRConfig"} | {
+        name: f"modeling_dlr.{model.__name__}" for name, model in AUTO_CLASSES.items()
+    }
+
+
+@by_auto_class
+def test_sharded(auto_class: str, tmp_path: Path):
+    """A model saved in many small files comes back to the bit."""
+    model = model_of(auto_class)
+    model.save_pretrained(tmp_path, max_shard_size=200)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 2
+    assert_same_tensors(state_of(load(auto_class, tmp_path)), state_of(model))
+
+
+@by_auto_class
+def test_saved_in_half(auto_class: str, tmp_path: Path):
+    """A bfloat16 model comes back in bfloat16 to the bit; its kernels, whose angles need more, compute in float32."""
+    model = model_of(auto_class).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    loaded = load(auto_class, tmp_path)
+    for name, value in model.state_dict().items():
+        dtype = torch.float32 if ".kernel." in name else torch.bfloat16
+        torch.testing.assert_close(loaded.state_dict()[name], value.to(dtype), rtol=0, atol=0, msg=name)
+
+
+@by_auto_class
+def test_loaded_in_half(auto_class: str, tmp_path: Path):
+    """A float32 model loaded in bfloat16 keeps its kernels in float32, to the bit, and so does its own copy."""
+    model = model_of(auto_class)
+    model.save_pretrained(tmp_path / "first")
+    half = load(auto_class, tmp_path / "first", dtype=torch.bfloat16)
+    half.save_pretrained(tmp_path / "second")
+    for loaded in (half, load(auto_class, tmp_path / "second")):
+        for name, value in model.state_dict().items():
+            expected = value if ".kernel." in name else value.to(torch.bfloat16)
+            torch.testing.assert_close(loaded.state_dict()[name], expected, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_new_head_on_a_trained_backbone(head: str, tmp_path: Path):
+    """A head on a saved backbone is drawn afresh, and leaves the backbone as it was."""
+    backbone = perturbed(DLRModel(tiny_config(hidden_size=100, num_labels=63)))
+    backbone.save_pretrained(tmp_path)
+    model = HEADS[head].from_pretrained(tmp_path)
+    assert_same_tensors(state_of(model.model), state_of(backbone))
+    for values in (model.classifier.weight, model.classifier.bias):
+        assert values.abs().max() <= 0.1
+        assert values.std().item() == pytest.approx(0.1 / 3**0.5, rel=0.2)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_backbone_of_a_saved_head(head: str, tmp_path: Path):
+    """The backbone of a saved head loads by itself, to the bit, and so does another kind of head on top of it."""
+    model = perturbed(HEADS[head](tiny_config()))
+    model.save_pretrained(tmp_path)
+    assert_same_tensors(state_of(DLRModel.from_pretrained(tmp_path)), state_of(model.model))
+    for other in HEADS.values():
+        assert_same_tensors(state_of(other.from_pretrained(tmp_path).model), state_of(model.model))
+
+
+def test_another_number_of_labels(tmp_path: Path):
+    """A head of another size is refused, and drawn afresh when asked for."""
+    model = model_of("AutoModelForSequenceClassification")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        load("AutoModelForSequenceClassification", tmp_path, num_labels=7)
+    loaded = load("AutoModelForSequenceClassification", tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert loaded(input_ids=torch.ones(1, 7, dtype=torch.long)).logits.shape == (1, 7)
+    assert torch.equal(loaded.model.embed_tokens.weight, model.model.embed_tokens.weight)
+
+
+def test_configuration_is_not_shared(tmp_path: Path):
+    """Saving two models of one configuration, the smaller last, still leaves each folder complete."""
+    config = tiny_config()
+    for name, model_class in (("head", DLRForSequenceClassification), ("backbone", DLRModel)):
+        model_class(config).save_pretrained(tmp_path / name)
+    saved = [json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8")) for name in ("head", "backbone")]
+    assert saved[0]["auto_map"] == saved[1]["auto_map"]
+    assert [entry["architectures"] for entry in saved] == [["DLRForSequenceClassification"], ["DLRModel"]]
+
+
+def test_trainer_saves_the_code(tmp_path: Path):
+    """What the Trainer saves is what save_pretrained saves, and the Trainer's own record beside it."""
+    model = model_of("AutoModelForSequenceClassification")
+    model.save_pretrained(tmp_path / "model")
+    trainer = Trainer(model, TrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none"))
+    trainer.save_model(str(tmp_path / "trainer"))
+    by_model, by_trainer = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("model", "trainer")
+    )
+    assert by_trainer.keys() - by_model.keys() == {"training_args.bin"}
+    code = CODE | {"model.safetensors"}
+    assert {name: by_trainer[name] for name in code} == {name: by_model[name] for name in code}
+    assert_same_tensors(state_of(load("AutoModelForSequenceClassification", tmp_path / "trainer")), state_of(model))
+
+
+def test_remote_code(tmp_path: Path):
+    """Without the package, a saved folder loads under every Auto class, runs in a pipeline, and can be saved again."""
+    tokenizer = byte_tokenizer()
+    ids = torch.randint(5, 261, (2, 63))
+    inputs = {"input_ids": ids, "attention_mask": (torch.arange(63) < torch.tensor([[63], [7]])).long()}
+    expected = dict(inputs)
+    for auto_class in AUTO_CLASSES:
+        model = model_of(auto_class, vocab_size=261, bidirectional=True)
+        model.save_pretrained(tmp_path / "models" / auto_class)
+        with torch.no_grad():
+            expected[auto_class] = model(**inputs)[0].contiguous()
+    save_file(expected, tmp_path / "models" / "expected.safetensors")
+
+    folder = tmp_path / "models" / "AutoModelForSequenceClassification"
+    tokenizer.save_pretrained(folder)
+    classify = pipeline("text-classification", model=str(folder), top_k=None)
+    texts = ["a", "Grüße, 世界", "long " * 50]
+    scores = {
+        text: {row["label"]: row["score"] for row in rows} for text, rows in zip(texts, classify(texts), strict=True)
+    }
+    (tmp_path / "models" / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+
+    worker = Path(__file__).with_name("remote_worker.py")
+    # -S leaves the .pth files alone, by which an editable installation would be found.
+    finished = subprocess.run(
+        [sys.executable, "-S", str(worker), str(tmp_path / "models"), str(tmp_path / "again")],
+        env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "HF_HOME": str(tmp_path / "home")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert {path.name for path in (tmp_path / "again").iterdir()} == set(AUTO_CLASSES)
+
+
+def test_only_safetensors_are_read(tmp_path: Path):
+    """A folder with pickled weights instead of safetensors is refused: pickles can run code."""
+    model = model_of("AutoModel")
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match=r"model\.safetensors"):
+        load("AutoModel", tmp_path, use_safetensors=True)
