@@ -201,9 +201,8 @@ def test_resume(head: str, grouped: bool, tmp_path: Path):
     assert resumed.state.global_step == 6
     assert_same_tensors(parameters_of(resumed.model), parameters_of(straight.model))
     assert rates_of(resumed) == rates_of(straight)
-    with pytest.raises(AssertionError):
-        halfway = HEADS[head].from_pretrained(tmp_path / "checkpoint-3")
-        assert_same_tensors(parameters_of(halfway), parameters_of(straight.model))
+    halfway = parameters_of(HEADS[head].from_pretrained(tmp_path / "checkpoint-3"))
+    assert not [name for name, value in parameters_of(resumed.model).items() if torch.equal(value, halfway[name])]
 
 
 @by_head
