@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import evaluate
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from modeling_dlr.metrics import MacroF1, MaskedAccuracy
 
 # One row per metric: what scikit-learn makes of the labels that count.
-METRICS: dict[str, tuple[type[evaluate.Metric], Callable[..., float]]] = {
+METRICS: dict[str, tuple[type[evaluate.Metric], Callable[..., Any]]] = {
     "accuracy": (MaskedAccuracy, accuracy_score),
     "f1_macro": (MacroF1, lambda references, predictions: f1_score(references, predictions, average="macro")),
 }
