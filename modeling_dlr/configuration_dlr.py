@@ -95,17 +95,29 @@ class DLRConfig(PreTrainedConfig):
     state_size: int = _field(256, "complex poles per kernel", POSITIVE_INTEGER, "N")
     kernel_parameters: dict | None = _field(None, "what only the kernel reads; see below")
     bidirectional: bool = _field(False, "read the sequence in both directions: two kernels per channel")
+    num_kernel_channels: int = _field(1, "kernels per hidden channel (channels)", POSITIVE_INTEGER, "C")
+    channel_gate_act: str | None = _field(
+        None, "activation by which half of twice as many kernels gates the other half (hyper_act)"
+    )
     hidden_act: str | None = _field("gelu", "activation after the convolution")
-    output_gate: Literal["glu"] | None = _field(None, "gate after the output projection (postact)")
+    output_gate: Literal["glu", "geglu"] | None = _field(None, "gate after the output projection (postact)")
     norm_position: Literal["pre", "post"] = _field("pre", "normalise before each mixer, or after each residual")
-    norm_type: Literal["layer", "scalar_layer"] = _field(
-        "layer", "LayerNorm, or the official one with a single scale and shift for all channels"
+    norm_type: Literal["layer", "scalar_layer", "batch"] = _field(
+        "layer",
+        "LayerNorm, the official one with a single scale and shift for all channels, or BatchNorm over the steps that "
+        "are not padding",
+    )
+    residual_type: Literal["plain", "decay"] = _field(
+        "plain", "x + y, or sqrt(1 - β²) x + β y with β = i^(-1/2) at layer i (R, D)"
     )
     layer_norm_eps: float | int | None = _field(
-        None, "added to the variance; None is 1e-5 for 'layer' and 0 for 'scalar_layer'", NOT_NEGATIVE
+        None, "added to the variance; None is 1e-5, and 0 for 'scalar_layer'", NOT_NEGATIVE
     )
     hidden_dropout_prob: float | int = _field(
         0.0, "dropout after the activation and on the residual branch", PROBABILITY
+    )
+    dropout_type: Literal["element", "channel"] = _field(
+        "element", "drop single numbers, or whole channels of a sequence at once"
     )
     classifier_dropout: float | int | None = _field(
         None, "dropout before a head's projection; None is hidden_dropout_prob", PROBABILITY

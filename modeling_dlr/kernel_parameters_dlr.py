@@ -16,6 +16,7 @@ class Range(NamedTuple):
     open_minimum: bool = False
 
     def __call__(self, value: Any) -> None:
+        """Raise ValueError unless ``value`` is None, a bool or a number in the range."""
         if value is None or isinstance(value, bool):
             return
         if not (self.minimum <= value <= self.maximum) or (self.open_minimum and value == self.minimum):

@@ -110,7 +110,7 @@ class DiagonalKernel(Kernel):
         if self.depends_on_length:
             return "the kernel of DSS version 'softmax' depends on the length of the sequence"
         if self.options["read_out"] in ("prod", "real_prod"):
-            return f"read_out {self.options['read_out']!r} multiplies two kernels, and the product has no N-pole recurrence"
+            return f"read_out {self.options['read_out']!r} is a product of kernels, which has no N-pole recurrence"
         if self.options["max_length"] is not None:
             return f"max_length={self.options['max_length']} cuts the kernel off, and a recurrence never forgets"
         return None

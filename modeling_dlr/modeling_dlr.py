@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
@@ -22,8 +23,37 @@ from .convolution_dlr import convolve
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
 from .losses_dlr import loss_by_problem_type
-from .norms_dlr import ScalarLayerNorm, build_norm
+from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import at_least_float32
+
+
+class GEGLU(nn.Module):
+    """a · gelu(b) for the two halves a, b of the last dimension (arXiv 2002.05202)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., 2H] to [..., H]."""
+        value, gate = x.chunk(2, dim=-1)
+        return value * functional.gelu(gate)
+
+
+class ChannelDropout(nn.Dropout):
+    """Drops whole channels of a sequence: what is dropped at one step is dropped at all."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, L, H] to [B, L, H]."""
+        return functional.dropout1d(input.transpose(1, 2), self.p, self.training).transpose(1, 2)
+
+
+OUTPUT_GATES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "glu": nn.GLU, "geglu": GEGLU}
+DROPOUTS: dict[str, type[nn.Dropout]] = {"element": nn.Dropout, "channel": ChannelDropout}
+
+
+def build_activation(field: str, name: str | None) -> nn.Module:
+    """The activation that transformers knows under ``name``; None is the identity."""
+    if name is None:
+        return nn.Identity()
+    refuse_unknown_names(field, [name], ACT2FN)
+    return ACT2FN[name]
 
 
 class DLRMixer(nn.Module):
@@ -34,51 +64,67 @@ class DLRMixer(nn.Module):
 
     def __init__(self, config: DLRConfig):
         super().__init__()
-        H = config.hidden_size
+        H, gated = config.hidden_size, config.channel_gate_act is not None
+        channels = config.num_kernel_channels * (2 if gated else 1)
         # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled it
         kernel = KERNELS[config.kernel_parameters["kernel_type"]]
-        self.kernel = kernel(config.num_directions, H, config.state_size, config.kernel_parameters)
-        self.D = nn.Parameter(torch.randn(1, H))
+        self.kernel = kernel(channels * config.num_directions, H, config.state_size, config.kernel_parameters)
+        self.D = nn.Parameter(torch.randn(channels, H))
         self.bidirectional = config.bidirectional
-        if config.hidden_act is not None:
-            refuse_unknown_names("hidden_act", [config.hidden_act], ACT2FN)
-        self.act = nn.Identity() if config.hidden_act is None else ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.out_proj = nn.Linear(H, H if config.output_gate is None else 2 * H)
-        self.gate = {None: nn.Identity, "glu": nn.GLU}[config.output_gate]()
+        self.channel_gate = build_activation("channel_gate_act", config.channel_gate_act) if gated else None
+        self.act = build_activation("hidden_act", config.hidden_act)
+        self.dropout = DROPOUTS[config.dropout_type](config.hidden_dropout_prob)
+        self.out_proj = nn.Linear(H * config.num_kernel_channels, H if config.output_gate is None else 2 * H)
+        self.gate = OUTPUT_GATES[config.output_gate]()
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, L, H] to [B, L, H]; ``mask`` [B, L] is True where the step counts."""
         if mask is not None:
             hidden_states = hidden_states.masked_fill(~mask.unsqueeze(-1), 0)
         y = self.convolve(hidden_states)
-        return self.gate(self.out_proj(self.dropout(self.act(y))))
+        if self.channel_gate is not None:
+            value, gate = y.chunk(2, dim=2)
+            y = self.channel_gate(gate) * value
+        return self.gate(self.out_proj(self.dropout(self.act(y.flatten(2)))))
 
     def convolve(self, hidden_states: Tensor) -> Tensor:
-        """K * u + D u in at least float32, whatever type the rest of the model runs in; [B, L, H] to [B, L, H]."""
+        """K * u + D u in at least float32, whatever type the rest of the model runs in; [B, L, H] to [B, L, C, H]."""
         with maybe_autocast(hidden_states.device.type, enabled=False):
             u = at_least_float32(hidden_states)
             kernels = self.kernel(u.shape[1]).to(u.dtype)
             forward, backward = kernels.chunk(2) if self.bidirectional else (kernels, None)
             y = convolve(u, forward, backward, self.D.to(u.dtype))
-        return y.flatten(2).to(hidden_states.dtype)
+        return y.to(hidden_states.dtype)
 
 
 class DLRBlock(GradientCheckpointingLayer):
-    """Norm, mixer, residual: there is no MLP in the papers' block."""
+    """Norm, mixer, residual: there is no MLP in the papers' block.
 
-    def __init__(self, config: DLRConfig):
+    Args:
+        config: of the model.
+        layer_idx: counted from 0; the decaying residual depends on it.
+    """
+
+    def __init__(self, config: DLRConfig, layer_idx: int):
         super().__init__()
         self.norm = build_norm(config)
         self.mixer = DLRMixer(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = DROPOUTS[config.dropout_type](config.hidden_dropout_prob)
         self.norm_first = config.norm_position == "pre"
+        self.branch_scale = (layer_idx + 1) ** -0.5 if config.residual_type == "decay" else None
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, L, H] to [B, L, H]."""
         if self.norm_first:
-            return hidden_states + self.dropout(self.mixer(self.norm(hidden_states), mask))
-        return self.norm(hidden_states + self.dropout(self.mixer(hidden_states, mask)))
+            branch = self.mixer(normalise(self.norm, hidden_states, mask), mask)
+            return self._residual(hidden_states, self.dropout(branch))
+        branch = self.mixer(hidden_states, mask)
+        return normalise(self.norm, self._residual(hidden_states, self.dropout(branch)), mask)
+
+    def _residual(self, hidden_states: Tensor, branch: Tensor) -> Tensor:
+        if self.branch_scale is None:
+            return hidden_states + branch
+        return (1 - self.branch_scale**2) ** 0.5 * hidden_states + self.branch_scale * branch
 
 
 @auto_docstring
@@ -104,6 +150,11 @@ class DLRPreTrainedModel(PreTrainedModel):
         elif isinstance(module, ScalarLayerNorm):
             init.ones_(module.scale)
             init.zeros_(module.shift)
+        elif isinstance(module, MaskedBatchNorm):
+            for ones in (module.weight, module.running_var):
+                init.ones_(ones)
+            for zeros in (module.bias, module.running_mean, module.num_batches_tracked):
+                init.zeros_(zeros)
         elif isinstance(module, nn.Linear) and official:
             bound = module.in_features**-0.5
             init.uniform_(module.weight, -bound, bound)
@@ -136,7 +187,7 @@ class DLRModel(DLRPreTrainedModel):
         elif config.input_size is not None:
             self.input_projection = nn.Linear(config.input_size, config.hidden_size)
             self.main_input_name = "input_values"
-        self.layers = nn.ModuleList([DLRBlock(config) for _ in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([DLRBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
@@ -170,7 +221,7 @@ class DLRModel(DLRPreTrainedModel):
         mask = None if attention_mask is None else attention_mask.bool()
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask)
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+        return BaseModelOutput(last_hidden_state=normalise(self.norm, hidden_states, mask))
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None) -> Tensor:
         if inputs_embeds is not None:

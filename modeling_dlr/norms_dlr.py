@@ -29,10 +29,57 @@ class ScalarLayerNorm(nn.Module):
         return self.scale * (x - mean + self.shift) * variance.rsqrt()
 
 
+class MaskedBatchNorm(nn.Module):
+    """Batch normalisation over all steps of all sequences that are not padding, with nn.BatchNorm1d's names.
+
+    Args:
+        hidden_size: H.
+        eps: added to the variance.
+        momentum: weight of the newest batch in the running statistics.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, hidden_size: int, eps: float = 1e-5, momentum: float = 0.1):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+        self.register_buffer("running_mean", torch.zeros(hidden_size))
+        self.register_buffer("running_var", torch.ones(hidden_size))
+        self.register_buffer("num_batches_tracked", torch.tensor(0, dtype=torch.long))
+        self.eps, self.momentum = eps, momentum
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, L, H] to [B, L, H]; statistics over the steps where ``mask`` [B, L] is True."""
+        if self.training:
+            weights = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
+            count = weights.sum()
+            mean = torch.einsum("blh,bl->h", x, weights) / count
+            variance = torch.einsum("blh,bl->h", (x - mean).square(), weights) / count
+            self._track(mean, variance * count / (count - 1).clamp(min=1))
+        else:
+            mean, variance = self.running_mean, self.running_var
+        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+        self.num_batches_tracked += 1
+
+
+def normalise(norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+    """``norm`` of x [B, L, H]; only batch statistics need to know which steps are padding."""
+    return norm(x, mask) if isinstance(norm, MaskedBatchNorm) else norm(x)
+
+
 def build_norm(config: DLRConfig) -> nn.Module:
     """The norm that ``config.norm_type`` names."""
     eps = float(config.layer_norm_eps or 0)
     return {
         "layer": lambda: nn.LayerNorm(config.hidden_size, eps=eps),
         "scalar_layer": lambda: ScalarLayerNorm(eps=eps),
+        "batch": lambda: MaskedBatchNorm(config.hidden_size, eps=eps),
     }[config.norm_type]()

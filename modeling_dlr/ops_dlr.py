@@ -44,7 +44,7 @@ class Spectrum(NamedTuple):
         angle: Im log Λ, same shape, radians per step.
         weights_real: Re W, [C, H, N].
         weights_imag: Im W, [C, H, N].
-        reverse_real: Re W', [C, H, N]: weights of Λ^(L-1-l) instead of Λ^l, for modes that are read from the end; or None.
+        reverse_real: Re W', [C, H, N]: weights of Λ^(L-1-l) for modes that are read from the end; or None.
         reverse_imag: Im W', likewise.
     """
 

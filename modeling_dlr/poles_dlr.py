@@ -49,7 +49,7 @@ def times(x: Pair, y: Pair) -> Pair:
 
 
 def divided(x: Pair, y: Pair, *, floor: float = 0.0, epsilon: float = 0.0) -> Pair:
-    """x conj(y) / (max(\\|y\\|², floor) + epsilon)."""
+    """The complex quotient: x conj(y) / (max(|y|², floor) + epsilon)."""
     size = (y[0].square() + y[1].square()).clamp(min=floor) + epsilon
     real, imag = times(x, (y[0], -y[1]))
     return real / size, imag / size
@@ -62,7 +62,7 @@ def expm1(x: Pair) -> Pair:
 
 
 def zero_order_hold(pole: Pair, log_pole: Pair, floor: float = 0.0) -> Pair:
-    """(exp(log_pole) - 1) / pole, the gain of an input held constant over a step; \\|pole\\|² is at least ``floor``."""
+    """(exp(log_pole) - 1) / pole, the gain of an input held constant over a step; |pole|² is at least ``floor``."""
     return divided(expm1(log_pole), pole, floor=floor)
 
 
