@@ -2,6 +2,12 @@
 
     x_t = Λ x_{t-1} + u_t ,   y_t = Re(W x_t) + D u_t          (DLR, arXiv 2212.00768, §3)
 
+Three forms compute the same thing, with one signature, (spectrum, skip, u, state) -> (y, state):
+
+    convolution   all steps at once, y = K * u + D u, and what the state at the start adds
+    scan          the same in chunks, for sequences whose transforms would not fit
+    step          the line above, once
+
 Glossary
 --------
 ==================  =====================================================================================
@@ -9,31 +15,34 @@ Glossary
 ``L``               steps in a sequence
 ``H``               channels of the hidden state (``hidden_size``)
 ``N``               poles, i.e. complex states, of a kernel (``state_size``)
-``C``               kernels per channel: one per direction
+``C``               kernels per channel
 ``Λ`` (``Lambda``)  the diagonal of the recurrence. Kept as log Λ = ``decay`` + i ``angle``, both real,
                     [N] when all channels share their poles (DLR) or [H, N] (DSS, S4D)
 ``W``               read-out weights, [C, H, N] complex, kept as a real and an imaginary tensor
 ``K``               the convolution kernel, K[c,h,l] = Re Σ_n W[c,h,n] exp(log Λ_n · l)
+``x``               the state, [B, H, N] complex, kept as a real and an imaginary tensor
 ==================  =====================================================================================
 
 Complex numbers are pairs of real tensors throughout: they shard, export and cast as any other tensor.
-
-The kernel is a matrix product. With l = aT + b and 0 <= b < T,
-
-    K[c,h,aT+b] = Re Σ_n (W[c,h,n] exp(log Λ_n aT)) exp(log Λ_n b) = Re Σ_n X[a,c,h,n] F[n,b] ,
-
-so that only N (L/T + T) exponentials are needed, and nothing of size N × L is ever stored. The exponents are taken in
-float64: in float32 the product angle · l alone is off by a quarter of a radian after a million steps.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-# Rows of X (in numbers) that one matrix product works on: 4 MB of float32, so that they stay in the cache.
-_NUMBERS_PER_CHUNK = 2**20
+from .convolution_dlr import convolve
+from .vandermonde_dlr import vandermonde_adjoint, vandermonde_product
+
+# Steps that `scan` takes at a time.
+CHUNK_LENGTH = 4096
+
+
+class State(NamedTuple):
+    """The state x_t after some steps: ``real`` and ``imag``, each [B, H, N], float32 or float64."""
+
+    real: Tensor
+    imag: Tensor
 
 
 class Spectrum(NamedTuple):
@@ -99,36 +108,6 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def powers(decay: Tensor, angle: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """exp((decay + i angle) · l) for l = 0 … count-1, in float64.
-
-    Args:
-        decay: [..., N] real.
-        angle: [..., N] real.
-        count: number of powers.
-
-    Returns:
-        The real and the imaginary part, each [..., N, count] float64.
-    """
-    decay, angle = decay.double().unsqueeze(-1), angle.double().unsqueeze(-1)
-    if count <= 64:
-        return _exponentials(decay, angle, torch.arange(count, dtype=torch.float64, device=decay.device))
-    # l = iS + j: the table is the outer product of two tables of about sqrt(count) entries.
-    inner = 1 << (count.bit_length() // 2)
-    steps = torch.arange(0, count, inner, dtype=torch.float64, device=decay.device)
-    outer_real, outer_imag = (part.unsqueeze(-1) for part in _exponentials(decay, angle, steps))
-    steps = torch.arange(inner, dtype=torch.float64, device=decay.device)
-    inner_real, inner_imag = (part.unsqueeze(-2) for part in _exponentials(decay, angle, steps))
-    real = outer_real * inner_real - outer_imag * inner_imag
-    imag = outer_real * inner_imag + outer_imag * inner_real
-    return real.flatten(-2)[..., :count], imag.flatten(-2)[..., :count]
-
-
-def _exponentials(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    magnitude, phase = torch.exp(decay * steps), angle * steps
-    return magnitude * phase.cos(), magnitude * phase.sin()
-
-
 def evaluate_kernel(spectrum: Spectrum, length: int) -> Tensor:
     """The convolution kernel K[c,h,l] = Re Σ_n W[c,h,n] exp(log Λ_n · l) for l = 0 … length-1.
 
@@ -164,131 +143,91 @@ def evaluate_kernel(spectrum: Spectrum, length: int) -> Tensor:
         part.reshape(1, C * H, N) if shared else part.transpose(0, 1)
         for part in (spectrum.weights_real, spectrum.weights_imag)
     )
-    if torch.compiler.is_compiling():
-        kernel = _evaluate_plainly(decay, angle, real, imag, length)
-    else:
-        kernel = _KernelEvaluation.apply(decay, angle, real, imag, length)
+    kernel = vandermonde_product(decay, angle, real, imag, length)
     return kernel.reshape(C, H, length) if shared else kernel.transpose(0, 1)
 
 
-def _evaluate_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-    """`_KernelEvaluation` in one piece and in differentiable operations, for `torch.compile` and `torch.export`."""
-    T = 256
-    A = (length + T - 1) // T
-    steps = torch.arange(T, dtype=torch.float64, device=decay.device)
-    blocks = T * torch.arange(A, dtype=torch.float64, device=decay.device)
-    decay, angle = decay.double().unsqueeze(-1), angle.double().unsqueeze(-1)
-    fine_real, fine_imag = (part.to(real.dtype) for part in _exponentials(decay, angle, steps))
-    coarse = _exponentials(decay, angle, blocks)
-    coarse_real, coarse_imag = (part.mT.unsqueeze(1).to(real.dtype) for part in coarse)  # [G, 1, A, N]
-    real, imag = real.unsqueeze(2), imag.unsqueeze(2)  # [G, R, 1, N]
-    X = torch.cat([real * coarse_real - imag * coarse_imag, real * coarse_imag + imag * coarse_real], dim=-1)
-    F = torch.cat([fine_real, -fine_imag], dim=-2)  # [G, 2N, T]
-    return (X @ F.unsqueeze(1)).flatten(-2)[..., :length]
+def convolution(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """All steps at once, by one long convolution.
 
+    Args:
+        spectrum: poles and weights of a kernel with a recurrence, float32 or float64.
+        skip: D, [C, H].
+        u: [B, L, H].
+        state: after the steps before these; None is zero.
 
-class _KernelEvaluation(torch.autograd.Function):
-    """[G, N] poles and [G, R, N] weights to [G, R, L] kernels, chunk by chunk, with the derivative in closed form.
-
-    Only the inputs are kept for the backward pass. The factor l of ∂K/∂log Λ splits into b, which meets the small
-    table F, and aT, which meets X; so neither pass needs an array of N × L numbers.
+    Returns:
+        y [B, L, C, H], and the state after these steps.
     """
-
-    @staticmethod
-    def forward(ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-        ctx.save_for_backward(decay, angle, real, imag)
-        ctx.length = length
-        plan = _Plan(decay, real, length)
-        kernel = real.new_empty(real.shape[0], real.shape[1], plan.A * plan.T)
-        for groups in plan.group_chunks():
-            tables = _Tables(decay[groups], angle[groups], plan, real.dtype)
-            for rows in plan.row_chunks():
-                X = tables.weighted(real[groups, rows], imag[groups, rows])
-                out = kernel[groups, rows].view(X.shape[0], -1, plan.T)
-                torch.bmm(X.flatten(1, 2), tables.F, out=out)
-        return kernel[..., :length]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        decay, angle, real, imag = ctx.saved_tensors
-        plan = _Plan(decay, real, ctx.length)
-        grad = torch.nn.functional.pad(grad, (0, plan.A * plan.T - ctx.length)).contiguous()
-        d_decay, d_angle = torch.empty_like(decay), torch.empty_like(angle)
-        d_real, d_imag = torch.empty_like(real), torch.empty_like(imag)
-        for groups in plan.group_chunks():
-            tables = _Tables(decay[groups], angle[groups], plan, real.dtype)
-            d_F = torch.zeros_like(tables.F)
-            log_gradient = real.new_zeros(2, *decay[groups].shape)
-            for rows in plan.row_chunks():
-                X = tables.weighted(real[groups, rows], imag[groups, rows])  # [g, r, A, 2N]
-                G = grad[groups, rows].reshape(X.shape[0], -1, plan.T)
-                d_X = (G @ tables.F.mT).view(X.shape)
-                d_F.baddbmm_(X.flatten(1, 2).mT, G)
-                d_real[groups, rows], d_imag[groups, rows] = tables.unweighted(d_X)
-                log_gradient += tables.coarse_log_gradient(X, d_X)
-            d_decay[groups], d_angle[groups] = log_gradient + tables.fine_log_gradient(d_F)
-        return d_decay, d_angle, d_real, d_imag, None
+    y = convolve(u, evaluate_kernel(spectrum, u.shape[1]), None, skip)
+    if state is not None:
+        y = y + response(spectrum, state, u.shape[1])
+    return y, final_state(spectrum, u, state)
 
 
-class _Plan:
-    """How a kernel of G groups × R rows × L steps is cut: blocks of T steps, chunks of groups and of rows."""
+def scan(
+    spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None, chunk_length: int = CHUNK_LENGTH
+) -> tuple[Tensor, State]:
+    """`convolution` of one chunk after another, each from the state of the last: memory grows with the chunk only.
 
-    def __init__(self, decay: Tensor, real: Tensor, length: int):
-        self.G, self.R, self.N = real.shape
-        # Filling X costs R·L/T numbers per pole and F costs T: they balance at T = sqrt(R L). Measured: 64 … 1024.
-        balanced = 1 << max(0, round((self.R * length) ** 0.5) - 1).bit_length()
-        self.T = min(max(balanced, 64), 1024, length)
-        self.A = -(-length // self.T)
-        self.group_size = min(self.G, max(1, _NUMBERS_PER_CHUNK // (2 * self.N * (self.T + self.A * self.R))))
-        self.row_size = min(self.R, max(1, _NUMBERS_PER_CHUNK // (2 * self.N * self.A)))
-
-    def group_chunks(self):
-        return [slice(g, min(g + self.group_size, self.G)) for g in range(0, self.G, self.group_size)]
-
-    def row_chunks(self):
-        return [slice(r, min(r + self.row_size, self.R)) for r in range(0, self.R, self.row_size)]
+    Raises:
+        ValueError: if ``chunk_length`` is not positive, or ``u`` has no steps.
+    """
+    if chunk_length < 1 or u.shape[1] < 1:
+        raise ValueError(f"A scan needs at least one step per chunk, got {chunk_length} for {u.shape[1]} steps.")
+    outputs = []
+    for chunk in u.split(chunk_length, dim=1):
+        y, state = convolution(spectrum, skip, chunk, state)
+        outputs.append(y)
+    assert state is not None  # noqa: S101 - there was at least one chunk; this tells the type checker
+    return torch.cat(outputs, dim=1), state
 
 
-class _Tables:
-    """The exponentials of some groups: C [g, A, N] at l = aT, and F = [Re; -Im] [g, 2N, T] at l = b."""
+def step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    """One step: u [B, H] to y [B, C, H]. The poles act in float64, so that their rounding does not compound."""
+    zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
+    moved = State(zero, zero) if state is None else _advanced(spectrum, state, 1)
+    state = State(moved.real + u.unsqueeze(-1), moved.imag)
+    real, imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
+    y = (spectrum.weights_real * real - spectrum.weights_imag * imag).sum(-1)
+    return y + skip * u.unsqueeze(1), state
 
-    def __init__(self, decay: Tensor, angle: Tensor, plan: _Plan, dtype: torch.dtype):
-        fine = powers(decay, angle, plan.T)
-        coarse = powers(decay.double() * plan.T, angle.double() * plan.T, plan.A)
-        self.F = torch.cat([fine[0], -fine[1]], dim=-2).to(dtype)
-        self.C_real, self.C_imag = (part.mT.to(dtype).contiguous() for part in coarse)
-        self.steps = torch.arange(plan.T, dtype=dtype, device=decay.device)
-        self.blocks = plan.T * torch.arange(plan.A, dtype=dtype, device=decay.device)
 
-    def weighted(self, real: Tensor, imag: Tensor) -> Tensor:
-        """X = W C as [Re | Im], [g, r, A, 2N]."""
-        g, r, N = real.shape
-        X = real.new_empty(g, r, self.C_real.shape[1], 2 * N)
-        real, imag, C_real, C_imag = real.unsqueeze(2), imag.unsqueeze(2), self.C_real[:, None], self.C_imag[:, None]
-        torch.mul(real, C_real, out=X[..., :N]).addcmul_(imag, C_imag, value=-1)
-        torch.mul(real, C_imag, out=X[..., N:]).addcmul_(imag, C_real)
-        return X
+def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
+    """What a state adds to the next ``length`` outputs, Re(W Λ^{l+1} x): [B, length, C, H].
 
-    def unweighted(self, d_X: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of W from that of X, two [g, r, N]."""
-        d_real, d_imag = d_X.chunk(2, dim=-1)
-        C_real, C_imag = self.C_real[:, None], self.C_imag[:, None]
-        return (
-            (d_real * C_real).addcmul_(d_imag, C_imag).sum(2),
-            (d_imag * C_real).addcmul_(d_real, C_imag, value=-1).sum(2),
-        )
+    It is a kernel whose weights are W Λ x.
+    """
+    C, H, N = spectrum.weights_real.shape
+    real, imag = (part.unsqueeze(1) for part in _advanced(spectrum, state, 1))  # [B, 1, H, N]
+    W_real, W_imag = spectrum.weights_real, spectrum.weights_imag
+    seen = Spectrum(
+        spectrum.decay,
+        spectrum.angle,
+        (W_real * real - W_imag * imag).reshape(-1, H, N),
+        (W_real * imag + W_imag * real).reshape(-1, H, N),
+    )
+    return evaluate_kernel(seen, length).unflatten(0, (-1, C)).permute(0, 3, 1, 2)
 
-    def coarse_log_gradient(self, X: Tensor, d_X: Tensor) -> Tensor:
-        """What the factors exp(log Λ aT) add to the gradient of (decay, angle), [2, g, N]."""
-        (X_real, X_imag), (d_real, d_imag) = X.chunk(2, dim=-1), d_X.chunk(2, dim=-1)
-        d_decay = (d_real * X_real).addcmul_(d_imag, X_imag).sum(1)  # [g, A, N]
-        d_angle = (d_imag * X_real).addcmul_(d_real, X_imag, value=-1).sum(1)
-        return torch.stack([torch.einsum("gan,a->gn", part, self.blocks) for part in (d_decay, d_angle)])
 
-    def fine_log_gradient(self, d_F: Tensor) -> Tensor:
-        """What the factors exp(log Λ b) add to the gradient of (decay, angle), [2, g, N]."""
-        (F_real, minus_F_imag), (d_real, minus_d_imag) = self.F.chunk(2, dim=-2), d_F.chunk(2, dim=-2)
-        d_decay = (d_real * F_real).addcmul_(minus_d_imag, minus_F_imag)
-        d_angle = (d_real * minus_F_imag).addcmul_(minus_d_imag, F_real, value=-1)
-        return torch.stack([d_decay @ self.steps, d_angle @ self.steps])
+def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> State:
+    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array."""
+    B, L, H = u.shape
+    N = spectrum.decay.shape[-1]
+    reversed_u = u.transpose(1, 2).flip(-1)
+    shared = spectrum.decay.dim() == 1
+    rows = reversed_u.reshape(1, B * H, L) if shared else reversed_u.transpose(0, 1)
+    sums = vandermonde_adjoint(spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N), rows)
+    real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
+    if state is None:
+        return State(real, imag)
+    before = _advanced(spectrum, state, L)
+    return State(before.real + real, before.imag + imag)
+
+
+def _advanced(spectrum: Spectrum, state: State, steps: int) -> State:
+    """Λ^steps x, multiplied in float64 and rounded once."""
+    magnitude, phase = torch.exp(spectrum.decay.double() * steps), spectrum.angle.double() * steps
+    real, imag = magnitude * phase.cos(), magnitude * phase.sin()
+    dtype = state.real.dtype
+    return State((real * state.real - imag * state.imag).to(dtype), (real * state.imag + imag * state.real).to(dtype))
