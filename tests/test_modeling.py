@@ -65,6 +65,15 @@ def test_blocks(changes: dict[str, Any], size: dict[str, int], device: torch.dev
     assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
 
 
+@by_head
+@pytest.mark.parametrize("kind", ["tokens", "one value per step"])
+def test_main_input(head: str, kind: str):
+    """A model and its backbone name the input that they are made for, as the Trainer and pipelines ask."""
+    name, fields = INPUTS[kind]
+    model = HEADS[head](tiny_config(**fields))
+    assert (model.main_input_name, model.model.main_input_name) == (name, name)
+
+
 def test_values_without_a_feature_axis():
     """A model of one value per step reads [batch, length] as [batch, length, 1]."""
     model = DLRModel(tiny_config(input_size=1))
@@ -192,15 +201,15 @@ def test_one_batch_overfits(head: str, kind: str, device: torch.device):
     model = HEADS[head](config).to(device)
     inputs = draw_input(kind, config, 8, 7) | {"labels": draw_labels(head, config, 8, 7)}
     inputs = {name: value.to(device) for name, value in inputs.items()}
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    started = time.perf_counter()
-    for _ in range(120):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    started = time.process_time()
+    for _ in range(60):
         optimizer.zero_grad()
         loss = model(**inputs).loss
         loss.backward()
         optimizer.step()
-    assert loss < 0.1
-    assert time.perf_counter() - started < 5
+    assert loss < 0.1, loss
+    assert time.process_time() - started < 5
 
 
 @by_head

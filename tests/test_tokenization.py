@@ -144,9 +144,9 @@ def test_long_text(build: Callable[[], PreTrainedTokenizerFast]):
     """A hundred thousand bytes are tokenized within seconds, and come back."""
     tokenizer = build()
     text = ("the cat sat on the mat, Grüße; " * 4000)[:98_000]
-    started = time.perf_counter()
+    started = time.process_time()
     ids = tokenizer(text).input_ids
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert tokenizer.decode(ids) == text
     assert len(tokenizer(text, truncation=True, max_length=1000).input_ids) == 1000
 
