@@ -22,7 +22,7 @@ TYPE_NAMES = {bool: "bool", dict: "dict", float: "float", int: "int", str: "str"
 JSON_TYPES = {bool: "boolean", dict: "object", float: "number", int: "integer", str: "string", NoneType: "null"}
 
 INTRODUCTION = """\
-<!-- Written by `python make.py docs`; edit the metadata in modeling_dlr/configuration_dlr.py instead. -->
+<!-- Written by `python make.py docs` from configuration_dlr.py and kernel_parameters_dlr.py: edit those. -->
 
 # Fields of `DLRConfig`
 
@@ -44,10 +44,17 @@ def own_fields() -> list[Field[Any]]:
 def fields_markdown() -> str:
     """The text of FIELDS.md."""
     sections = [INTRODUCTION, _table([_row_of_field(spec) for spec in own_fields()]), INHERITED]
+    sections += ["## `kernel_parameters` of every `kernel_type`\n", _table(_rows_of_kernel(shared_kernel_fields()))]
     for kernel_type, specs in KERNEL_FIELDS.items():
-        sections.append(f'## `kernel_parameters` of `kernel_type` `"{kernel_type}"`\n')
-        sections.append(_table([_row_of_kernel_field(name, spec) for name, spec in specs.items()]))
+        own = {name: spec for name, spec in specs.items() if name not in shared_kernel_fields()}
+        sections += [f'## The rest for `kernel_type` `"{kernel_type}"`\n', _table(_rows_of_kernel(own))]
     return "\n".join(sections)
+
+
+def shared_kernel_fields() -> dict[str, KernelField]:
+    """The keys of ``kernel_parameters`` that mean the same, with the same default, in every kernel_type."""
+    first, *others = KERNEL_FIELDS.values()
+    return {name: spec for name, spec in first.items() if all(specs.get(name) == spec for specs in others)}
 
 
 def _row_of_field(spec: Field[Any]) -> list[str]:
@@ -57,13 +64,10 @@ def _row_of_field(spec: Field[Any]) -> list[str]:
     return [f"`{spec.name}`", *_type_and_range(choices, kinds, spec.metadata["range"]), default, meaning, symbol]
 
 
-def _row_of_kernel_field(name: str, spec: KernelField) -> list[str]:
+def _rows_of_kernel(specs: dict[str, KernelField]) -> list[list[str]]:
     return [
-        f"`{name}`",
-        *_type_and_range(spec.choices, spec.kinds, spec.allowed),
-        f"`{spec.default!r}`",
-        spec.meaning,
-        "",
+        [f"`{name}`", *_type_and_range(spec.choices, spec.kinds, spec.allowed), f"`{spec.default!r}`", spec.meaning, ""]
+        for name, spec in specs.items()
     ]
 
 
@@ -83,14 +87,7 @@ def _table(rows: list[list[str]]) -> str:
 
 def json_schema() -> dict[str, Any]:
     """The content of dlr_config.schema.json (JSON Schema, draft 2020-12)."""
-    kernels = [
-        {
-            "type": "object",
-            "properties": {name: _schema_of_kernel_field(spec) for name, spec in specs.items()},
-            "additionalProperties": False,
-        }
-        for specs in KERNEL_FIELDS.values()
-    ]
+    kernels = [_schema_of_kernel(kernel_type, specs) for kernel_type, specs in KERNEL_FIELDS.items()]
     properties = {spec.name: _schema_of_field(spec) for spec in own_fields()}
     properties["kernel_parameters"] = {
         "description": properties["kernel_parameters"]["description"],
@@ -109,6 +106,18 @@ def _schema_of_field(spec: Field[Any]) -> dict[str, Any]:
     choices, kinds = _choices_and_kinds(spec.type)
     description = {"description": spec.metadata["meaning"]}
     return description | _schema_of_values(choices, kinds, spec.metadata["range"]) | {"default": spec.default}
+
+
+def _schema_of_kernel(kernel_type: str, specs: dict[str, KernelField]) -> dict[str, Any]:
+    fields = {name: _schema_of_kernel_field(spec) for name, spec in specs.items()}
+    name = {"kernel_type": {"description": specs["kernel_type"].meaning, "const": kernel_type}}
+    may_be_left_out = specs["kernel_type"].default == kernel_type
+    return {
+        "type": "object",
+        "properties": fields | name,
+        "required": [] if may_be_left_out else ["kernel_type"],
+        "additionalProperties": False,
+    }
 
 
 def _schema_of_kernel_field(spec: KernelField) -> dict[str, Any]:

@@ -53,6 +53,11 @@ class Kernel(nn.Module, ABC):
         super().__init__()
         self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
         self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
+        if self.options["kernel_type"] != self.kernel_type:
+            raise ValueError(
+                f"{type(self).__name__} is kernel_type {self.kernel_type!r}, got {self.options['kernel_type']!r}: "
+                "leave kernel_type out, or use the class of that family."
+            )
         for name, value in self.initial_values().items():
             self.register_parameter(name, nn.Parameter(value))
         for name, value in self.initial_buffers().items():

@@ -18,13 +18,16 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 
 # What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
 MAY_IMPORT: dict[str, set[str]] = {
-    "configuration_dlr": {"huggingface_hub", "transformers"},
-    "ops_dlr": {"torch"},
+    "kernel_parameters_dlr": set(),
+    "configuration_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
     "convolution_dlr": {"torch"},
+    "vandermonde_dlr": {"torch"},
+    "poles_dlr": {"torch"},
+    "ops_dlr": {"torch", ".convolution_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch"},
     "norms_dlr": {"torch", ".configuration_dlr"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
-    "kernels_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
+    "kernels_dlr": {"torch", ".kernel_parameters_dlr", ".ops_dlr", ".poles_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
 }
 STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "math", "os", "typing"}
@@ -138,7 +141,7 @@ def test_public_names():
     assert {model.__name__ for model in AUTO_CLASSES.values()} <= set(modeling_dlr.__all__)
 
 
-@pytest.mark.parametrize("name", ["ops_dlr", "convolution_dlr", "checks_dlr"])
+@pytest.mark.parametrize("name", ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "poles_dlr", "checks_dlr"])
 def test_functions_know_no_module_and_no_configuration(name: str):
     """The mathematics and the checks are functions of tensors and numbers: no nn.Module, no config."""
     assert not names_used(CLOSURE[name]) & {"Module", "nn.Module", "Parameter", "config", "DLRConfig"}

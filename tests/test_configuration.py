@@ -12,12 +12,14 @@ from transformers import AutoConfig
 
 from modeling_dlr import DLRConfig, DLRKernel, DLRModel
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
+from modeling_dlr.kernels_dlr import KERNELS
 
 DEFAULTS = {
     "vocab_size": 261, "input_size": None, "hidden_size": 128, "num_hidden_layers": 4, "state_size": 256,
-    "bidirectional": False, "hidden_act": "gelu", "output_gate": None, "norm_position": "pre", "norm_type": "layer",
-    "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "classifier_dropout": None, "pooling": "mean",
-    "initializer_range": None, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
+    "bidirectional": False, "num_kernel_channels": 1, "channel_gate_act": None, "hidden_act": "gelu",
+    "output_gate": None, "norm_position": "pre", "norm_type": "layer", "residual_type": "plain",
+    "layer_norm_eps": 1e-5, "hidden_dropout_prob": 0.0, "dropout_type": "element", "classifier_dropout": None,
+    "pooling": "mean", "initializer_range": None, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
     "tie_word_embeddings": False, "num_labels": 2, "problem_type": None,
 }  # fmt: skip
 
@@ -27,13 +29,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "one of everything": {"vocab_size": 11, "hidden_size": 1, "num_hidden_layers": 1, "state_size": 1},
     "bidirectional with gate": {"bidirectional": True, "output_gate": "glu"},
     "official block": {"norm_position": "post", "norm_type": "scalar_layer", "hidden_act": None},
+    "rest of the official block": {"norm_type": "batch", "residual_type": "decay", "output_gate": "geglu"},
+    "several kernels per channel": {"num_kernel_channels": 3, "channel_gate_act": "gelu"},
     "integers for real numbers": {"hidden_dropout_prob": 0, "layer_norm_eps": 0, "initializer_range": 1},
-    "dropouts": {"hidden_dropout_prob": 0.1, "classifier_dropout": 0.0},
+    "dropouts": {"hidden_dropout_prob": 0.1, "classifier_dropout": 0.0, "dropout_type": "channel"},
     "pooling": {"pooling": "last"},
     "special tokens": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": [3, 4]},
     "tied embeddings": {"tie_word_embeddings": True},
     "kernel": {"kernel_parameters": {"pole_init": "randn", "max_length": 7, "time_step_max": 1}},
     "deviation of the weights": {"kernel_parameters": {"weight_init_std": 0.5}},
+    "DSS": {"kernel_parameters": {"kernel_type": "dss", "version": "softmax", "separate_time_steps": True}},
+    "S4D": {"kernel_parameters": {"kernel_type": "s4d", "discretization": "bilinear", "pole_init": "legs"}},
+    "SGConv": {"kernel_parameters": {"kernel_type": "sgconv", "num_scales": 3, "alpha_min": 1}},
     "number of labels": {"num_labels": 7},
     "named labels": {"id2label": {0: "no", 1: "yes"}, "label2id": {"no": 0, "yes": 1}},
     "regression": {"num_labels": 1, "problem_type": "regression"},
@@ -72,9 +79,13 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "padding beyond the vocabulary": ({"vocab_size": 5, "pad_token_id": 5}, ["pad_token_id", "vocab_size-1 = 4", "5"]),
     "negative padding": ({"pad_token_id": -1}, ["pad_token_id", "0 …", "-1"]),
     "norm of one channel": ({"norm_type": "scalar_layer", "hidden_size": 1}, ["scalar_layer", "hidden_size", "> 1"]),
-    "norm not built yet": ({"norm_type": "batch"}, ["norm_type", "scalar_layer", "batch"]),
+    "unknown norm": ({"norm_type": "rms"}, ["norm_type", "scalar_layer", "rms"]),
     "norm nowhere": ({"norm_position": "sandwich"}, ["norm_position", "post", "sandwich"]),
-    "gate not built yet": ({"output_gate": "geglu"}, ["output_gate", "glu", "geglu"]),
+    "unknown gate": ({"output_gate": "swiglu"}, ["output_gate", "geglu", "swiglu"]),
+    "unknown residual": ({"residual_type": "skip"}, ["residual_type", "decay", "skip"]),
+    "unknown dropout": ({"dropout_type": "dropout2d"}, ["dropout_type", "channel", "dropout2d"]),
+    "no kernels": ({"num_kernel_channels": 0}, ["num_kernel_channels", ">= 1", "got 0"]),
+    "truth for a channel gate": ({"channel_gate_act": True}, ["channel_gate_act", "expected str", "True"]),
     "unknown pooling": ({"pooling": "sum"}, ["pooling", "mean", "sum"]),
     "unknown problem": ({"problem_type": "ranking"}, ["problem_type", "regression", "ranking"]),
     "one class": ({"num_labels": 1, "problem_type": "single_label_classification"}, ["num_labels > 1", "regression"]),
@@ -82,12 +93,36 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
 
 # The same for `kernel_parameters`.
 REFUSED_KERNELS: dict[str, tuple[dict[Any, Any], list[str]]] = {
-    "unknown kernel": ({"kernel_type": "sgconv"}, ["kernel_type", "['dlr']", "'sgconv'"]),
-    "kernel of the wrong type": ({"kernel_type": ["dlr"]}, ["kernel_type", "['dlr']"]),
+    "unknown kernel": ({"kernel_type": "lru"}, ["kernel_type", "['dlr', 'dss', 's4d', 'sgconv']", "'lru'"]),
+    "misspelt kernel": ({"kernel_type": "sgconf"}, ["kernel_type", "got 'sgconf'", "did you mean 'sgconv'?"]),
+    "kernel of the wrong type": ({"kernel_type": ["dlr"]}, ["kernel_type", "must be one of", "['dlr']"]),
     "misspelt key": ({"time_step_mn": 0.1}, ["time_step_mn", "'time_step_min'"]),
     "key that is no text": ({3: 4}, ["unknown name 3", "pole_init"]),
-    "read-out not built yet": ({"read_out": "imag"}, ["read_out", "['real']", "'imag'"]),
-    "version not built yet": ({"version": "real"}, ["version", "['complex']", "'real'"]),
+    "unknown read-out": ({"read_out": "real-prod"}, ["read_out", "'real_prod'", "'real-prod'"]),
+    "unknown version": ({"version": "exp"}, ["version", "'complex'", "'exp'"]),
+    "version of DLR for DSS": ({"kernel_type": "dss", "version": "complex"}, ["version", "'softmax'", "'complex'"]),
+    "poles of DLR for DSS": ({"kernel_type": "dss", "pole_init": "omega"}, ["pole_init", "'hippo_skew'", "'omega'"]),
+    "misspelt key of DSS": (
+        {"kernel_type": "dss", "seperate_time_steps": True},
+        ["'dss'", "'seperate_time_steps'", "did you mean 'separate_time_steps'?"],
+    ),
+    "number for truth of DSS": (
+        {"kernel_type": "dss", "separate_time_steps": 1},
+        ["separate_time_steps", "must be bool", "got 1"],
+    ),
+    "poles to the right": (
+        {"kernel_type": "dss", "max_pole_real": 1e4},
+        ["max_pole_real", ">= -1000 and <= 1000", "10000"],
+    ),
+    "logarithms of negative numbers": (
+        {"kernel_type": "dss", "version": "exp_re_im", "pole_init": "randn"},
+        ["'exp_re_im'", "'randn'", "negative", "use 'lin' or 'hippo_skew'"],
+    ),
+    "discretization of DSS": ({"kernel_type": "dss", "discretization": "zoh"}, ["'dss'", "'discretization'"]),
+    "misspelt choice of S4D": ({"kernel_type": "s4d", "discretization": "zho"}, ["discretization", "'zoh'", "'zho'"]),
+    "read-out of taps": ({"kernel_type": "sgconv", "read_out": "imag"}, ["'sgconv'", "'read_out'"]),
+    "no scales": ({"kernel_type": "sgconv", "num_scales": 0}, ["num_scales", ">= 1", "got 0"]),
+    "alphas the wrong way round": ({"kernel_type": "sgconv", "alpha_min": 2}, ["alpha_min", "2 > 1.0", "swap"]),
     "unknown angles": ({"pole_init": "ones"}, ["pole_init", "omega", "'ones'"]),
     "no taps": ({"max_length": 0}, ["max_length", ">= 1", "got 0"]),
     "half a tap": ({"max_length": 2.5}, ["max_length", "int or None", "2.5"]),
@@ -115,9 +150,11 @@ def test_defaults():
 
 def test_kernel_parameters_are_filled():
     """What is not given of the kernel's parameters takes its default, and only its own keys are there."""
-    defaults = {name: spec.default for name, spec in KERNEL_FIELDS["dlr"].items()}
-    assert DLRConfig().kernel_parameters == defaults
-    assert DLRConfig(kernel_parameters={"max_length": 9}).kernel_parameters == defaults | {"max_length": 9}
+    for kernel_type, fields in KERNEL_FIELDS.items():
+        defaults = {name: spec.default for name, spec in fields.items()} | {"kernel_type": kernel_type}
+        for given in ({"kernel_type": kernel_type}, {"kernel_type": kernel_type, "max_length": 9}):
+            assert DLRConfig(kernel_parameters=given).kernel_parameters == defaults | given
+    assert DLRConfig().kernel_parameters == DLRConfig(kernel_parameters={"kernel_type": "dlr"}).kernel_parameters
 
 
 def test_given_dictionary_is_left_alone():
@@ -128,7 +165,7 @@ def test_given_dictionary_is_left_alone():
     assert config.kernel_parameters is not given
 
 
-@pytest.mark.parametrize(("norm_type", "epsilon"), [("layer", 1e-5), ("scalar_layer", 0.0)])
+@pytest.mark.parametrize(("norm_type", "epsilon"), [("layer", 1e-5), ("scalar_layer", 0.0), ("batch", 1e-5)])
 def test_epsilon_follows_the_norm(norm_type: str, epsilon: float):
     """Each norm has its own default epsilon, and a given one is kept."""
     assert DLRConfig(norm_type=norm_type).layer_norm_eps == epsilon
@@ -180,13 +217,22 @@ def test_refused_by_the_kernel(parameters: dict[str, Any], says: list[str]):
     """A bad entry of kernel_parameters is refused by the configuration, and alike by a kernel built alone."""
     message = refusal(DLRConfig, kernel_parameters=parameters)
     assert all(part in message for part in says), message
-    assert refusal(DLRKernel, 1, 3, 5, parameters) == message
+    kernel_class = KERNELS.get(str(parameters.get("kernel_type")), DLRKernel)
+    assert refusal(kernel_class, 1, 3, 5, parameters) == message
 
 
-def test_refused_activation():
+@pytest.mark.parametrize("kernel_type", [kernel_type for kernel_type in KERNELS if kernel_type != "dlr"])
+def test_kernel_of_another_class_is_refused(kernel_type: str):
+    """A class that is given another family's kernel_type says which it is."""
+    message = refusal(DLRKernel, 1, 3, 5, {"kernel_type": kernel_type})
+    assert all(part in message for part in ("DLRKernel", "'dlr'", f"got {kernel_type!r}")), message
+
+
+@pytest.mark.parametrize("field", ["hidden_act", "channel_gate_act"])
+def test_refused_activation(field: str):
     """An activation that transformers does not know is refused when the model is built, with the nearest one."""
-    message = refusal(DLRModel, tiny_config(hidden_act="gelo"))
-    assert all(part in message for part in ("hidden_act", "'gelo'", "'gelu'")), message
+    message = refusal(DLRModel, tiny_config(**{field: "gelo"}))
+    assert all(part in message for part in (field, "'gelo'", "'gelu'")), message
 
 
 @pytest.mark.parametrize("changes", [{"hidden_size": 0}, {"hidden_size": "8"}, {"pooling": "sum"}], ids=str)

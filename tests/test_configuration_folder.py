@@ -14,6 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainingArguments
 
 from modeling_dlr.configuration_docs import FOLDER, fields_markdown, json_schema
+from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
 from modeling_dlr.modeling_dlr import DLRBlock
 from modeling_dlr.training import parameter_groups
 
@@ -66,6 +67,17 @@ def test_generated_files_are_up_to_date():
     """`python make.py docs` would change nothing."""
     assert (FOLDER / "FIELDS.md").read_text(encoding="utf-8") == fields_markdown()
     assert json.loads((FOLDER / "dlr_config.schema.json").read_text(encoding="utf-8")) == json_schema()
+
+
+def test_every_kernel_is_documented():
+    """Each kernel_type has its table and its schema, and each key stands in one of the two tables that it may be in."""
+    shared, *own = fields_markdown().split("\n## ")[1:]
+    schemas = json_schema()["properties"]["kernel_parameters"]["anyOf"][:-1]
+    for (kernel_type, specs), table, schema in zip(KERNEL_FIELDS.items(), own, schemas, strict=True):
+        assert table.startswith(f'The rest for `kernel_type` `"{kernel_type}"`')
+        assert sorted(re.findall(r"^\| `(\w+)`", shared + table, flags=re.MULTILINE)) == sorted(specs)
+        assert schema["properties"].keys() == specs.keys()
+        assert schema["properties"]["kernel_type"]["const"] == kernel_type
 
 
 @by_folder([*MODELS, *RECIPES])
