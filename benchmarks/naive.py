@@ -1,4 +1,4 @@
-"""The plain formulation of a DLR and a DSS layer: what the papers' formulas become when they are typed in as they stand.
+"""The plain formulation of a DLR and a DSS layer: the papers' formulas, typed in as they stand.
 
 It stores exp(log Λ · l) for every pole and step as one complex64 array. Layout [B, H, L], transforms of L + L steps.
 """

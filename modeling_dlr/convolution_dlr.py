@@ -52,8 +52,9 @@ def transform_size(minimum: int) -> int:
 
 
 class _Convolution(torch.autograd.Function):
-    """`convolve`, keeping only its inputs for the backward pass. Transforms run along the last dimension, so the input
-    is turned from [B, L, H] to [B, H, L] first and the output back again.
+    """`convolve`, keeping only its inputs for the backward pass.
+
+    Transforms run along the last dimension, so the input is turned to [B, H, L] first and the output back again.
     """
 
     @staticmethod

@@ -27,6 +27,7 @@ from .poles_dlr import (
     times,
     zero_order_hold,
 )
+from .vandermonde_dlr import Memo
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7
@@ -52,6 +53,7 @@ class Kernel(nn.Module, ABC):
     ):
         super().__init__()
         self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
+        self.memo = Memo()
         self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
         if self.options["kernel_type"] != self.kernel_type:
             raise ValueError(
@@ -108,7 +110,7 @@ class DiagonalKernel(Kernel):
         return {}
 
     def taps(self, length: int) -> Tensor:
-        return evaluate_read_out(self.spectrum(length), self.options["read_out"], length)
+        return evaluate_read_out(self.spectrum(length), self.options["read_out"], length, self.memo)
 
     @property
     def no_recurrence_because(self) -> str | None:

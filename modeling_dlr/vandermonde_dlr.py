@@ -18,6 +18,45 @@ from torch.autograd.function import once_differentiable
 _NUMBERS_PER_CHUNK = 2**20
 
 
+class Memo:
+    """The last product and its inputs, so that it is computed once per optimizer step and once per frozen model.
+
+    Inputs are compared by value, so that it cannot be stale, however they were changed; only on the CPU, where that
+    costs a thousandth of the product. A shorter product is the beginning of a longer one. Copies start empty.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: tuple[Tensor, ...] = ()
+        self.product: Tensor | None = None
+        self.version = 0
+
+    def __deepcopy__(self, memo: dict) -> "Memo":
+        return Memo()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return Memo, ()
+
+    def recall(self, inputs: tuple[Tensor, ...], length: int) -> Tensor | None:
+        """The product of ``inputs`` if it is remembered, long enough and unchanged, else None."""
+        if self.product is None or self.product.shape[-1] < length or self.product._version != self.version:
+            return None
+        same = all(
+            old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
+            for old, new in zip(self.inputs, inputs, strict=True)
+        )
+        return self.product[..., :length] if same else None
+
+    def forget(self) -> None:
+        """Let go of the product before the next one is made."""
+        self.inputs, self.product = (), None
+
+    def keep(self, inputs: tuple[Tensor, ...], product: Tensor) -> None:
+        """Remember a product, unless it was made in inference mode, where tensors do not count their changes."""
+        if product.device.type == "cpu" and not product.is_inference():
+            self.inputs = tuple(part.detach().clone() for part in inputs)
+            self.product, self.version = product.detach(), product._version
+
+
 def powers(decay: Tensor, angle: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """exp((decay + i angle) · l) for l = 0 … count-1, in float64.
 
@@ -48,7 +87,9 @@ def _exponentials(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, 
     return magnitude * phase.cos(), magnitude * phase.sin()
 
 
-def vandermonde_product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+def vandermonde_product(
+    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo | None = None
+) -> Tensor:
     """Re Σ_n W[g,r,n] exp((decay + i angle)[g,n] · l) for l = 0 … length-1.
 
     Args:
@@ -57,13 +98,14 @@ def vandermonde_product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor
         real: Re W, [G, R, N], float32 or float64.
         imag: Im W, [G, R, N].
         length: number of columns.
+        memo: where the last product is kept; None keeps nothing.
 
     Returns:
         [G, R, length] in the type of W.
     """
     if torch.compiler.is_compiling():
         return _product_plainly(decay, angle, real, imag, length)
-    return _Product.apply(decay, angle, real, imag, length)
+    return _Product.apply(decay, angle, real, imag, length, memo)
 
 
 def vandermonde_adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,14 +148,24 @@ class _Product(torch.autograd.Function):
     """`vandermonde_product`, chunk by chunk; only its inputs are kept for the backward pass."""
 
     @staticmethod
-    def forward(ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-        ctx.save_for_backward(decay, angle, real, imag)
-        return _product(decay, angle, real, imag, length)
+    def forward(
+        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo | None
+    ) -> Tensor:
+        inputs = (decay, angle, real, imag)
+        ctx.save_for_backward(*inputs)
+        if memo is None:
+            return _product(*inputs, length)
+        product = memo.recall(inputs, length)
+        if product is None:
+            memo.forget()
+            product = _product(*inputs, length)
+            memo.keep(inputs, product)
+        return product
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        return *_gradients(*ctx.saved_tensors, grad), None
+        return *_gradients(*ctx.saved_tensors, grad), None, None
 
 
 class _Adjoint(torch.autograd.Function):

@@ -1,0 +1,118 @@
+"""Kernels are computed once per optimizer step and once per frozen model, and never stale."""
+
+import copy
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from modeling_dlr import DLRKernel, vandermonde_dlr
+
+
+@pytest.fixture
+def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the kernels that were really computed."""
+    lengths: list[int] = []
+    product = vandermonde_dlr._product
+
+    def count(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+        lengths.append(length)
+        return product(decay, angle, real, imag, length)
+
+    monkeypatch.setattr(vandermonde_dlr, "_product", count)
+    return lengths
+
+
+@pytest.fixture
+def kernel() -> DLRKernel:
+    """A small kernel."""
+    return DLRKernel(num_channels=2, hidden_size=3, state_size=7)
+
+
+def fresh(kernel: nn.Module, length: int) -> Tensor:
+    """The kernel without a memory: a copy starts empty."""
+    return copy.deepcopy(kernel)(length)
+
+
+def test_frozen_kernel_is_computed_once(kernel: DLRKernel, computed: list[int]):
+    """Evaluation at any shorter length reads the beginning of the kernel that is there."""
+    with torch.no_grad():
+        values = [kernel(length) for length in (100, 63, 100, 1)]
+    assert computed == [100]
+    assert all(torch.equal(value, values[0][..., : value.shape[-1]]) for value in values)
+
+
+def test_micro_batches_share_a_kernel_and_add_their_gradients(kernel: DLRKernel, computed: list[int]):
+    """Two backward passes of one optimizer step compute one kernel, and the gradient is the sum."""
+    (2 * kernel(63).sum()).backward()
+    (3 * kernel(63).square().sum()).backward()
+    assert computed == [63]
+    other = copy.deepcopy(kernel)
+    other.zero_grad()
+    K = other(63)
+    (2 * K.sum() + 3 * K.square().sum()).backward()
+    for mine, theirs in zip(kernel.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def optimizer_step(kernel: DLRKernel) -> None:
+    kernel(63).sum().backward()
+    torch.optim.AdamW(kernel.parameters(), lr=0.1).step()
+
+
+def edit_through_data(kernel: DLRKernel) -> None:
+    kernel.angle.data.add_(0.1)
+
+
+def edit_in_place(kernel: DLRKernel) -> None:
+    with torch.no_grad():
+        kernel.weights[0, 0, 0, 1] = 5.0
+
+
+def load(kernel: DLRKernel) -> None:
+    kernel.load_state_dict(DLRKernel(num_channels=2, hidden_size=3, state_size=7).state_dict())
+
+
+def to_double(kernel: DLRKernel) -> None:
+    kernel.double()
+
+
+def replace(kernel: DLRKernel) -> None:
+    kernel.decay_root = nn.Parameter(kernel.decay_root.detach() + 0.1)
+
+
+@pytest.mark.parametrize("change", [optimizer_step, edit_through_data, edit_in_place, load, to_double, replace])
+def test_kernel_is_never_stale(kernel: DLRKernel, change: Callable[[DLRKernel], None]):
+    """Whatever changes the parameters, the next kernel is that of the new ones."""
+    with torch.no_grad():
+        kernel(100)
+    change(kernel)
+    assert torch.equal(kernel(63), fresh(kernel, 63))
+
+
+def test_writing_into_a_kernel_does_not_spoil_the_next(kernel: DLRKernel):
+    """What is handed out may be changed."""
+    expected = fresh(kernel, 63)
+    with torch.no_grad():
+        kernel(63).zero_()
+        assert torch.equal(kernel(63), expected)
+
+
+def test_inference_mode_leaves_nothing_that_training_cannot_use(kernel: DLRKernel):
+    """A kernel made in inference mode is not kept."""
+    with torch.inference_mode():
+        kernel(63)
+    kernel(63).sum().backward()
+    assert kernel.angle.grad is not None
+
+
+def test_longer_sequences_and_other_parameters_share_no_kernel(kernel: DLRKernel, computed: list[int]):
+    """A longer kernel is computed anew, and copies and pickles start empty."""
+    with torch.no_grad():
+        kernel(63)
+        kernel(100)
+        copy.deepcopy(kernel)(100)
+        pickle.loads(pickle.dumps(kernel))(100)  # noqa: S301 - our own
+    assert computed == [63, 100, 100, 100]
