@@ -1,16 +1,76 @@
 """The official code's words in ours: its constructor arguments as a `DLRConfig`, its state dict as our parameters."""
 
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from modeling_dlr import DLRConfig
 
-VERSIONS = {"": "complex"}
-NORMS = {("layer", True): "scalar_layer", ("layer", False): "layer"}  # by (norm, transposed)
+DLR_VERSIONS = {
+    "": "complex",
+    "Lambda_imag": "imag",
+    "Lambda_imag_W_real": "imag_real_weight",
+    "Lambda_real_W_real": "real_real_weight",
+}
+DSS_INITS = {"hippo_skew_pos_imag": "hippo_skew", "lin": "lin", "randn": "randn"}
 
-# Patterns in official names, replaced one after the other.
+
+class Family(NamedTuple):
+    """One kernel_type: its options, its parameters by name, and how many states share one of our poles."""
+
+    options: Callable[[dict[str, Any]], dict[str, Any]]
+    names: dict[str, str]
+    states_per_pole: int = 1
+
+
+FAMILIES = {
+    "dlr": Family(
+        lambda official: {
+            "version": DLR_VERSIONS[official["version"]],
+            "read_out": official["kernel_to_real"].replace("-", "_"),
+            "pole_init": official["Lambda_init"],
+        },
+        {"Lambda_log_neg_re": "decay_root", "Lambda_im": "angle", "W": "weights"},
+    ),
+    "dss": Family(
+        lambda official: {
+            "version": official["version"].replace("-", "_"),
+            "read_out": official["kernel_to_real"].replace("-", "_"),
+            "pole_init": DSS_INITS[official["Lambda_init"]],
+            "separate_time_steps": official["sep_dt_re_im"],
+        },
+        {
+            "log_dt": "log_time_step",
+            "Lambda": "pole",
+            "Lambda_log_neg_re": "log_decay",
+            "Lambda_im": "frequency",
+            "Lambda_log_im": "log_frequency",
+            "W": "weights",
+        },
+    ),
+    "sgconv": Family(
+        lambda official: {"num_scales": official["n_scales"]},
+        {"ws": "scales", "alpha": "alpha", "k_norm": "norm"},
+    ),
+    "s4d": Family(
+        lambda official: {"discretization": official["disc"]},
+        {"log_dt": "log_time_step", "log_A_real": "log_decay", "A_imag": "frequency", "C": "weights"},
+        states_per_pole=2,  # the official N counts the conjugates, too
+    ),
+}
+OPTIONS = {"max_kernel_length": "max_length", "dt_min": "time_step_min", "dt_max": "time_step_max"}
+NORMS = {  # by (norm, transposed)
+    ("layer", True): "scalar_layer",
+    ("layer", False): "layer",
+    ("batch", True): "batch",
+}
+RESIDUALS = {"R": "plain", "D": "decay"}
+POOLINGS = {"pool": "mean", "last": "last"}
+
+# Patterns in official names outside the kernel, replaced one after the other.
 RENAMED = {
     r"^encoder\.": "model.embed_tokens.",
     r"^decoder\.output_transform\.": "classifier.",
@@ -18,22 +78,20 @@ RENAMED = {
     r"\bnorm\.norm\.": "norm.",
     r"\bnorm\.m$": "norm.shift",
     r"\bnorm\.s$": "norm.scale",
-    r"\bLambda_log_neg_re$": "decay_root",
-    r"\bLambda_im$": "angle",
-    r"\bW$": "weights",
     r"\boutput_linear\.(0\.)?": "out_proj.",
 }
 
 
+def state_size_of(official: dict[str, Any]) -> int:
+    """Our number of poles per kernel."""
+    return official["d_state"] // FAMILIES[official["kernel_type"]].states_per_pole
+
+
 def kernel_parameters_of(official: dict[str, Any]) -> dict[str, Any]:
     """The ``kernel_parameters`` of a kernel, block or model."""
-    return {
-        "kernel_type": official["kernel_type"],
-        "version": VERSIONS[official["version"]],
-        "read_out": official["kernel_to_real"],
-        "pole_init": official["Lambda_init"],
-        "max_length": official.get("max_kernel_length"),
-    }
+    kernel_type = official["kernel_type"]
+    options = {OPTIONS[name]: value for name, value in official.items() if name in OPTIONS}
+    return {"kernel_type": kernel_type} | options | FAMILIES[kernel_type].options(official)
 
 
 def config_of(official: dict[str, Any]) -> DLRConfig:
@@ -43,27 +101,44 @@ def config_of(official: dict[str, Any]) -> DLRConfig:
         input_size=official.get("d_input"),
         hidden_size=official["d_model"],
         num_hidden_layers=official.get("n_layers", 1),
-        state_size=official["d_state"],
+        state_size=state_size_of(official),
         kernel_parameters=kernel_parameters_of(official),
         bidirectional=official["bidirectional"],
+        num_kernel_channels=official.get("channels", 1),
+        channel_gate_act=official.get("hyper_act"),
         hidden_act=official["activation"],
         output_gate=official["postact"],
         norm_position="pre" if official.get("prenorm") else "post",
         norm_type=NORMS[official.get("norm", "layer"), official["transposed"]],
-        pooling=official.get("decoder", "mean"),
+        residual_type=RESIDUALS[official.get("residual", "R")],
+        pooling=POOLINGS.get(official.get("decoder", ""), "mean"),
         num_labels=official.get("d_output", 1),
     )
 
 
-def parameters_of(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict, or the gradients by it, under our names and in our shapes."""
-    ours = {_our_name(name): value for name, value in official.items()}
+def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Tensor]:
+    """A state dict, or the gradients by it, under our names; shapes may differ by axes of one."""
+    ours = {_our_name(name, kernel_type): value for name, value in _stacked(official).items()}
     if "model.embed_tokens.bias" in ours:  # an embedding has none: this encoder is a projection
         ours = {name.replace("embed_tokens", "input_projection"): value for name, value in ours.items()}
-    return {name: value.flatten() if name.endswith("out_proj.bias") else value for name, value in ours.items()}
+    return ours
 
 
-def _our_name(name: str) -> str:
+def _our_name(name: str, kernel_type: str) -> str:
     for pattern, replacement in RENAMED.items():
         name = re.sub(pattern, replacement, name)
-    return name
+    place, dot, last = name.rpartition(".")
+    inside_kernel = not place or place.endswith("kernel")
+    return place + dot + (FAMILIES[kernel_type].names.get(last, last) if inside_kernel else last)
+
+
+def _stacked(official: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The scales of SGConv, which are ws.0, ws.1, ... there, as one tensor each."""
+    stacked, parts = {}, {}
+    for name, value in official.items():
+        scale = re.fullmatch(r"(.*\bws)\.(\d+)", name)
+        if scale:
+            parts.setdefault(scale[1], {})[int(scale[2])] = value
+        else:
+            stacked[name] = value
+    return stacked | {name: torch.stack([scales[i] for i in sorted(scales)]) for name, scales in parts.items()}
