@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops_dlr import Spectrum, State, evaluate_kernel
+from .ops_dlr import Spectrum, State, add_product, evaluate_kernel, split
 from .vandermonde_dlr import powers
 
 # Tokens of a block; below this many poles, plain steps are faster (measured: benchmarks/decoding.py).
-BLOCK_LENGTH = 64
+BLOCK_LENGTH = 128
 SMALLEST_STATE_SIZE = 512
 
 
@@ -25,7 +25,7 @@ class LookaheadTables(NamedTuple):
     Attributes:
         lookahead: [G, 2N, T], Λ^{j+1} as [Re; -Im] for j = 0 … T-1; G is 1 (shared poles) or H.
         history: [G, T, 2N], Λ^{T-1-j} as [Re, Im].
-        jump: Re and Im of Λ^T, [2, G, N] float64.
+        jump: Λ^T as (Re, Im), each rounded and with what rounding lost, [4, G, N]: Re, Im, rest of Re, rest of Im.
         weights: W as (Re, Im), each [C, H, N].
         taps: K[0 … T-1] reversed, [C, H, T].
     """
@@ -68,8 +68,8 @@ def lookahead_tables(spectrum: Spectrum, block_length: int = BLOCK_LENGTH) -> Lo
     return LookaheadTables(
         lookahead.to(dtype).contiguous(),
         history.to(dtype).contiguous(),
-        torch.stack([real[..., -1], imag[..., -1]]),
-        (spectrum.weights_real, spectrum.weights_imag),
+        split(real[..., -1], imag[..., -1], dtype),
+        (spectrum.weights_real.contiguous(), spectrum.weights_imag.contiguous()),
         evaluate_kernel(spectrum, block_length).flip(-1).contiguous(),
     )
 
@@ -78,7 +78,10 @@ def lookahead_start(tables: LookaheadTables, state: State) -> LookaheadState:
     """Begin a block from a recurrent state [B, H, N]."""
     (W_real, W_imag), (B, H, _), T = tables.weights, state.real.shape, tables.taps.shape[-1]
     x_real, x_imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
-    seen = torch.cat([W_real * x_real - W_imag * x_imag, W_real * x_imag + W_imag * x_real], dim=-1)  # [B, C, H, 2N]
+    seen = x_real.new_empty(B, *W_real.shape[:-1], 2 * W_real.shape[-1])  # W x as [Re | Im], [B, C, H, 2N]
+    seen_real, seen_imag = seen.chunk(2, dim=-1)
+    torch.mul(W_real, x_real, out=seen_real).addcmul_(W_imag, x_imag, value=-1)
+    torch.mul(W_real, x_imag, out=seen_imag).addcmul_(W_imag, x_real)
     if len(tables.lookahead) == 1:
         ahead = seen @ tables.lookahead[0]
     else:
@@ -106,15 +109,14 @@ def recurrent_state(tables: LookaheadTables, state: LookaheadState) -> State:
         return state.start
     N = state.start.real.shape[-1]
     if t == T:
-        jump_real, jump_imag = tables.jump
-    else:  # Λ^t is the lookahead's column t-1
-        jump_real, jump_imag = tables.lookahead[..., :N, t - 1].double(), -tables.lookahead[..., N:, t - 1].double()
+        jump = tables.jump
+    else:  # Λ^t is column t-1 of the lookahead
+        column = tables.lookahead[..., t - 1].double()
+        jump = split(column[..., :N], -column[..., N:], state.start.real.dtype)
     recent = tables.history[:, T - t :]  # Λ^{t-1-j} for j = 0 … t-1
     if len(recent) == 1:
         sums = state.inputs[..., :t] @ recent[0]
     else:
         sums = torch.einsum("bht,htn->bhn", state.inputs[..., :t], recent)
-    real, imag = state.start
-    moved_real, moved_imag = jump_real * real - jump_imag * imag, jump_real * imag + jump_imag * real
-    dtype = real.dtype
-    return State((moved_real + sums[..., :N]).to(dtype), (moved_imag + sums[..., N:]).to(dtype))
+    real, imag = sums.chunk(2, dim=-1)
+    return add_product(State(real, imag), jump, state.start)
