@@ -1,85 +1,130 @@
-"""The parameterisations: what each draws at birth, what it hands over, and what it refuses."""
+"""Every parameterisation against the formula of its paper (tests/oracle.py): values, gradients, types and refusals."""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from families import FAMILIES, READ_OUTS, Family, arrays_of, lengths_of, moved
 from tolerances import assert_close
 
-from modeling_dlr import DLRKernel
-from modeling_dlr.kernels_dlr import KERNELS, DiagonalKernel
+from modeling_dlr import DLRConfig
+from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
+from modeling_dlr.kernels_dlr import KERNELS, DSSKernel, Kernel, SGConvKernel
+from modeling_dlr.modeling_dlr import DLRMixer
 
-Arrays = dict[str, np.ndarray]
 C, H, N = 2, 3, 5
 
+# C, H, N, and the steps of a kernel: one step, one pole, one channel, two kernels.
+SIZES = ((1, 3, 5, 1), (2, 3, 1, 7), (1, 1, 4, 63), (2, 3, 7, 100))
+DIRECTIONS = {"causal": False, "bidirectional": True}
 
-class Family(NamedTuple):
-    """One parameterisation: its options, the shapes of its parameters, and its poles and weights by the paper."""
-
-    options: dict[str, Any]
-    shapes: dict[str, tuple[int, ...]]
-    log_poles: Callable[[Arrays], np.ndarray]
-    weights: Callable[[Arrays], np.ndarray]
-
-    def kernel(self, **options: Any) -> DiagonalKernel:
-        return KERNELS[self.options["kernel_type"]](C, H, N, self.options | options)
-
-
-FAMILIES = [
-    pytest.param(
-        Family(
-            options={"kernel_type": "dlr"},
-            shapes={"decay_root": (N,), "angle": (N,), "weights": (C, H, N, 2)},
-            log_poles=lambda p: -(p["decay_root"] ** 2) + 1j * p["angle"],
-            weights=lambda p: p["weights"][..., 0] + 1j * p["weights"][..., 1],
-        ),
-        id="DLR",
-    ),
-]
+by_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+by_read_out = pytest.mark.parametrize(
+    ("family", "read_out"),
+    [
+        pytest.param(family, read_out, id=f"{name}, {read_out}")
+        for name, family in FAMILIES.items()
+        for read_out in (READ_OUTS if family.kernel_type != "sgconv" else ("real",))
+    ],
+)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def kernel_of(family: Family, read_out: str, C: int, H: int, N: int) -> Kernel:
+    """A kernel off its start, with this read-out."""
+    return moved(KERNELS[family.kernel_type](C, H, N, family.with_read_out(read_out)))
+
+
+@pytest.mark.parametrize("option", ["version", "discretization", "pole_init", "separate_time_steps", "read_out"])
+@pytest.mark.parametrize("kernel_type", KERNELS)
+def test_every_choice_has_a_row(kernel_type: str, option: str):
+    """The tables of families and read-outs leave out no choice that a kernel has."""
+    if option not in KERNEL_FIELDS[kernel_type]:
+        return
+    tried = {family.kernel().options[option] for family in FAMILIES.values() if family.kernel_type == kernel_type}
+    choices = KERNEL_FIELDS[kernel_type][option].choices or (False, True)
+    assert set(choices) == (set(READ_OUTS) if option == "read_out" else tried)
+
+
+@by_family
 def test_parameters_have_the_documented_names_and_shapes(family: Family):
-    """The parameters are exactly those of the paper, under our names, in float32."""
-    named = dict(family.kernel().named_parameters())
-    assert {name: tuple(parameter.shape) for name, parameter in named.items()} == family.shapes
-    assert {parameter.dtype for parameter in named.values()} == {torch.float32}
+    """Parameters and buffers are exactly those of the paper, under our names, in float32."""
+    state = family.kernel(C, H, N).state_dict()
+    scales = family.options.get("num_scales", 0)
+    assert {name: tuple(value.shape) for name, value in state.items()} == {
+        name: lengths_of(letters, C, H, N, scales) for name, letters in family.shapes.items()
+    }
+    assert {value.dtype for value in state.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_spectrum_is_that_of_the_paper(family: Family, device: torch.device):
-    """The kernel equals the oracle's for the poles and weights that the paper derives from the parameters."""
-    kernel = family.kernel().to(device)
-    parameters = {name: value.detach().cpu().double().numpy() for name, value in kernel.named_parameters()}
-    expected = oracle.kernel(family.log_poles(parameters), family.weights(parameters), 63)
-    assert_close(kernel(63), expected, torch.float32)
+@by_read_out
+def test_kernel_is_that_of_the_paper(family: Family, read_out: str, device: torch.device):
+    """The kernel is the oracle's, made of the same parameters, in float64 and in float32."""
+    for C, H, N, length in SIZES:
+        kernel = kernel_of(family, read_out, C, H, N).to(device)
+        for dtype in (torch.float64, torch.float32):
+            K = kernel.to(dtype)(length)
+            assert K.dtype == dtype
+            assert_close(K, family.taps(arrays_of(kernel), read_out, length), dtype)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@by_read_out
+def test_gradients_are_the_derivatives(family: Family, read_out: str, device: torch.device):
+    """The gradient by every parameter equals finite differences of the oracle."""
+    length = 37
+    kernel = kernel_of(family, read_out, C, H, 3).to(device)
+    G = np.random.default_rng(1).standard_normal((C, H, length))
+    (kernel(length) * torch.as_tensor(G, device=device)).sum().backward()
+    arrays = arrays_of(kernel)
+    learned = {name: arrays[name] for name, _ in kernel.named_parameters()}
+    expected = oracle.finite_differences(
+        lambda values: float((G * family.taps(arrays | values, read_out, length)).sum()), learned
+    )
+    for name, parameter in kernel.named_parameters():
+        assert_close(parameter.grad, expected[name], "finite differences")
+
+
+@by_family
 def test_every_parameter_learns(family: Family, device: torch.device):
-    """Each parameter gets a gradient that is finite and not 0."""
+    """From its start, each parameter of a kernel gets a gradient that is finite and not 0."""
     kernel = family.kernel().to(device)
-    named = dict(kernel.named_parameters())
-    gradients = torch.autograd.grad(kernel(63).square().sum(), list(named.values()))
-    for name, gradient in zip(named, gradients, strict=True):
-        assert gradient.isfinite().all(), name
-        assert gradient.any(), name
+    kernel(63).square().sum().backward()
+    for name, parameter in kernel.named_parameters():
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
 
 
-@pytest.mark.parametrize(("limit", "taps"), [(1, 1), (7, 7), (63, 63), (64, 63)])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_max_length_keeps_the_first_taps(family: Family, limit: int, taps: int, device: torch.device):
-    """A kernel with ``max_length`` is a prefix of the same kernel without."""
-    whole, limited = family.kernel().to(device), family.kernel(max_length=limit).to(device)
-    limited.load_state_dict(whole.state_dict())
-    assert_close(limited(63), whole(63)[..., :taps], torch.float32)
+@pytest.mark.parametrize("bidirectional", DIRECTIONS.values(), ids=DIRECTIONS.keys())
+@by_read_out
+def test_mixer_convolves_with_the_kernel(family: Family, read_out: str, bidirectional: bool, device: torch.device):
+    """With two kernels per channel, in one direction or both, the mixer is the oracle's convolution with them."""
+    for max_length in (None, 3):
+        options = family.with_read_out(read_out) | {"max_length": max_length}
+        sizes = {"hidden_size": H, "state_size": 4, "num_kernel_channels": C}
+        mixer = DLRMixer(DLRConfig(**sizes, bidirectional=bidirectional, kernel_parameters=options))
+        mixer = mixer.double().to(device)
+        taps = family.taps(arrays_of(moved(mixer.kernel)), read_out, max_length or 7)
+        u = torch.randn(2, 7, H, dtype=torch.float64, device=device)
+        forward, reverse = np.split(taps, 2) if bidirectional else (taps, None)
+        y = oracle.convolution(forward, reverse, mixer.D.detach().cpu().numpy(), u.cpu().numpy())
+        assert_close(mixer.convolve(u), y, torch.float64)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@by_family
+def test_max_length_keeps_the_first_taps(family: Family, device: torch.device):
+    """A kernel with ``max_length`` is the kernel of that length: a prefix of a longer one, but for DSS softmax."""
+    whole = moved(family.kernel()).to(device)
+    for limit, taps in ((1, 1), (7, 7), (63, 63), (64, 63)):
+        limited = family.kernel(max_length=limit).double().to(device)
+        limited.load_state_dict(whole.state_dict())
+        assert_close(limited(63), whole(taps), torch.float64)
+        is_prefix = torch.allclose(limited(63), whole(63)[..., :taps], rtol=1e-6, atol=1e-12)
+        assert is_prefix == (family.options.get("version") != "softmax" or taps == 63)
+
+
+@by_family
 def test_float64_stays_float64(family: Family, device: torch.device):
     """A module in float64 computes in float64, forward and back."""
     kernel = family.kernel().double().to(device)
@@ -89,90 +134,79 @@ def test_float64_stays_float64(family: Family, device: torch.device):
     assert {gradient.dtype for gradient in gradients} == {torch.float64}
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@by_family
 def test_half_types_are_lifted(family: Family, dtype: torch.dtype, device: torch.device):
     """A module in a half type computes in float32 from the rounded parameters."""
     half = family.kernel().to(device, dtype)
-    K = half(100)
+    K = half(63)
     assert K.dtype == torch.float32
-    assert_close(K, half.float()(100), torch.float32)
+    assert_close(K, half.float()(63), torch.float32)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+NO_RECURRENCE = {
+    "whole": ({}, None),
+    "truncated": ({"max_length": 7}, "max_length=7 cuts the kernel off"),
+    "imaginary part": ({"read_out": "imag"}, None),
+    "sum of the parts": ({"read_out": "sum"}, None),
+    "product": ({"read_out": "prod"}, "'prod' is a product of kernels"),
+    "product in half of the channels": ({"read_out": "real_prod"}, "'real_prod' is a product of kernels"),
+}
+
+
+@pytest.mark.parametrize(("options", "reason"), NO_RECURRENCE.values(), ids=NO_RECURRENCE.keys())
+def test_which_kernels_are_recurrences(options: dict[str, Any], reason: str | None):
+    """Every kernel says why it can only be convolved with, or that it is a recurrence."""
+    for family in FAMILIES.values():
+        if family.kernel_type == "sgconv" and "read_out" in options:
+            continue
+        expected = family.no_recurrence or reason or "None"
+        assert expected in str(family.kernel(**options).no_recurrence_because)
+
+
+def test_softmax_says_that_it_depends_on_the_length():
+    """What surprises about this version, its dependence on the padded length, stands in its docstring."""
+    assert "over the whole length" in " ".join((DSSKernel.__doc__ or "").split())
+
+
+@pytest.mark.parametrize(("length", "fits"), [(80, True), (81, False)])
+def test_sgconv_refuses_what_it_has_no_taps_for(length: int, fits: bool):
+    """N · 2^(S-1) taps are all there are; the error says how to get more."""
+    kernel = SGConvKernel(1, H, N, {"num_scales": 5})
+    if fits:
+        assert kernel(length).shape == (1, H, length)
+        return
+    with pytest.raises(ValueError, match=r"has 80 taps .* but the sequence has 81 steps: raise num_scales, or set"):
+        kernel(length)
+    assert SGConvKernel(1, H, N, {"num_scales": 5, "max_length": 80})(length).shape == (1, H, 80)
+
+
+BAD_OPTIONS = {
+    "misspelt name": ({"max_lenght": 7}, "unknown name 'max_lenght'; did you mean 'max_length'"),
+    "name like no other": ({"zzz": 1}, "unknown name 'zzz'; known names are"),
+    "no taps": ({"max_length": 0}, r"\['max_length'\] must be >= 1, got 0"),
+    "taps that are a float": ({"max_length": 7.0}, r"\['max_length'\] must be int or None, got 7.0"),
+    "taps that are a bool": ({"max_length": True}, r"\['max_length'\] must be int or None, got True"),
+    "negative deviation": ({"weight_init_std": -1}, r"\['weight_init_std'\] must be >= 0, got -1"),
+    "deviation as a word": ({"weight_init_std": "1/N"}, r"\['weight_init_std'\] must be float"),
+}
+BAD_OPTIONS_OF_POLES = {
+    "misspelt choice": ({"read_out": "reel"}, r"\['read_out'\] must be one of .*'real'.* got 'reel'"),
+    "time step of 0": ({"time_step_min": 0}, r"\['time_step_min'\] must be > 0"),
+    "time step of nan": ({"time_step_max": math.nan}, r"\['time_step_max'\] must be > 0.* got nan"),
+    "crossed range": ({"time_step_min": 0.2, "time_step_max": 0.1}, "time_step_min must not exceed .* 0.2 > 0.1"),
+}
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("kernel_type", "options", "message"),
     [
-        pytest.param({"max_lenght": 7}, "unknown name 'max_lenght'; did you mean 'max_length'", id="misspelt name"),
-        pytest.param({"zzz": 1}, "unknown name 'zzz'; known names are", id="name like no other"),
-        pytest.param(
-            {"read_out": "reel"}, r"\['read_out'\] must be one of .*'real'.* got 'reel'", id="misspelt choice"
-        ),
-        pytest.param({"max_length": 0}, r"\['max_length'\] must be >= 1, got 0", id="no taps"),
-        pytest.param({"max_length": 7.0}, r"\['max_length'\] must be int or None, got 7.0", id="taps that are a float"),
-        pytest.param(
-            {"max_length": True}, r"\['max_length'\] must be int or None, got True", id="taps that are a bool"
-        ),
-        pytest.param({"time_step_min": 0}, r"\['time_step_min'\] must be > 0", id="time step of 0"),
-        pytest.param({"time_step_max": math.nan}, r"\['time_step_max'\] must be > 0.* got nan", id="time step of nan"),
-        pytest.param(
-            {"time_step_min": 0.2, "time_step_max": 0.1},
-            "time_step_min must not exceed .* 0.2 > 0.1",
-            id="crossed range",
-        ),
-        pytest.param({"weight_init_std": -1}, r"\['weight_init_std'\] must be >= 0, got -1", id="negative deviation"),
-        pytest.param({"weight_init_std": "1/N"}, r"\['weight_init_std'\] must be float", id="deviation as a word"),
+        pytest.param(kernel_type, *problem, id=f"{kernel_type}, {name}")
+        for kernel_type in KERNELS
+        for name, problem in (BAD_OPTIONS | (BAD_OPTIONS_OF_POLES if kernel_type != "sgconv" else {})).items()
     ],
 )
-def test_bad_options_are_refused(family: Family, options: dict[str, Any], message: str):
+def test_bad_options_are_refused(kernel_type: str, options: dict[str, Any], message: str):
     """An unknown name or a value out of range is an error that names the rule and the value."""
     with pytest.raises(ValueError, match=message):
-        family.kernel(**options)
-
-
-def test_unknown_kernel_type_is_refused():
-    """The error lists the families there are."""
-    with pytest.raises(ValueError, match=r"\['kernel_type'\] must be one of .*'dlr'.* got 'drl'"):
-        DLRKernel(C, H, N, {"kernel_type": "drl"})
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [pytest.param(1e-4, 1e-1, id="default range"), pytest.param(1e-5, 1e-5, id="one time step")]
-)
-def test_dlr_draws_time_steps_log_uniformly(low: float, high: float):
-    """The decays are half of time steps between the two bounds, uniform in their logarithm."""
-    kernel = DLRKernel(1, H, 4096, {"time_step_min": low, "time_step_max": high})
-    time_step = 2 * kernel.decay_root.detach().double().square()
-    assert low * (1 - 1e-6) <= time_step.min()
-    assert time_step.max() <= high * (1 + 1e-6)
-    quantiles = time_step.log().quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64))
-    expected = math.log(low) + math.log(high / low) * torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
-    assert (quantiles - expected).abs().max() <= 0.04 * math.log(high / low) + 1e-6
-
-
-@pytest.mark.parametrize("N", [1, 7, 100])
-def test_dlr_omega_angles_are_the_roots_of_unity(N: int):
-    """With ``pole_init`` omega, the default, the n-th angle is 2πn/N."""
-    assert_close(DLRKernel(1, H, N).angle, 2 * np.pi * np.arange(N) / N, torch.float32)
-
-
-def test_dlr_random_angles_are_reduced():
-    """With ``pole_init`` randn the angles are normal numbers modulo 2π."""
-    angle = DLRKernel(1, H, 4096, {"pole_init": "randn"}).angle.detach()
-    assert angle.min() >= 0
-    assert angle.max() < 2 * math.pi
-    normal = torch.where(angle > math.pi, angle - 2 * math.pi, angle)
-    assert normal.mean().abs() < 0.06
-    assert abs(normal.std() - 1) < 0.04
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"), [pytest.param(None, 1 / 100, id="default 1/N"), pytest.param(0.5, 0.5, id="given")]
-)
-def test_dlr_weights_are_normal(given: float | None, expected: float):
-    """Real and imaginary parts of W are centred, with a deviation of 1/N or the given one."""
-    weights = DLRKernel(2, 63, 100, {"weight_init_std": given}).weights.detach()
-    for part in weights.unbind(-1):
-        assert part.mean().abs() < 0.04 * expected
-        assert abs(part.std() - expected) < 0.04 * expected
-        assert abs((part.abs() < expected).float().mean() - 0.6827) < 0.02
+        KERNELS[kernel_type](C, H, N, options)
