@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from modeling_dlr import DLRKernel
-from modeling_dlr.decoding_dlr import BLOCK_LENGTH, lookahead_start, lookahead_step, lookahead_tables
+from modeling_dlr.decoding import BLOCK_LENGTH, lookahead_start, lookahead_step, lookahead_tables
 from modeling_dlr.ops_dlr import State, step
 
 RESULTS = Path(__file__).parent / "results" / "decoding.json"

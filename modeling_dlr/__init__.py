@@ -6,7 +6,7 @@ Importing this package registers its classes with the Auto classes of transforme
 import transformers
 
 from .configuration_dlr import DLRConfig
-from .kernels_dlr import DLRKernel
+from .kernels_dlr import DLRKernel, DSSKernel, S4DKernel, SGConvKernel
 from .modeling_dlr import (
     AUTO_CLASSES,
     DLRForSequenceClassification,
@@ -28,4 +28,7 @@ __all__ = [
     "DLRKernel",
     "DLRModel",
     "DLRPreTrainedModel",
+    "DSSKernel",
+    "S4DKernel",
+    "SGConvKernel",
 ]

@@ -97,6 +97,8 @@ class Kernel(nn.Module, ABC):
 class DiagonalKernel(Kernel):
     """A kernel K[c,h,l] = Re Σ_n W[c,h,n] Λ_n^l, or another read-out of that sum."""
 
+    weights: Tensor
+
     @abstractmethod
     def spectrum(self, length: int) -> Spectrum:
         """Log-poles and weights; ``length`` is the number of taps, which only the softmax version of DSS looks at."""
@@ -136,6 +138,8 @@ class DLRKernel(DiagonalKernel):
 
     kernel_type = "dlr"
     depends_on_length = False
+    decay_root: Tensor
+    angle: Tensor
 
     def initial_values(self) -> dict[str, Tensor]:
         H, N, options = self.hidden_size, self.state_size, self.options
@@ -186,6 +190,11 @@ class DSSKernel(DiagonalKernel):
     """
 
     kernel_type = "dss"
+    log_time_step: Tensor
+    pole: Tensor
+    log_decay: Tensor
+    frequency: Tensor
+    log_frequency: Tensor
 
     @property
     def depends_on_length(self) -> bool:
@@ -270,6 +279,9 @@ class S4DKernel(DiagonalKernel):
 
     kernel_type = "s4d"
     depends_on_length = False
+    log_time_step: Tensor
+    log_decay: Tensor
+    frequency: Tensor
 
     def initial_values(self) -> dict[str, Tensor]:
         H, N, options = self.hidden_size, self.state_size, self.options
@@ -311,6 +323,9 @@ class SGConvKernel(Kernel):
 
     kernel_type = "sgconv"
     no_recurrence_because = "SGConv learns taps, not poles"
+    scales: Tensor
+    alpha: Tensor
+    norm: Tensor
 
     def initial_values(self) -> dict[str, Tensor]:
         scales = [self.draw_weights(1.0)[..., 0] for _ in range(self.options["num_scales"])]

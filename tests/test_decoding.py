@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_dlr.decoding_dlr import lookahead_start, lookahead_step, lookahead_tables, recurrent_state
+from modeling_dlr.decoding import lookahead_start, lookahead_step, lookahead_tables, recurrent_state
 from modeling_dlr.ops_dlr import Spectrum, State, convolution, step
 
 
