@@ -26,7 +26,8 @@ import psutil
 import torch
 from torch import Tensor
 
-from modeling_dlr import DLRConfig, DLRModel
+from modeling_dlr import DLRConfig
+from modeling_dlr.modeling_dlr import DLRMixer
 
 RESULTS = Path(__file__).parent / "results" / "layer.json"
 MODES = ("forward", "forward+backward")
@@ -59,9 +60,9 @@ class Layers:
         torch.manual_seed(0)
         kernel = {"kernel_type": row.kind} | ({"pole_init": "lin", "time_step_max": 1e-2} if row.kind == "dss" else {})
         config = DLRConfig(hidden_size=row.H, num_hidden_layers=1, state_size=row.N, kernel_parameters=kernel)
-        self.row, self.mixer = row, DLRModel(config).layers[0].mixer
+        self.row, self.mixer = row, DLRMixer(config)
         with torch.no_grad():
-            spectrum = self.mixer.kernel.spectrum(row.L)
+            spectrum = self.mixer.kernel.spectrum(row.L)  # pyrefly: ignore[missing-attribute,not-callable]
         weights = torch.stack([spectrum.weights_real[0], spectrum.weights_imag[0]], dim=-1)
         plain = [spectrum.decay, spectrum.angle, weights, self.mixer.D[0], *self.mixer.out_proj.parameters()]
         self.plain = [part.detach().float().clone().requires_grad_() for part in plain]

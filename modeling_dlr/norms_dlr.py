@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_dlr import DLRConfig
+from .ops_dlr import at_least_float32
 
 
 class ScalarLayerNorm(nn.Module):
@@ -32,6 +33,8 @@ class ScalarLayerNorm(nn.Module):
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over all steps of all sequences that are not padding, with nn.BatchNorm1d's names.
 
+    Statistics are taken in at least float32. A batch of padding only leaves the running ones as they are.
+
     Args:
         hidden_size: H.
         eps: added to the variance.
@@ -54,19 +57,23 @@ class MaskedBatchNorm(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, L, H] to [B, L, H]; statistics over the steps where ``mask`` [B, L] is True."""
         if self.training:
-            weights = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
+            steps = at_least_float32(x)
+            weights = steps.new_ones(*x.shape[:2], 1) if mask is None else mask.unsqueeze(-1).to(steps.dtype)
             count = weights.sum()
-            mean = torch.einsum("blh,bl->h", x, weights) / count
-            variance = torch.einsum("blh,bl->h", (x - mean).square(), weights) / count
-            self._track(mean, variance * count / (count - 1).clamp(min=1))
+            mean = (steps * weights).sum((0, 1)) / count.clamp(min=1)
+            variance = ((steps - mean).square() * weights).sum((0, 1)) / count.clamp(min=1)
+            self._track(mean, variance, count)
         else:
-            mean, variance = self.running_mean, self.running_var
-        return (x - mean) * (variance + self.eps).rsqrt() * self.weight + self.bias
+            mean, variance = at_least_float32(self.running_mean), at_least_float32(self.running_var)
+        normed = (x - mean) * (variance + self.eps).rsqrt()
+        return (normed * self.weight + self.bias).to(x.dtype)
 
     @torch.no_grad()
-    def _track(self, mean: Tensor, variance: Tensor) -> None:
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        unbiased = variance * count / (count - 1).clamp(min=1)
+        momentum = self.momentum * (count > 0).to(self.running_mean.dtype)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         self.num_batches_tracked += 1
 
 

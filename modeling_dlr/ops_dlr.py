@@ -88,6 +88,14 @@ def turned(spectrum: Spectrum, read_out: str) -> Spectrum:
     return Spectrum(decay, angle, *turn(*weights), *turn(reverse_real, reverse_imag))
 
 
+def _stacked(one: Spectrum, other: Spectrum) -> Spectrum:
+    """Two spectra with the same poles as one with twice the kernels."""
+    weights = torch.cat([one.weights_real, other.weights_real]), torch.cat([one.weights_imag, other.weights_imag])
+    pairs = zip(one[4:], other[4:], strict=True)
+    reverse = [torch.cat([a, b]) for a, b in pairs if a is not None and b is not None]
+    return Spectrum(one.decay, one.angle, *weights, *reverse)
+
+
 def evaluate_read_out(spectrum: Spectrum, read_out: str, length: int, memo: Memo | None = None) -> Tensor:
     """The real kernel [C, H, length] that a read-out makes of the complex one, z[c,h,l] = Σ_n W[c,h,n] Λ_n^l.
 
@@ -96,9 +104,7 @@ def evaluate_read_out(spectrum: Spectrum, read_out: str, length: int, memo: Memo
     """
     if read_out in _TURNS:
         return evaluate_kernel(turned(spectrum, read_out), length, memo)
-    parts = zip(spectrum[2:], turned(spectrum, "imag")[2:], strict=True)
-    stacked = [None if real is None or imag is None else torch.cat([real, imag]) for real, imag in parts]
-    real, imag = evaluate_kernel(Spectrum(spectrum.decay, spectrum.angle, *stacked), length, memo).chunk(2)
+    real, imag = evaluate_kernel(_stacked(spectrum, turned(spectrum, "imag")), length, memo).chunk(2)
     half = 0 if read_out == "prod" else real.shape[1] // 2
     return torch.cat([real[:, :half], real[:, half:] * imag[:, half:]], dim=1)
 

@@ -165,7 +165,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        return *_gradients(*ctx.saved_tensors, grad), None, None
+        decay, angle, real, imag = ctx.saved_tensors
+        return *_gradients(decay, angle, real, imag, grad), None, None
 
 
 class _Adjoint(torch.autograd.Function):
