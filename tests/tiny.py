@@ -51,10 +51,13 @@ AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 
 
 def perturbed(model: AnyModule, amount: float = 0.3) -> AnyModule:
-    """The model with every parameter moved off its initial value, zeros and the padding embedding included."""
+    """The model with everything moved off its initial value, zeros, statistics and the padding embedding included."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(amount * torch.randn_like(parameter) / (1 + parameter.numel() ** 0.5 / 10))
+        for buffer in model.buffers():
+            if buffer.is_floating_point():  # variances and norms stay positive
+                buffer.add_(amount * torch.rand_like(buffer))
     return model
 
 
