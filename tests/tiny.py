@@ -25,6 +25,15 @@ INPUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "three values per step": ("input_values", {"input_size": 3}),
 }
 
+# One row per kernel that needs something of its own from the model around it.
+KERNELS: dict[str, dict[str, Any]] = {
+    "DLR with real weights": {"version": "imag_real_weight", "read_out": "sum"},
+    "DSS": {"kernel_type": "dss", "separate_time_steps": True},
+    "DSS clipped, a product": {"kernel_type": "dss", "version": "clip", "pole_init": "randn", "read_out": "prod"},
+    "S4D": {"kernel_type": "s4d", "discretization": "bilinear"},
+    "SGConv": {"kernel_type": "sgconv"},
+}
+
 
 def tiny_config(**changes: Any) -> DLRConfig:
     """Two layers, three channels and five poles; eleven tokens unless ``changes`` say otherwise."""
