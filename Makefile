@@ -18,5 +18,5 @@ test-slow: ## the tests that take longer
 format: ## put every file into the house style
 	python3 make.py format
 
-docs: ## write configuration/FIELDS.md and the schema
+docs: ## write configuration/FIELDS.md, the schema and the tables of docs/performance.md
 	python3 make.py docs

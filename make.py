@@ -28,7 +28,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "test": [["-m", "pytest", "-m", "not slow"]],
     "test-slow": [["-m", "pytest", "-m", "slow"]],
     "format": [["-m", "ruff", "check", "--fix", "."], ["-m", "ruff", "format", "."]],
-    "docs": [["-m", "modeling_dlr.configuration_docs"]],
+    "docs": [["-m", "modeling_dlr.configuration_docs"], ["benchmarks/render.py"]],
 }
 COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 

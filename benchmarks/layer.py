@@ -85,6 +85,9 @@ class Layers:
         if who == "ours" and self.u.stride(2) != 1:
             self.u = self.u.contiguous()
         self.u.requires_grad_(mode == "forward+backward")
+        with torch.no_grad():  # as after an optimizer step: else the kernel of the pass before would be used again
+            for parameter in self.mixer.parameters():
+                parameter.mul_(1 + 1e-6)
         layer: Callable[[], Tensor] = getattr(self, who)
         started = time.perf_counter()
         if mode == "forward":

@@ -71,7 +71,8 @@ def kernel_figure(
 
     >>> from modeling_dlr import DLRConfig, DLRModel
     >>> model = DLRModel(DLRConfig(hidden_size=4, num_hidden_layers=1, state_size=16))
-    >>> kernel_figure(model, channels=[0, 2], length=512).savefig("kernels.png")  # doctest: +SKIP
+    >>> figure = kernel_figure(model, channels=[0, 2], length=512)
+    >>> figure.savefig("kernels.png")  # doctest: +SKIP
     """
     try:
         from matplotlib.figure import Figure

@@ -182,8 +182,9 @@ class DSSKernel(DiagonalKernel):
     [C, H, N, 2]; and λ as ``pole`` [N, 2] (softmax, clip), or ``log_decay`` [N] with ``frequency`` [N] (exp),
     ``log_frequency`` [N] (exp_re_im) or nothing (exp_no_scale_real).
 
-    Version 'softmax' divides each mode by its sum over the whole length, and keeps modes that grow by reading them from
-    the end; its gradient there is the true one (the official code detaches a part of it).
+    Version 'softmax' divides each mode by its sum over the whole length, so that, as published, padding changes the
+    answer; modes that grow are kept by reading them from the end, and their gradient is the true one (the official code
+    detaches a part of it).
 
     >>> DSSKernel(num_channels=2, hidden_size=3, state_size=8)(length=100).shape
     torch.Size([2, 3, 100])

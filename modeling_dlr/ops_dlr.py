@@ -250,7 +250,8 @@ def split(real: Tensor, imag: Tensor, dtype: torch.dtype) -> Tensor:
 def add_product(x: State, factors: Tensor, y: State) -> State:
     """Write x + z y into x, for factors z from `split`: as exact as float64, at the speed of float32."""
     real, imag = x
-    for z_real, z_imag in (factors[:2], factors[2:]):
+    # The rests first: after the large products they would be lost to rounding.
+    for z_real, z_imag in (factors[2:], factors[:2]):
         real.addcmul_(z_real, y.real).addcmul_(z_imag, y.imag, value=-1)
         imag.addcmul_(z_real, y.imag).addcmul_(z_imag, y.real)
     return x

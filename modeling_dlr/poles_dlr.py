@@ -24,7 +24,7 @@ def multiples_of_pi(count: int) -> Tensor:
 def inverse_frequencies(count: int) -> Tensor:
     """(M/π)(M/(2n+1) - 1) with M = 2N, [N] float32: S4D-Inv (arXiv 2206.11893, §4)."""
     full = 2 * count
-    return full / math.pi * (full / (2 * torch.arange(count, dtype=torch.float32) + 1) - 1)
+    return (full / math.pi * (full / (2 * torch.arange(count, dtype=torch.float64) + 1) - 1)).float()
 
 
 def hippo_frequencies(count: int) -> Tensor:

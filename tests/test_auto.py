@@ -26,8 +26,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "values": {"input_size": 3},
     "bidirectional": {"bidirectional": True, "output_gate": "glu"},
     "official block": {"norm_type": "scalar_layer", "norm_position": "post"},
+    "statistics": {"norm_type": "batch", "kernel_parameters": {"kernel_type": "dss", "separate_time_steps": True}},
+    "norm of SGConv": {"num_kernel_channels": 2, "kernel_parameters": {"kernel_type": "sgconv"}},
 }
 
+# One kernel of parameters only, and one that has a buffer.
+by_kernel = pytest.mark.parametrize("kernel", [{}, {"kernel_type": "sgconv"}], ids=["DLR", "SGConv"])
 by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
 
 
@@ -79,9 +83,10 @@ def test_sharded(auto_class: str, tmp_path: Path):
 
 
 @by_auto_class
-def test_saved_in_half(auto_class: str, tmp_path: Path):
+@by_kernel
+def test_saved_in_half(auto_class: str, kernel: dict[str, Any], tmp_path: Path):
     """A bfloat16 model comes back in bfloat16 to the bit; its kernels, whose angles need more, compute in float32."""
-    model = model_of(auto_class).to(torch.bfloat16)
+    model = model_of(auto_class, kernel_parameters=kernel).to(torch.bfloat16)
     model.save_pretrained(tmp_path)
     loaded = load(auto_class, tmp_path)
     for name, value in model.state_dict().items():
@@ -90,9 +95,10 @@ def test_saved_in_half(auto_class: str, tmp_path: Path):
 
 
 @by_auto_class
-def test_loaded_in_half(auto_class: str, tmp_path: Path):
+@by_kernel
+def test_loaded_in_half(auto_class: str, kernel: dict[str, Any], tmp_path: Path):
     """A float32 model loaded in bfloat16 keeps its kernels in float32, to the bit, and so does its own copy."""
-    model = model_of(auto_class)
+    model = model_of(auto_class, kernel_parameters=kernel)
     model.save_pretrained(tmp_path / "first")
     half = load(auto_class, tmp_path / "first", dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "second")
@@ -122,6 +128,23 @@ def test_backbone_of_a_saved_head(head: str, tmp_path: Path):
     assert_same_tensors(state_of(DLRModel.from_pretrained(tmp_path)), state_of(model.model))
     for other in HEADS.values():
         assert_same_tensors(state_of(other.from_pretrained(tmp_path).model), state_of(model.model))
+
+
+def test_norm_of_sgconv_is_computed_where_it_is_missing(tmp_path: Path):
+    """A checkpoint without the norms of its kernels, as official ones are, gets those of the kernels that it has."""
+    model = model_of("AutoModel", num_kernel_channels=2, kernel_parameters={"kernel_type": "sgconv"})
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    norms = {name for name in state if name.endswith("kernel.norm")}
+    assert len(norms) == 2
+    save_file({name: state[name] for name in state.keys() - norms}, tmp_path / "model.safetensors", {"format": "pt"})
+    loaded = load("AutoModel", tmp_path)
+    for name, value in loaded.state_dict().items():
+        if name in norms:
+            kernel = loaded.get_submodule(name.removesuffix(".norm"))
+            torch.testing.assert_close(value, (kernel(640) * value).norm(dim=-1, keepdim=True))
+        else:
+            assert torch.equal(value, state[name])
 
 
 def test_another_number_of_labels(tmp_path: Path):

@@ -1,15 +1,21 @@
 """Fresh parameters follow the documented distributions, whichever way a model is made."""
 
+import json
 import math
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from golden_data import GOLDEN
+from golden_map import config_of, parameters_of
 from scipy import stats
 from tiny import perturbed
 from transformers import AutoModelForSequenceClassification
 
-from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRKernel
+from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRKernel
+from modeling_dlr.kernels_dlr import KERNELS, SGConvKernel
 from modeling_dlr.modeling_dlr import DLRMixer
 
 H, N, LABELS = 63, 100, 37
@@ -108,3 +114,136 @@ def test_seed_decides():
     for name, values in first.items():
         assert torch.equal(values, again[name])
         assert torch.equal(values, other[name]) == (".norm." in name or name.endswith("kernel.angle"))
+
+
+def log_uniform(low: float, high: float) -> Any:
+    return stats.uniform(math.log(low), math.log(high / low))
+
+
+def roots_of_unity() -> np.ndarray:
+    return 2 * np.pi * np.arange(N) / N
+
+
+def hippo_frequencies() -> np.ndarray:
+    """The positive half of the eigenvalues of the skew part of the 2N × 2N HiPPO matrix, decreasing."""
+    root = np.sqrt(2 * np.arange(2 * N) + 1)
+    lower = np.tril(np.outer(root, root), -1)
+    return np.sort(np.linalg.eigvals((lower - lower.T) / 2).imag)[::-1][:N]
+
+
+HALF, LOG_HALF = np.full(N, -0.5), np.full(N, np.log(0.5))
+OFFICIAL_DSS = {"log_time_step": log_uniform(1e-3, 1e-1), "weights": stats.norm()}
+OFFICIAL_S4D = {
+    "log_time_step": log_uniform(1e-3, 1e-1),
+    "weights": stats.norm(0, 0.5**0.5),
+    "log_decay": np.tile(LOG_HALF, (H, 1)),
+}
+INVERSE = 2 * N / np.pi * (2 * N / (2 * np.arange(N) + 1) - 1)
+
+# Options, and for each parameter (or part of it: the last axis of pairs) its distribution, or its value.
+STARTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "DLR": (
+        {},
+        {
+            "angle": roots_of_unity(),
+            "decay_root": stats.loguniform((1e-4 / 2) ** 0.5, (1e-1 / 2) ** 0.5),
+            "weights": stats.norm(0, 1 / N),
+        },
+    ),
+    "DLR with real weights": (
+        {"version": "imag_real_weight"},
+        {"angle": roots_of_unity(), "weights": stats.norm(0, 1 / N)},
+    ),
+    "DSS": (
+        {"kernel_type": "dss"},
+        OFFICIAL_DSS | {"log_decay": LOG_HALF, "frequency": hippo_frequencies()},
+    ),
+    "DSS lin": (
+        {"kernel_type": "dss", "pole_init": "lin", "time_step_min": 1e-4},
+        OFFICIAL_DSS
+        | {"log_time_step": log_uniform(1e-4, 1e-1), "log_decay": LOG_HALF, "frequency": np.pi * np.arange(N)},
+    ),
+    "DSS in logarithms": (
+        {"kernel_type": "dss", "version": "exp_re_im"},
+        OFFICIAL_DSS | {"log_decay": LOG_HALF, "log_frequency": np.log(hippo_frequencies())},
+    ),
+    "DSS softmax": (
+        {"kernel_type": "dss", "version": "softmax"},
+        OFFICIAL_DSS | {"pole": np.stack([HALF, hippo_frequencies()], -1)},
+    ),
+    "DSS random": (
+        {"kernel_type": "dss", "pole_init": "randn", "weight_init_std": 0.7},
+        OFFICIAL_DSS | {"log_decay": LOG_HALF, "frequency": stats.norm(), "weights": stats.norm(0, 0.7)},
+    ),
+    "S4D-Lin": ({"kernel_type": "s4d"}, OFFICIAL_S4D | {"frequency": np.tile(np.pi * np.arange(N), (H, 1))}),
+    "S4D-Inv": ({"kernel_type": "s4d", "pole_init": "inv"}, OFFICIAL_S4D | {"frequency": np.tile(INVERSE, (H, 1))}),
+    "S4D-LegS": (
+        {"kernel_type": "s4d", "pole_init": "legs"},
+        OFFICIAL_S4D | {"frequency": np.tile(hippo_frequencies(), (H, 1))},
+    ),
+    "S4D random": ({"kernel_type": "s4d", "pole_init": "randn"}, OFFICIAL_S4D | {"frequency": stats.norm()}),
+    "SGConv": ({"kernel_type": "sgconv"}, {"scales": stats.norm(), "alpha": stats.uniform(0.3, 0.7)}),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), STARTS.values(), ids=STARTS.keys())
+def test_kernels_start_as_published(options: dict[str, Any], expected: dict[str, Any]):
+    """Each parameter of a kernel has its distribution, or its value."""
+    named = dict(KERNELS[options.get("kernel_type", "dlr")](2, H, N, options).named_parameters())
+    assert named.keys() == expected.keys()
+    for name, values in named.items():
+        if isinstance(expected[name], np.ndarray):
+            np.testing.assert_allclose(values.detach(), expected[name], rtol=2e-6, err_msg=name)
+        else:
+            assert_drawn_from(values, expected[name])
+
+
+def test_dfout_gives_each_channel_its_own_roots_of_unity():
+    """λ = exp(-ξ/2 + 2πi(n/N + h/(NH))), one damping ξ per channel: arXiv 2508.20441, its poles layer by layer."""
+    kernel = DLRKernel(1, H, N, {"pole_init": "dfout", "time_step_min": 1e-3})
+    turns = np.arange(N) / N + np.arange(H)[:, None] / (N * H)
+    np.testing.assert_allclose(kernel.angle.detach(), 2 * np.pi * turns, rtol=1e-6, atol=1e-6)
+    damping = 2 * kernel.decay_root.detach().square()
+    assert torch.equal(damping, damping[:, :1].expand(H, N))
+    assert_drawn_from(damping[:, 0].log(), log_uniform(1e-3, 1e-1))
+
+
+def test_separate_time_steps_start_equal():
+    """The time step of the real and that of the imaginary part are one draw, as in the official code."""
+    log_time_step = KERNELS["dss"](1, 1000, 1, {"separate_time_steps": True}).get_parameter("log_time_step")
+    assert torch.equal(log_time_step[:, 0], log_time_step[:, 1])
+    assert_drawn_from(log_time_step[:, 0], log_uniform(1e-3, 1e-1))
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_sgconv_starts_with_a_norm_of_one(way: Callable[[DLRConfig], torch.nn.Module]):
+    """However a model is made, the norm in the buffer is that of the kernel drawn with it."""
+    parameters = {"kernel_type": "sgconv", "num_scales": 3}
+    (kernel,) = (
+        module
+        for module in way(DLRConfig(**CONFIG, kernel_parameters=parameters)).modules()
+        if isinstance(module, SGConvKernel)
+    )
+    torch.testing.assert_close(kernel(4 * N).norm(dim=-1), torch.ones(1, H))
+
+
+OFFICIAL_STARTS = json.loads((GOLDEN / "initial.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", OFFICIAL_STARTS)
+def test_models_start_like_the_official_ones(case: str):
+    """Mean, deviation, least and largest value of every parameter are the official ones, up to five sampling errors."""
+    official = OFFICIAL_STARTS[case]["arguments"]
+    head = DLRForTokenClassification if official["l_output"] else DLRForSequenceClassification
+    first, second = (dict(head(config_of(official)).named_parameters()) for _ in range(2))
+    statistics = {name: torch.tensor(row) for name, row in OFFICIAL_STARTS[case]["statistics"].items()}
+    for name, (count, mean, std, least, largest) in parameters_of(statistics, official["kernel_type"]).items():
+        values = first[name].detach()
+        assert values.numel() == count
+        ours = torch.stack([values.mean(), values.std() if count > 1 else std, values.min(), values.max()])
+        if torch.equal(first[name], second[name]):  # not drawn; official eigenvalues are off by 6e-5
+            errors = torch.full((4,), 3e-4 * max(abs(least), abs(largest)))
+        else:
+            errors = 5 * std * torch.tensor([(2 / count) ** 0.5, (1 / count) ** 0.5, 0.4, 0.4])
+        theirs = torch.stack([mean, std, least, largest])
+        assert ((ours - theirs).abs() <= errors).all(), f"{name}: {ours} instead of {theirs}"

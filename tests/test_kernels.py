@@ -12,7 +12,7 @@ from tolerances import assert_close
 
 from modeling_dlr import DLRConfig
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
-from modeling_dlr.kernels_dlr import KERNELS, DSSKernel, Kernel, SGConvKernel
+from modeling_dlr.kernels_dlr import KERNELS, Kernel, SGConvKernel
 from modeling_dlr.modeling_dlr import DLRMixer
 
 C, H, N = 2, 3, 5
@@ -162,11 +162,6 @@ def test_which_kernels_are_recurrences(options: dict[str, Any], reason: str | No
             continue
         expected = family.no_recurrence or reason or "None"
         assert expected in str(family.kernel(**options).no_recurrence_because)
-
-
-def test_softmax_says_that_it_depends_on_the_length():
-    """What surprises about this version, its dependence on the padded length, stands in its docstring."""
-    assert "over the whole length" in " ".join((DSSKernel.__doc__ or "").split())
 
 
 @pytest.mark.parametrize(("length", "fits"), [(80, True), (81, False)])

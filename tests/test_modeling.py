@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import HEADS, INPUTS, assert_same_tensors, draw_input, draw_labels, gradients_of, perturbed, tiny_config
+from tiny import (
+    HEADS,
+    INPUTS,
+    KERNELS,
+    assert_same_tensors,
+    draw_input,
+    draw_labels,
+    gradients_of,
+    perturbed,
+    tiny_config,
+)
 
 from modeling_dlr import DLRModel
 from modeling_dlr.modeling_dlr import POOLINGS
@@ -26,12 +36,22 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "one channel": {"hidden_size": 1},
     "one layer": {"num_hidden_layers": 1},
     "gate": {"output_gate": "glu"},
+    "gate of another kind": {"output_gate": "geglu"},
+    "two kernels per channel": {"num_kernel_channels": 2, "bidirectional": True},
+    "kernels that gate kernels": {"channel_gate_act": "silu"},
     "no activation": {"hidden_act": None},
     "post-norm": {"norm_position": "post"},
     "scalar norm": {"norm_type": "scalar_layer"},
     "scalar post-norm": {"norm_type": "scalar_layer", "norm_position": "post"},
+    "batch norm": {"norm_type": "batch"},
+    "batch post-norm": {"norm_type": "batch", "norm_position": "post"},
+    "decaying residual": {"residual_type": "decay"},
+    "channel dropout": {"dropout_type": "channel", "hidden_dropout_prob": 0.3},
     "short kernel": {"kernel_parameters": {"max_length": 5}},
     "random angles": {"kernel_parameters": {"pole_init": "randn"}},
+    "poles per channel": {"kernel_parameters": {"pole_init": "dfout"}},
+    "poles read from the end": {"kernel_parameters": {"kernel_type": "dss", "version": "softmax"}},
+    **{name: {"kernel_parameters": parameters} for name, parameters in KERNELS.items()},
 }
 
 by_head = pytest.mark.parametrize("head", HEADS)

@@ -1,13 +1,25 @@
 """Padding never changes an answer: a row's logits and gradients are the same alone, in a batch, and padded anywhere."""
 
+import copy
 import itertools
 from typing import Any
 
 import pytest
 import torch
-from tiny import HEADS, INPUTS, assert_same_tensors, draw_input, draw_labels, gradients_of, perturbed, tiny_config
+from tiny import (
+    HEADS,
+    INPUTS,
+    KERNELS,
+    assert_same_tensors,
+    draw_input,
+    draw_labels,
+    gradients_of,
+    perturbed,
+    tiny_config,
+)
 from torch import Tensor
 
+from modeling_dlr.kernels_dlr import DSSKernel
 from modeling_dlr.modeling_dlr import POOLINGS, DLRHead
 
 LENGTHS = (7, 1, 63)
@@ -17,7 +29,7 @@ DIRECTIONS = {"causal": False, "bidirectional": True}
 NORMS = {
     f"{position} {kind}": {"norm_position": position, "norm_type": kind}
     for position in ("pre", "post")
-    for kind in ("layer", "scalar_layer")
+    for kind in ("layer", "scalar_layer", "batch")
 }
 HEADS_AND_POOLINGS = [("sequence head", pooling) for pooling in POOLINGS] + [("token head", "mean")]
 
@@ -74,6 +86,42 @@ def test_logits(head: str, pooling: str, norm: dict[str, str], bidirectional: bo
     """A row's logits are the same alone, in a batch of other lengths, and with any amount of padding on either side."""
     model, name, rows = model_and_rows(head, pooling=pooling, bidirectional=bidirectional, **norm)
     assert largest_change(head, model.double().to(device), name, rows, side) < 1e-9
+
+
+@by_direction
+@pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS.keys())
+def test_logits_of_every_kernel(kernel: dict[str, Any], bidirectional: bool, device: torch.device):
+    """The same holds for every kernel, for several of them per channel, and for kernels that gate others."""
+    several = {"num_kernel_channels": 2, "channel_gate_act": "silu", "residual_type": "decay"}
+    for head, side in itertools.product(HEADS, ("left", "right")):
+        model, name, rows = model_and_rows(head, bidirectional=bidirectional, kernel_parameters=kernel, **several)
+        assert largest_change(head, model.double().to(device), name, rows, side) < 1e-9
+
+
+def test_only_softmax_depends_on_padding():
+    """DSS softmax, whose kernel depends on the length, is the exception, and its docstring says so."""
+    softmax = {"kernel_type": "dss", "version": "softmax"}
+    model, name, rows = model_and_rows("sequence head", kernel_parameters=softmax)
+    assert largest_change("sequence head", model.double(), name, rows, "right") > 1e-3
+    assert "padding changes the answer" in " ".join((DSSKernel.__doc__ or "").split())
+
+
+@by_direction
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("head", HEADS)
+def test_batch_statistics(head: str, norm_position: str, bidirectional: bool):
+    """In training, where BatchNorm mixes the rows of a batch, padding changes no logit, gradient or statistic."""
+    fields = {"norm_type": "batch", "norm_position": norm_position, "bidirectional": bidirectional}
+    model, name, rows = model_and_rows(head, **fields)
+    trained = []
+    for amount, side in itertools.product((0, 5, 64), ("right", "left")):
+        copied = copy.deepcopy(model).double().train()
+        inputs, mask = padded(rows, amount, side)
+        logits = answers(head, copied(**{name: inputs}, attention_mask=mask).logits, mask)
+        torch.cat([row.flatten() for row in logits]).square().sum().backward()
+        trained.append(dict(enumerate(logits)) | gradients_of(copied) | dict(copied.named_buffers()))
+    for other in trained[1:]:
+        assert_same_tensors(other, trained[0], tolerance=1e-9)
 
 
 @by_direction

@@ -25,6 +25,15 @@ INPUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "three values per step": ("input_values", {"input_size": 3}),
 }
 
+# One row per kernel that needs something of its own from the model around it.
+KERNELS: dict[str, dict[str, Any]] = {
+    "DLR with real weights": {"version": "imag_real_weight", "read_out": "sum"},
+    "DSS": {"kernel_type": "dss", "separate_time_steps": True},
+    "DSS clipped, a product": {"kernel_type": "dss", "version": "clip", "pole_init": "randn", "read_out": "prod"},
+    "S4D": {"kernel_type": "s4d", "discretization": "bilinear"},
+    "SGConv": {"kernel_type": "sgconv"},
+}
+
 
 def tiny_config(**changes: Any) -> DLRConfig:
     """Two layers, three channels and five poles; eleven tokens unless ``changes`` say otherwise."""
@@ -51,10 +60,13 @@ AnyModule = TypeVar("AnyModule", bound=torch.nn.Module)
 
 
 def perturbed(model: AnyModule, amount: float = 0.3) -> AnyModule:
-    """The model with every parameter moved off its initial value, zeros and the padding embedding included."""
+    """The model with everything moved off its initial value, zeros, statistics and the padding embedding included."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(amount * torch.randn_like(parameter) / (1 + parameter.numel() ** 0.5 / 10))
+        for buffer in model.buffers():
+            if buffer.is_floating_point():  # variances and norms stay positive
+                buffer.add_(amount * torch.rand_like(buffer))
     return model
 
 

@@ -1,0 +1,71 @@
+"""How fast is the kernel of DLR alone, against the plain formulation and this machine's matrix product?
+
+    python benchmarks/kernel.py --json            # every row; each is printed when it is done
+    python benchmarks/kernel.py --save            # also into benchmarks/results/kernel.json; goes on where it stopped
+
+The kernel is a matrix product of 4 H N L floating-point operations, and 8 H N L more backward. Its rate, and the share
+of the rate of a 2048 × 2048 product, are those of the fastest round; times and ratio are medians.
+"""
+
+from typing import Any, NamedTuple
+
+import naive
+import torch
+from measure import (
+    BOTH,
+    MODES,
+    RESULTS,
+    matmul_rate,
+    milliseconds,
+    paired_ratio,
+    run_benchmark,
+    seconds_of_pass,
+    take_turns,
+)
+
+from modeling_dlr import DLRKernel
+
+
+class Row(NamedTuple):
+    """H kernels of L taps from N poles that they share, forward or forward and backward."""
+
+    H: int
+    N: int
+    L: int
+    mode: str
+
+
+SIZES = [(64, 1024), (1024, 4096), (4096, 4096), (1024, 16384), (1024, 65536)]
+ROWS = [Row(128, N, L, mode) for N, L in SIZES for mode in MODES]
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Milliseconds of both, their ratio, and how fast ours computes."""
+    torch.manual_seed(0)
+    H, N, L, mode = row
+    kernel = DLRKernel(num_channels=1, hidden_size=H, state_size=N)
+    with torch.no_grad():
+        spectrum = kernel.spectrum(L)
+        weights = torch.stack([spectrum.weights_real[0], spectrum.weights_imag[0]], dim=-1)
+    decay, angle = (part.float().requires_grad_() for part in (spectrum.decay, spectrum.angle))
+    plain = [decay, angle, weights.requires_grad_()]
+    seconds = take_turns(
+        {
+            "naive": lambda: seconds_of_pass(lambda: naive.dlr_kernel(decay, angle, weights, L), plain, mode),
+            "ours": lambda: seconds_of_pass(lambda: kernel(L), kernel.parameters(), mode),
+        }
+    )
+    rate = (12 if mode == BOTH else 4) * H * N * L / min(seconds["ours"])
+    return {
+        "naive_ms": milliseconds(seconds["naive"]),
+        "ours_ms": milliseconds(seconds["ours"]),
+        "ratio": paired_ratio(seconds["naive"], seconds["ours"]),
+        "rounds": len(seconds["ours"]),
+        "gflops": round(rate / 1e9, 1),
+        "matmul_gflops": round(matmul_rate() / 1e9, 1),
+        "fraction_of_matmul": round(rate / matmul_rate(), 3),
+    }
+
+
+if __name__ == "__main__":
+    run_benchmark(__doc__, RESULTS / "kernel.json", ROWS, measure)

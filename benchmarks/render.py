@@ -1,0 +1,238 @@
+"""Write the tables of docs/performance.md from benchmarks/results/*.json; the prose around them stays.
+
+    python benchmarks/render.py
+
+A table stands between `<!-- table: layer -->` and `<!-- end -->`, where "layer" is the name of a benchmark; without a
+results file nothing stands there. Results of different machines, numbers of threads or versions of torch make tables of
+their own.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from measure import BOTH, FORWARD, RESULTS, load
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+NONE = "–"
+
+Line = Mapping[str, Any]
+Cell = Callable[[Line], str]
+
+
+class Goals(NamedTuple):
+    """How many times faster than the plain formulation a layer should be, and how many times smaller."""
+
+    forward: float
+    both: float
+    memory: float
+
+
+# By kind, B, H, N and L.
+LAYER_GOALS = {
+    ("dlr", 16, 128, 1024, 4096): Goals(3.5, 3.5, 1.5),
+    ("dlr", 4, 128, 4096, 4096): Goals(10, 7, 3.5),
+    ("dlr", 4, 128, 1024, 16384): Goals(5, 4.5, 2),
+    ("dlr", 1, 128, 1024, 65536): Goals(13, 10, 4.5),
+    ("dlr", 1, 64, 2048, 262144): Goals(25, 12, 17),
+    ("dss", 8, 256, 64, 16384): Goals(15, 12, 8),
+}
+LIMIT_GOALS = {FORWARD: 0.6, BOTH: 0.5}
+
+
+def layer_goal(line: Line) -> Goals | None:
+    """The goals of a size of layer, if it has any."""
+    return LAYER_GOALS.get((line["kind"], line["B"], line["H"], line["N"], line["L"]))
+
+
+def speed_goal(line: Line) -> str:
+    """For this size and pass."""
+    goal = layer_goal(line)
+    return NONE if goal is None else times(goal.forward if line["mode"] == FORWARD else goal.both)
+
+
+def memory_goal(line: Line) -> str:
+    """For this size; only forward and backward together have one."""
+    goal = layer_goal(line)
+    return NONE if goal is None or line["mode"] == FORWARD else times(goal.memory)
+
+
+def kernel_goal(line: Line) -> str:
+    """×16 forward, from 1024 poles and 4096 steps."""
+    return times(16) if line["mode"] == FORWARD and line["N"] == 1024 and line["L"] >= 4096 else NONE
+
+
+def peer_goal(first: int) -> Callable[[Line], str]:
+    """Ahead of a peer from a length on."""
+    return lambda line: "> ×1" if line["L"] >= first else NONE
+
+
+def decoding_goal(line: Line) -> str:
+    """×7 for one sequence and 4096 poles."""
+    return times(7) if (line["B"], line["N"]) == (1, 4096) else NONE
+
+
+def times(ratio: float) -> str:
+    """Such as ×3.5."""
+    return f"×{digits(ratio)}"
+
+
+def digits(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
+
+
+def number(name: str) -> Cell:
+    """A count or a size."""
+    return lambda line: f"{line[name]:,}"
+
+
+def rounded(name: str) -> Cell:
+    """A measured number, three digits of it."""
+    return lambda line: digits(line[name])
+
+
+def ratio(name: str) -> Cell:
+    """How many times."""
+    return lambda line: times(line[name])
+
+
+def percent(name: str) -> Cell:
+    """A share."""
+    return lambda line: f"{line[name]:.0%}"
+
+
+def error(name: str) -> Cell:
+    """A relative error, two digits of it."""
+    return lambda line: f"{line[name]:.1e}"
+
+
+def text(name: str) -> Cell:
+    """A word."""
+    return lambda line: str(line[name])
+
+
+class Table(NamedTuple):
+    """Columns by their heads, and what the rows are sorted by."""
+
+    columns: dict[str, Cell]
+    order: tuple[str, ...]
+
+
+TABLES = {
+    "layer": Table(
+        {
+            "kind": text("kind"),
+            **{name: number(name) for name in ("B", "H", "N", "L")},
+            "pass": text("mode"),
+            "plain, ms": rounded("naive_ms"),
+            "ours, ms": rounded("ours_ms"),
+            "faster": ratio("ratio"),
+            "goal": speed_goal,
+            "plain, MB": rounded("naive_peak_mb"),
+            "ours, MB": rounded("ours_peak_mb"),
+            "smaller": lambda line: times(line["naive_peak_mb"] / max(line["ours_peak_mb"], 1)),
+            "goal ": memory_goal,
+            "of the limit": percent("fraction_of_limit"),
+            "goal  ": lambda line: f"{LIMIT_GOALS[line['mode']]:.0%}",
+        },
+        ("kind", "L", "N", "B", "H", "mode"),
+    ),
+    "kernel": Table(
+        {
+            **{name: number(name) for name in ("H", "N", "L")},
+            "pass": text("mode"),
+            "plain, ms": rounded("naive_ms"),
+            "ours, ms": rounded("ours_ms"),
+            "faster": ratio("ratio"),
+            "goal": kernel_goal,
+            "GFLOP/s": rounded("gflops"),
+            "of the matrix product's": percent("fraction_of_matmul"),
+        },
+        ("L", "N", "H", "mode"),
+    ),
+    "peers": Table(
+        {
+            "L": number("L"),
+            "pass": text("mode"),
+            "DLR, ms": rounded("dlr_ms"),
+            "DSS, ms": rounded("dss_ms"),
+            "attention, ms": rounded("attention_ms"),
+            "LSTM, ms": rounded("lstm_ms"),
+            "attention / DLR": ratio("attention/dlr"),
+            "attention / DSS": ratio("attention/dss"),
+            "goal": peer_goal(2048),
+            "LSTM / DLR": ratio("lstm/dlr"),
+            "LSTM / DSS": ratio("lstm/dss"),
+            "goal ": peer_goal(8192),
+        },
+        ("L", "mode"),
+    ),
+    "decoding": Table(
+        {
+            **{name: number(name) for name in ("B", "H", "N")},
+            "plain, µs": rounded("naive_us"),
+            "step, µs": rounded("step_us"),
+            "lookahead, µs": rounded("lookahead_us"),
+            "step, faster": ratio("naive/step"),
+            "lookahead, faster": ratio("naive/lookahead"),
+            "goal": decoding_goal,
+            "slowest token of a block, µs": rounded("slowest_token_of_a_block_us"),
+        },
+        ("B", "H", "N"),
+    ),
+    "accuracy": Table(
+        {
+            "kernel of": text("kernel"),
+            "L": number("L"),
+            "kernel": error("kernel_error"),
+            "convolution": error("convolution_error"),
+            "scan": error("scan_error"),
+            "prefill": error("prefill_error"),
+            "stepping": error("stepping_error"),
+            "plain kernel": error("naive_kernel_error"),
+            "plain convolution": error("naive_convolution_error"),
+            "plain stepping": error("naive_stepping_error"),
+        },
+        ("kernel", "L"),
+    ),
+}
+
+
+def machine_line(name: str, line: Line) -> str:
+    """What was run, on what."""
+    threads = f"{line['threads']} thread{'s' if line['threads'] > 1 else ''}"
+    machine = line.get("machine", "an unnamed processor")
+    return f"`python benchmarks/{name}.py --save` on {machine}, {threads}, torch {line['torch']}:"
+
+
+def render_table(name: str, lines: Sequence[Line]) -> str:
+    """The table of a benchmark, one for each machine, with what was run; nothing without lines."""
+    columns, order = TABLES[name]
+    groups: dict[str, list[Line]] = {}
+    for line in sorted(lines, key=lambda line: [line[field] for field in order]):
+        groups.setdefault(machine_line(name, line), []).append(line)
+    parts = []
+    for caption, group in groups.items():
+        rows = [columns, ["---"] * len(columns), *([cell(line) for cell in columns.values()] for line in group)]
+        parts.append("\n".join([caption, "", *(f"| {' | '.join(map(str.strip, row))} |" for row in rows), ""]))
+    return "\n".join(["", *parts, ""]) if parts else ""
+
+
+def render(document: str, results: Path = RESULTS) -> str:
+    """The document with every table as the results files say.
+
+    Raises:
+        KeyError: for a marker of a table that there is not.
+    """
+    return re.sub(
+        r"(?<=^<!-- table: )(\w+)( -->\n).*?(?=^<!-- end -->$)",
+        lambda match: match[1] + match[2] + render_table(match[1], load(results / f"{match[1]}.json")),
+        document,
+        flags=re.MULTILINE | re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,203 @@
+"""The benchmarks measure what they say, on tiny sizes, and the document shows what they found."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import accuracy
+import decoding
+import kernel
+import layer
+import measure
+import numpy as np
+import oracle
+import peers
+import pytest
+import render
+import torch
+from tolerances import assert_close
+
+from modeling_dlr import DLRKernel
+
+
+class Row(NamedTuple):
+    """What the made-up benchmarks here measure."""
+
+    N: int
+
+
+@pytest.fixture(autouse=True)
+def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rate of the machine takes seconds to measure, and says nothing about tiny sizes."""
+    monkeypatch.setattr(kernel, "matmul_rate", lambda: 1e9)
+
+
+TINY: dict[str, Callable[[str], dict[str, Any]]] = {
+    "kernel": lambda mode: row_and_findings(kernel.Row(3, 5, 63, mode), kernel.measure),
+    "peers": lambda mode: row_and_findings(peers.Row(7, mode), lambda row: peers.measure(row, 8, (5, 5))),
+    "decoding": lambda _: decoding.measure(1, 3, 5, tokens=7, rounds=1),
+    "accuracy": lambda _: row_and_findings(accuracy.Row("DSS lin", 63), accuracy.measure),
+}
+
+
+def row_and_findings(row: Any, find: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    return row._asdict() | find(row) | measure.machine()
+
+
+@pytest.mark.parametrize("mode", measure.MODES)
+@pytest.mark.parametrize("name", TINY)
+def test_measures_what_the_table_shows(name: str, mode: str):
+    """A line of results is plain JSON, all of it positive numbers, and fills a row of the table."""
+    line = TINY[name](mode)
+    assert json.loads(json.dumps(line)) == line
+    assert all(value >= 0 and np.isfinite(value) for value in line.values() if not isinstance(value, str))
+    header, rule, row = table_of(render.render_table(name, [line]))
+    assert len(header) == len(rule) == len(row) == len(render.TABLES[name].columns)
+    assert all(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dlr", "dss"])
+def test_layer_measures_what_the_table_shows(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """Both passes; here without a process of its own for each peak of memory."""
+    monkeypatch.setattr(layer, "peak_megabytes", lambda *_: 1.0)
+    lines = list(layer.measure(layer.Row(kind, 1, 3, 5, 63)))
+    assert [line["mode"] for line in lines] == list(measure.MODES)
+    assert len(table_of(render.render_table("layer", lines))) == 4
+
+
+def table_of(text: str) -> list[list[str]]:
+    return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def test_document_shows_the_results():
+    """docs/performance.md is what `python benchmarks/render.py` writes from the results there are."""
+    document = render.DOCUMENT.read_text(encoding="utf-8")
+    assert render.render(document) == document
+    assert all(f"<!-- table: {name} -->" in document for name in render.TABLES)
+
+
+def made_up_results(**changes: Any) -> dict[str, Any]:
+    line = peers.Row(4096, measure.FORWARD)._asdict() | dict.fromkeys(("dlr_ms", "dss_ms", "attention_ms"), 1234.5)
+    ratios = dict.fromkeys(("attention/dlr", "attention/dss", "lstm/dlr", "lstm/dss"), 2.345)
+    return line | ratios | {"lstm_ms": 0.01234, "threads": 2, "torch": "2.0", "machine": "A processor"} | changes
+
+
+def test_tables_stand_between_their_markers(tmp_path: Path):
+    """Prose stays, rows are sorted, goals stand beside what was measured, and without results nothing stands there."""
+    text = "before\n<!-- table: peers -->\nold\n<!-- end -->\nafter\n"
+    assert render.render(text, tmp_path) == "before\n<!-- table: peers -->\n<!-- end -->\nafter\n"
+    lines = [made_up_results(), made_up_results(L=1024), made_up_results(threads=1)]
+    (tmp_path / "peers.json").write_text(json.dumps(lines))
+    rendered = render.render(text, tmp_path)
+    assert rendered.startswith("before\n<!-- table: peers -->\n\n`python benchmarks/peers.py --save` on A processor, 2")
+    assert rendered.endswith("<!-- end -->\nafter\n")
+    assert render.render(rendered, tmp_path) == rendered
+    _, _, short, long, *single_thread = table_of(rendered)
+    assert len(single_thread) == 3
+    assert (short[0], long[0]) == ("1,024", "4,096")
+    assert (long[2], long[5], long[6], long[8]) == ("1,234", "0.0123", "×2.35", "> ×1")
+    assert short[8] == long[11] == render.NONE
+
+
+def test_unknown_table_is_refused():
+    with pytest.raises(KeyError, match="pears"):
+        render.render("<!-- table: pears -->\n<!-- end -->\n")
+
+
+def test_goals_of_the_layer():
+    """Every goal is that of a size that is measured."""
+    assert set(render.LAYER_GOALS) <= {tuple(row) for row in layer.ROWS}
+    line = layer.ROWS[0]._asdict()
+    assert [render.speed_goal(line | {"mode": mode}) for mode in measure.MODES] == ["×3.5", "×3.5"]
+    assert [render.memory_goal(line | {"mode": mode}) for mode in measure.MODES] == [render.NONE, "×1.5"]
+    assert render.speed_goal(line | {"mode": measure.FORWARD, "N": 64}) == render.NONE
+
+
+def test_saved_rows_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A benchmark goes on where it stopped, replaces a row when asked to, and keeps rows of other threads."""
+    measured, clock = [], itertools.count()
+    path = tmp_path / "results" / "made_up.json"
+
+    def find(row: Row) -> dict[str, Any]:
+        measured.append(row.N)
+        return {"found": next(clock)}
+
+    def run(*arguments: str) -> None:
+        measure.run_benchmark("", path, [Row(1), Row(2)], find, ["--save", "--json", "--threads", "1", *arguments])
+
+    run("--rows", "1")
+    run()
+    run()
+    assert measured == [2, 1]
+    run("--again", "--rows", "1")
+    assert measured == [2, 1, 2]
+    assert [(line["N"], line["found"]) for line in measure.load(path)] == [(2, 2), (1, 1)]
+    assert [json.loads(line)["N"] for line in capsys.readouterr().out.splitlines()] == measured
+    measure.save(path, measure.load(path)[0] | {"threads": 3}, key=["N", "threads"])
+    assert [line["threads"] for line in measure.load(path)] == [1, 1, 3]
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(1.0, 7), (11.0, 3)])
+def test_turns(seconds: float, rounds: int):
+    """All take turns, the first round does not count, and slow ones have fewer."""
+    order = []
+
+    def run(name: str) -> Callable[[], float]:
+        return lambda: order.append(name) or seconds * len(order)
+
+    taken = measure.take_turns({"a": run("a"), "b": run("b")})
+    assert order == ["a", "b"] * (rounds + 1)
+    assert taken["a"][0] == 3 * seconds
+    assert [len(each) for each in taken.values()] == [rounds, rounds]
+
+
+def test_medians():
+    """The ratio is the median of the ratios, which is not the ratio of the medians."""
+    assert measure.milliseconds([1.0, 3.0, 2.0]) == 2000
+    assert measure.paired_ratio([10.0, 2.0, 9.0], [1.0, 2.0, 3.0]) == 3
+
+
+def test_matmul_rate():
+    assert measure.matmul_rate(16) > 0
+
+
+@pytest.mark.parametrize("mode", measure.MODES)
+def test_no_pass_uses_the_kernel_of_the_one_before(mode: str):
+    """The parameters move between passes, so that every pass is timed with the work it does in training."""
+    ours = DLRKernel(num_channels=1, hidden_size=3, state_size=5)
+    kernels: list[torch.Tensor] = []
+
+    def run() -> torch.Tensor:
+        kernels.append(ours(63))
+        return kernels[-1]
+
+    for _ in range(2):
+        assert measure.seconds_of_pass(run, ours.parameters(), mode) > 0
+    assert not torch.equal(*kernels)
+    assert all((parameter.grad is not None) == (mode == measure.BOTH) for parameter in ours.parameters())
+
+
+@pytest.mark.parametrize("name", accuracy.KERNELS)
+def test_reference_is_the_definition(name: str, monkeypatch: pytest.MonkeyPatch):
+    """What the benchmark compares with, chunk by chunk in float64, is what the oracle says step by step."""
+    monkeypatch.setattr(accuracy, "_CHUNK", 7)
+    N, kernel_parameters = accuracy.KERNELS[name]
+    mixer = measure.build_mixer(3, N, **kernel_parameters)
+    with torch.no_grad():
+        spectrum, u = mixer.kernel.spectrum(63), torch.randn(3, 63)
+        K, state = accuracy.reference(spectrum, u)
+        y = accuracy.convolved(K, mixer.D[0], u)
+    log_poles, weights = (
+        torch.complex(real.detach().double(), imag.detach().double()).numpy()
+        for real, imag in ((spectrum.decay, spectrum.angle), (spectrum.weights_real, spectrum.weights_imag))
+    )
+    assert_close(K, oracle.kernel(log_poles, weights, 63)[0], torch.float64)
+    skip, inputs = mixer.D.detach().double().numpy(), u.double().T.unsqueeze(0).numpy()
+    assert_close(y.T, oracle.recurrence(np.exp(log_poles), weights, skip, inputs)[0, :, 0], torch.float64)
+    x = np.zeros((3, N), dtype=complex)
+    for t in range(63):
+        x = np.exp(log_poles) * x + inputs[0, t, :, None]
+    assert np.abs(state.numpy() - x).max() <= 1e-12 * np.abs(x).max()

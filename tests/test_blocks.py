@@ -1,0 +1,180 @@
+"""What the official block has beside its kernel: BatchNorm, gates, channel dropout, decaying residual, more kernels."""
+
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from families import arrays_of
+from tiny import perturbed, tiny_config
+from tolerances import assert_close
+from torch import Tensor, nn
+from torch.nn import functional
+
+from modeling_dlr.modeling_dlr import GEGLU, ChannelDropout, DLRBlock, DLRMixer
+from modeling_dlr.norms_dlr import MaskedBatchNorm, build_norm, normalise
+
+H = 3
+
+# Which steps of three sequences of seven count.
+MASKS = {
+    "no mask": None,
+    "all steps": torch.ones(3, 7, dtype=torch.bool),
+    "padding on the right": torch.arange(7) < torch.tensor([[7], [1], [4]]),
+    "padding on the left": torch.arange(7) >= torch.tensor([[0], [6], [3]]),
+    "holes": torch.arange(21).reshape(3, 7) % 2 == 0,
+}
+by_mask = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+
+
+def steps_that_count(x: Tensor, mask: Tensor | None) -> Tensor:
+    """[B, L, H] to [steps, H]."""
+    return x.flatten(0, 1) if mask is None else x[mask]
+
+
+def both_norms(device: torch.device) -> tuple[MaskedBatchNorm, nn.BatchNorm1d]:
+    """Ours and torch's with the same parameters, neither of them 1 or 0."""
+    ours, theirs = perturbed(MaskedBatchNorm(H)), nn.BatchNorm1d(H)
+    theirs.load_state_dict(ours.state_dict())
+    return ours.double().to(device), theirs.double().to(device)
+
+
+@by_mask
+def test_batch_norm_is_that_of_torch_without_the_padding(mask: Tensor | None, device: torch.device):
+    """Outputs, gradients and running statistics are those of nn.BatchNorm1d over the steps that count, joined."""
+    ours, theirs = both_norms(device)
+    mask = None if mask is None else mask.to(device)
+    for _ in range(3):
+        x = (2 + 3 * torch.randn(3, 7, H, dtype=torch.float64, device=device)).requires_grad_()
+        y, expected = steps_that_count(ours(x, mask), mask), theirs(steps_that_count(x, mask))
+        assert_close(y, expected, torch.float64)
+        G = torch.randn_like(y)
+        gradients, theirs_too = (
+            torch.autograd.grad(output, [x, norm.weight, norm.bias], G)
+            for output, norm in ((y, ours), (expected, theirs))
+        )
+        for actual, right in zip(gradients, theirs_too, strict=True):
+            assert_close(actual, right, torch.float64)
+    for name, value in theirs.state_dict().items():
+        assert_close(ours.state_dict()[name], value, torch.float64)
+
+
+@by_mask
+def test_batch_norm_in_evaluation(mask: Tensor | None, device: torch.device):
+    """In evaluation it uses its running statistics, like nn.BatchNorm1d, and changes nothing."""
+    ours, theirs = (norm.eval() for norm in both_norms(device))
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    x = torch.randn(3, 7, H, dtype=torch.float64, device=device)
+    assert_close(
+        ours(x, None if mask is None else mask.to(device)).flatten(0, 1), theirs(x.flatten(0, 1)), torch.float64
+    )
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+
+
+@pytest.mark.parametrize("batch", [0, 2], ids=["no sequence", "only padding"])
+def test_batch_norm_of_nothing(batch: int, device: torch.device):
+    """A batch without a step that counts leaves the statistics alone, and no NaN anywhere."""
+    norm, _ = both_norms(device)
+    mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+    y = norm(
+        torch.randn(batch, 7, H, dtype=torch.float64, device=device),
+        torch.zeros(batch, 7, dtype=torch.bool, device=device),
+    )
+    assert y.isfinite().all()
+    assert torch.equal(norm.running_mean, mean)
+    assert torch.equal(norm.running_var, variance)
+
+
+def test_batch_norm_of_one_step(device: torch.device):
+    """One step has no variance: its output is the bias, and the running variance stays finite."""
+    norm, _ = both_norms(device)
+    y = norm(torch.randn(1, 1, H, dtype=torch.float64, device=device))
+    assert_close(y[0, 0], norm.bias, torch.float64)
+    assert norm.running_var.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_batch_norm_takes_statistics_in_float32(dtype: torch.dtype, device: torch.device):
+    """Under autocast, and of a bfloat16 input, means and variances over thousands of steps are not rounded."""
+    norm, x = MaskedBatchNorm(H).to(device), (5 + torch.randn(2, 4096, H, device=device)).to(dtype)
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        y = norm(x, torch.ones(2, 4096, dtype=torch.bool, device=device))
+    assert y.dtype == dtype
+    assert_close(norm.running_mean, 0.1 * x.double().mean((0, 1)), torch.float32)
+    assert_close(norm.running_var, 0.9 + 0.1 * x.double().flatten(0, 1).var(0), torch.float32)
+
+
+def test_padding_reaches_batch_norm_only():
+    """`normalise` hands the mask to the one norm that has to know it, and calls the others as they are."""
+    x, mask = torch.randn(3, 7, H), MASKS["holes"]
+    for norm_type in ("layer", "scalar_layer"):
+        norm = build_norm(tiny_config(norm_type=norm_type))
+        assert torch.equal(normalise(norm, x, mask), norm(x))
+    first, second = (build_norm(tiny_config(norm_type="batch")) for _ in range(2))
+    assert torch.equal(normalise(first, x, mask), second(x, mask))
+    assert not torch.equal(second(x), second(x, mask))
+
+
+def test_geglu(device: torch.device):
+    """The second half of the channels gates the first."""
+    x = torch.randn(2, 7, 2 * H, device=device)
+    assert torch.equal(GEGLU()(x), x[..., :H] * functional.gelu(x[..., H:]))
+
+
+def test_channel_dropout_drops_whole_channels(device: torch.device):
+    """In training, a channel of a sequence is 0 at all steps or larger by 1/(1-p) at all, independently of others."""
+    x = 1 + torch.rand(50, 7, 40, device=device)
+    ratio = ChannelDropout(0.3)(x) / x
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))
+    kept = ratio[:, 0] > 0
+    assert torch.allclose(ratio[:, 0][kept], torch.tensor(1 / 0.7))
+    assert abs(kept.float().mean() - 0.7) < 0.04
+    assert kept.float().mean(0).std() < 0.15 > kept.float().mean(1).std()
+
+
+def test_channel_dropout_in_evaluation():
+    """In evaluation nothing is dropped."""
+    x = torch.randn(2, 7, H)
+    assert torch.equal(ChannelDropout(0.5).eval()(x), x)
+
+
+@pytest.mark.parametrize(("dropout_type", "kind"), [("element", nn.Dropout), ("channel", ChannelDropout)])
+def test_type_of_dropout(dropout_type: str, kind: type[nn.Module]):
+    """Both dropouts of a block, after the activation and on the residual branch, are of the type asked for."""
+    block = DLRBlock(tiny_config(dropout_type=dropout_type, hidden_dropout_prob=0.25), 0)
+    for dropout in (block.dropout, block.mixer.dropout):
+        assert type(dropout) is kind
+        assert dropout.p == 0.25
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("layer_idx", [0, 1, 6])
+def test_decaying_residual(layer_idx: int, norm_position: str):
+    """Layer i, counted from 1, keeps sqrt(1 - 1/i) of its input and adds 1/sqrt(i) of its branch."""
+    block = DLRBlock(tiny_config(residual_type="decay", norm_position=norm_position), layer_idx).double()
+    x, i = torch.randn(2, 7, H, dtype=torch.float64), layer_idx + 1
+    branch = block.mixer(block.norm(x) if norm_position == "pre" else x)
+    mixed = (1 - 1 / i) ** 0.5 * x + i**-0.5 * branch
+    assert_close(block(x), mixed if norm_position == "pre" else block.norm(mixed), torch.float64)
+
+
+GATES: dict[str, tuple[dict[str, Any], Any]] = {
+    "no gate": ({}, lambda y: y),
+    "gate": ({"channel_gate_act": "relu"}, lambda y: np.maximum(y[:, :, 2:], 0) * y[:, :, :2]),
+}
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
+@pytest.mark.parametrize(("fields", "gate"), GATES.values(), ids=GATES.keys())
+def test_mixer_of_several_kernels(fields: dict[str, Any], gate: Any, bidirectional: bool, device: torch.device):
+    """Two kernels per channel, or four of which two gate the others, and one projection of all that they give."""
+    config = tiny_config(num_kernel_channels=2, bidirectional=bidirectional, hidden_act="relu", **fields)
+    mixer = DLRMixer(config).double().to(device)
+    u = torch.randn(2, 7, H, dtype=torch.float64, device=device)
+    taps = oracle.dlr(arrays_of(mixer.kernel), 7, "complex").real
+    assert len(taps) == 2 * (1 + bool(fields)) * (1 + bidirectional)
+    forward, reverse = np.split(taps, 2) if bidirectional else (taps, None)
+    own = arrays_of(mixer)
+    y = np.maximum(gate(oracle.convolution(forward, reverse, own["D"], u.cpu().numpy())), 0).reshape(2, 7, 2 * H)
+    assert_close(mixer(u), y @ own["out_proj.weight"].T + own["out_proj.bias"], torch.float64)
