@@ -17,6 +17,7 @@ from typing import Any
 
 import naive
 import torch
+from measure import machine
 from torch import Tensor
 
 from modeling_dlr import DLRKernel
@@ -69,8 +70,7 @@ def measure(B: int, H: int, N: int, *, tokens: int = 256, rounds: int = 7) -> di
         **{name: round(value, 2) for name, value in ratios.items()},
         "slowest_token_of_a_block_us": round(1e6 * statistics.median(blocks), 1),
         "block": BLOCK_LENGTH,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        **machine(),
     }
 
 
