@@ -159,8 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "accuracy_most_frequent_class": most_frequent_class(cut["train"], cut["test"], len(tokenizer), len(names)),
             "test_bytes": total,
         }
-        show(folder, data["test"][0]["text"][:1500], names)
         write_results(folder, options, data, trained.seconds, metrics)
+    show(Path(options.output_dir), data["test"][0]["text"][:1500], names)
     print(f"held-out byte accuracy {metrics['accuracy']:.4f} over {total} bytes")
     print(f"most frequent class of each byte: {metrics['accuracy_most_frequent_class']:.4f}")
     print(f"trained in {trained.seconds:.0f} s; the model is in {options.output_dir}")
@@ -171,8 +171,9 @@ def show(folder: Path, text: str, names: list[str]) -> None:
     """Print ``text`` in the colours of a pipeline loaded from ``folder``."""
     colour: Any = pipeline("token-classification", model=str(folder), aggregation_strategy="simple")
     styled = Text(text)
+    groups = list(dict.fromkeys(name.removeprefix("B-").removeprefix("I-") for name in names))  # as the pipeline does
     for span in colour(text):
-        styled.stylize(PALETTE[names.index(span["entity_group"]) % len(PALETTE)], span["start"], span["end"])
+        styled.stylize(PALETTE[groups.index(span["entity_group"]) % len(PALETTE)], span["start"], span["end"])
     console = Console()
     console.rule("a held-out file, coloured by the model")
     console.print(styled)

@@ -7,6 +7,7 @@ import json
 import platform
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -119,23 +120,38 @@ def output_folder(path: str | Path) -> Iterator[Path]:
     """A folder to write into that takes the place of ``path`` as a whole, once everything in it is written.
 
     Raises:
-        FileExistsError: before any work, if ``path`` holds something that no example wrote.
+        FileExistsError: before any work, if ``path`` holds anything that no example wrote.
     """
-    target = Path(path)
-    if target.exists() and not (target.is_dir() and ((target / RESULTS).is_file() or not any(target.iterdir()))):
+    target = Path(path).resolve()
+    foreign = foreign_files(target)
+    if foreign:
         raise FileExistsError(
-            f"The output folder {target} holds other content (no {RESULTS} is in it): choose another --output-dir."
+            f"The output folder {target} holds other content ({foreign[0]}): choose another --output-dir."
         )
-    staging = target.with_name(target.name + ".part")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         yield staging
+        staging.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)
         staging.replace(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """What is in ``folder`` beside the files that an earlier run's results list as its own."""
+    if not folder.exists():
+        return []
+    if not folder.is_dir():
+        return [folder.name]
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    try:
+        own = set(json.loads((folder / RESULTS).read_text(encoding="utf-8"))["files"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        own = set()
+    return sorted(present - own - {RESULTS}) if own else sorted(present)
 
 
 @dataclass
@@ -204,6 +220,7 @@ def write_results(folder: Path, options: Options, data: DatasetDict, seconds: fl
         "metrics": metrics,
         "training_seconds": round(seconds, 1),
         "peak_memory_mb": round(peak_memory() / 2**20),
+        "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
     }
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

@@ -100,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         tokenizer = train_bpe_tokenizer(data["train"]["text"], recipe["vocab_size"])
         tokenizer.model_max_length = options.max_length or recipe["max_length"]
         tokenized = tokenize(data, tokenizer, tokenizer.model_max_length)
+        tfidf = yardstick(data)
 
         seeded(options)
         config = DLRConfig(
@@ -125,10 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         metrics = {
             "accuracy": trained.metrics["eval_accuracy"],
             "accuracy_95": interval(round(trained.metrics["eval_accuracy"] * total), total),
-            "accuracy_tfidf": yardstick(data),
+            "accuracy_tfidf": tfidf,
         }
-        answer(folder, data)
         write_results(folder, options, data, trained.seconds, metrics)
+    answer(Path(options.output_dir), data)
     report(metrics, total, trained.seconds, Path(options.output_dir))
     return metrics
 
@@ -139,7 +140,7 @@ def answer(folder: Path, data: DatasetDict) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     test = data["test"]
-    for row in test.select(range(0, len(test), max(1, len(test) // 3))).select(range(3)):
+    for row in test.select(range(0, len(test), max(1, len(test) // 3))).select(range(min(3, len(test)))):
         (reply,) = classify([row["text"]], truncation=True)
         truth = test.features["label"].int2str(row["label"])
         print(f"{reply['label']:>15} ({reply['score']:.2f}, truly {truth}): {' '.join(row['text'].split())[:70]}…")

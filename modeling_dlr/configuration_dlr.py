@@ -40,6 +40,7 @@ TOLERATED_KEYS = {
     "quantization_config",
     "task_specific_params",
     "tie_last_hidden_states",
+    "tie_word_embeddings",
     "tokenizer_class",
     "torch_dtype",
     "use_return_dict",
@@ -128,12 +129,11 @@ class DLRConfig(PreTrainedConfig):
     initializer_range: float | int | None = _field(
         None,
         "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
-        NOT_NEGATIVE,
+        Range(0, open_minimum=True),
     )
     pad_token_id: int | None = _field(None, "token of padding")
     bos_token_id: int | None = _field(None, "token that begins a sequence")
     eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
-    tie_word_embeddings: bool = _field(False, "share the embeddings with a language-model head")
 
     def __post_init__(self, **kwargs):
         tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
@@ -144,6 +144,8 @@ class DLRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}."
                 )
+        if kwargs.get("use_cache") or kwargs.get("tie_word_embeddings"):
+            raise ValueError("DLRConfig: use_cache and tie_word_embeddings wait for a language model: leave them out.")
         refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE

@@ -24,8 +24,19 @@ def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Ten
     Returns:
         [B, L, C, H].
 
+    Raises:
+        ValueError: if the shapes do not fit, or u is not real-valued.
+
     Source: DLR §3 and its bidirectional form; one transform of L + Lk steps serves both directions.
     """
+    if not u.is_floating_point():
+        raise ValueError(f"The input of a convolution must be float32 or float64, got {u.dtype}: embed or cast it.")
+    fits = u.dim() == 3 and kernel.dim() == 3 and kernel.shape[1] == u.shape[2] and kernel.shape[2] <= u.shape[1]
+    if not fits or skip.shape != kernel.shape[:2]:
+        raise ValueError(
+            f"u [B, L, H], a kernel [C, H, Lk <= L] and D [C, H] do not fit: got {list(u.shape)}, "
+            f"{list(kernel.shape)} and {list(skip.shape)}."
+        )
     if torch.compiler.is_compiling():
         return _convolve_plainly(u, kernel, reverse_kernel, skip)
     return _Convolution.apply(u, kernel, reverse_kernel, skip)
@@ -96,7 +107,9 @@ class _Convolution(torch.autograd.Function):
 
 
 def _turned(x: Tensor) -> Tensor:
-    """A contiguous [B, n, m] of x [B, m, n]; matrix by matrix, which torch copies more than twice as fast."""
+    """A contiguous [B, n, m] of x [B, m, n]; on the CPU matrix by matrix, which is more than twice as fast."""
+    if x.device.type != "cpu":
+        return x.transpose(1, 2).contiguous()
     turned = x.new_empty(x.shape[0], x.shape[2], x.shape[1])
     for source, target in zip(x.contiguous(), turned, strict=True):
         target.copy_(source.t())
@@ -109,7 +122,8 @@ class _Workspace:
     def __init__(self, u: Tensor, kernel: Tensor):
         (self.B, self.H, self.L), (C, _, self.Lk) = u.shape, kernel.shape
         self.n = transform_size(self.L + self.Lk)
-        self.size = max(8, min(_NUMBERS_PER_BLOCK // max(1, self.B * self.n), self.H))
+        on_cpu = u.device.type == "cpu"
+        self.size = max(8, min(_NUMBERS_PER_BLOCK // max(1, self.B * self.n), self.H)) if on_cpu else self.H
         self.padded = u.new_zeros(self.B, self.size, self.n)
         self.circular = kernel.new_zeros(C, self.size, self.n)
 

@@ -14,9 +14,8 @@ from torch import Tensor
 from .ops_dlr import Spectrum, State, add_product, evaluate_kernel, split
 from .vandermonde_dlr import powers
 
-# Tokens of a block; below this many poles, plain steps are faster (measured: benchmarks/decoding.py).
+# Tokens of a block.
 BLOCK_LENGTH = 128
-SMALLEST_STATE_SIZE = 512
 
 
 class LookaheadTables(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .kernel_parameters_dlr import complete_kernel_parameters
-from .ops_dlr import Spectrum, at_least_float32, evaluate_read_out
+from .ops_dlr import Spectrum, at_least_float32, evaluate_read_out, turned
 from .poles_dlr import (
     bilinear,
     divided,
@@ -107,6 +107,16 @@ class DiagonalKernel(Kernel):
     @abstractmethod
     def depends_on_length(self) -> bool:
         """Whether a longer kernel has other values."""
+
+    def recurrence(self) -> Spectrum:
+        """The spectrum whose real read-out this kernel is: what scan, step, convolution and decoding start from.
+
+        Raises:
+            ValueError: saying why, if the kernel can only be convolved with.
+        """
+        if self.no_recurrence_because is not None:
+            raise ValueError(f"This kernel has no recurrence: {self.no_recurrence_because}. Convolve with it instead.")
+        return turned(self.spectrum(1), self.options["read_out"])
 
     def initial_buffers(self) -> dict[str, Tensor]:
         return {}
@@ -203,7 +213,7 @@ class DSSKernel(DiagonalKernel):
 
     def initial_values(self) -> dict[str, Tensor]:
         H, N, options = self.hidden_size, self.state_size, self.options
-        decay = torch.full((N,), 0.5)
+        decay = torch.full((N,), 0.5, dtype=torch.float32)
         frequency = {
             "lin": lambda: multiples_of_pi(N),
             "randn": lambda: torch.randn(N, dtype=torch.float32),
@@ -294,7 +304,7 @@ class S4DKernel(DiagonalKernel):
         }[options["pole_init"]]()
         return {
             "log_time_step": log_uniform(options["time_step_min"], options["time_step_max"], H),
-            "log_decay": torch.full((H, N), math.log(0.5)),
+            "log_decay": torch.full((H, N), math.log(0.5), dtype=torch.float32),
             "frequency": frequency.expand(H, N).clone(),
             "weights": self.draw_weights(math.sqrt(0.5)),
         }

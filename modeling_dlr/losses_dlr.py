@@ -27,7 +27,8 @@ def loss_by_problem_type(
             num_labels is 1, of floats otherwise (NaN is ignored).
         config: of the model.
         num_items_in_batch: labels in the whole batch, when this call sees one part of it (gradient accumulation, or one
-            of several processes); the parts' losses then add up to the mean over the whole.
+            of several processes); the parts' losses then add up to the mean over the whole, exactly so for classes, and
+            for floats if ignored labels are spread evenly over the parts: the Trainer counts them.
 
     Returns:
         A scalar; 0 when every label is ignored.
@@ -49,6 +50,11 @@ def loss_by_problem_type(
         total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
         counted = (labels != IGNORED_CLASS).sum()
         return total / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+    if not labels.is_floating_point():
+        raise ValueError(
+            f"labels for {config.problem_type} must be floats, got {labels.dtype}: cast them, e.g. with "
+            "dataset.cast_column('labels', Value('float32')); a collator that pads with -100 must pad with NaN instead."
+        )
     labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and num_labels == 1 else labels
     _check_label_shape(labels, logits.shape, config)
     counts = ~labels.isnan()

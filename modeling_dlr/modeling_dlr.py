@@ -217,6 +217,8 @@ class DLRModel(DLRPreTrainedModel):
             config.input_size,
             config.hidden_size,
         )
+        if input_ids is not None:
+            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
         mask = None if attention_mask is None else attention_mask.bool()
         for layer in self.layers:
@@ -230,13 +232,14 @@ class DLRModel(DLRPreTrainedModel):
             return self.embed_tokens(input_ids)
         assert input_values is not None  # noqa: S101 - check_inputs has seen to it; this tells the type checker
         values = input_values.unsqueeze(-1) if input_values.dim() == 2 else input_values
-        return self.input_projection(values.to(self.input_projection.weight.dtype))
+        return self.input_projection(values.to(self.dtype))
 
 
 def pool_mean(hidden_states: Tensor, mask: Tensor) -> Tensor:
     """[B, L, H] and [B, L] to [B, H]: the mean over the steps that count."""
-    weights = mask.to(hidden_states.dtype).unsqueeze(-1)
-    return hidden_states.mul(weights).sum(1) / weights.sum(1)
+    states = at_least_float32(hidden_states)
+    weights = mask.to(states.dtype).unsqueeze(-1)
+    return (states.mul(weights).sum(1) / weights.sum(1)).to(hidden_states.dtype)
 
 
 def pool_max(hidden_states: Tensor, mask: Tensor) -> Tensor:
@@ -324,7 +327,7 @@ class DLRForSequenceClassification(DLRHead):
         if attention_mask is None:
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
         else:
-            mask = attention_mask.bool()
+            mask = attention_mask.to(hidden_states.device).bool()
             check_no_empty_row(mask)
         return POOLINGS[self.config.pooling](hidden_states, mask)
 

@@ -33,6 +33,8 @@ class ScalarLayerNorm(nn.Module):
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over all steps of all sequences that are not padding, with nn.BatchNorm1d's names.
 
+    As there, gradient checkpointing runs the forward pass twice and so moves the running statistics twice.
+
     Statistics are taken in at least float32. A batch of padding only leaves the running ones as they are.
 
     Args:

@@ -126,7 +126,7 @@ def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo | None = None) -
         [C, H, length] in the dtype of the weights, within 1e-5 of float64 at every length up to 2^20.
 
     Raises:
-        ValueError: if ``length`` is not positive.
+        ValueError: if ``length`` is not positive, or a pole or weight is not finite.
 
     Source: DLR §3 (the kernel of a diagonal linear RNN).
 
@@ -137,6 +137,10 @@ def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo | None = None) -
     """
     if length < 1:
         raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
+    if spectrum.decay.device.type == "cpu" and not torch.compiler.is_compiling():
+        for name, part in zip(Spectrum._fields, spectrum, strict=True):
+            if part is not None and not part.isfinite().all():
+                raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
     if spectrum.reverse_real is not None and spectrum.reverse_imag is not None:
         real = torch.cat([spectrum.weights_real, spectrum.reverse_real])
         imag = torch.cat([spectrum.weights_imag, spectrum.reverse_imag])
@@ -193,6 +197,7 @@ def scan(
 
 def step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound."""
+    _check_recurrence(spectrum)
     zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
     moved = State(zero, zero) if state is None else _advanced(spectrum, state, 1)
     state = State(moved.real + u.unsqueeze(-1), moved.imag)
@@ -206,6 +211,7 @@ def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
 
     It is a kernel whose weights are W Λ x.
     """
+    _check_recurrence(spectrum)
     C, H, N = spectrum.weights_real.shape
     real, imag = (part.unsqueeze(1) for part in _advanced(spectrum, state, 1))  # [B, 1, H, N]
     W_real, W_imag = spectrum.weights_real, spectrum.weights_imag
@@ -220,6 +226,7 @@ def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
 
 def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> State:
     """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array."""
+    _check_recurrence(spectrum)
     B, L, H = u.shape
     N = spectrum.decay.shape[-1]
     reversed_u = u.transpose(1, 2).flip(-1)
@@ -231,6 +238,11 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> St
         return State(real, imag)
     before = _advanced(spectrum, state, L)
     return State(before.real + real, before.imag + imag)
+
+
+def _check_recurrence(spectrum: Spectrum) -> None:
+    if spectrum.reverse_real is not None:
+        raise ValueError("Modes that are read from the end have no recurrence: only convolve with this spectrum.")
 
 
 def _advanced(spectrum: Spectrum, state: State, steps: int) -> State:

@@ -85,13 +85,23 @@ def optimizer_for_trainer(
     """The ``optimizer_cls_and_kwargs`` of a stock Trainer: AdamW with the rates, betas and decay of ``args``.
 
     Args:
-        args: its learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon are used.
+        args: its learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon are used, and whether its optim,
+            which must be "adamw_torch" or "adamw_torch_fused", is the fused one.
         state_learning_rate: as in `parameter_groups`. The scheduler scales it with all other rates.
+
+    Raises:
+        ValueError: if ``args.optim`` names another optimizer.
     """
+    if args.optim not in ("adamw_torch", "adamw_torch_fused"):
+        raise ValueError(
+            f"optimizer_for_trainer makes AdamW, but optim={str(args.optim)!r}: use 'adamw_torch' or "
+            "'adamw_torch_fused', or give parameter_groups(model, ...) to an optimizer of your own."
+        )
     groups = {
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
         "state_learning_rate": state_learning_rate,
     }
     adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    adamw["fused"] = args.optim == "adamw_torch_fused"
     return AdamWFactory, {"groups": groups, "adamw": adamw}

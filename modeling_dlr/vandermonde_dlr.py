@@ -10,25 +10,33 @@ angle · l alone is off by a quarter of a radian after a million steps.
 G groups of rows share their poles: one group for DLR, a group per channel for DSS and S4D.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 # Numbers of X = W C that one matrix product works on: 4 MB of float32, so that they stay in the cache.
 _NUMBERS_PER_CHUNK = 2**20
+_LARGEST_REMEMBERED = 2**26
+
+
+class _Remembered(NamedTuple):
+    inputs: tuple[Tensor, ...]
+    product: Tensor
+    version: int
 
 
 class Memo:
     """The last product and its inputs, so that it is computed once per optimizer step and once per frozen model.
 
     Inputs are compared by value, so that it cannot be stale, however they were changed; only on the CPU, where that
-    costs a thousandth of the product. A shorter product is the beginning of a longer one. Copies start empty.
+    costs a thousandth of the product. A shorter product is the beginning of a longer one. Copies start empty, and
+    `forget` frees the memory, at most 256 MB of float32. Threads may share one: what is remembered is one tuple.
     """
 
     def __init__(self) -> None:
-        self.inputs: tuple[Tensor, ...] = ()
-        self.product: Tensor | None = None
-        self.version = 0
+        self._last: _Remembered | None = None
 
     def __deepcopy__(self, memo: dict) -> "Memo":
         return Memo()
@@ -38,23 +46,24 @@ class Memo:
 
     def recall(self, inputs: tuple[Tensor, ...], length: int) -> Tensor | None:
         """The product of ``inputs`` if it is remembered, long enough and unchanged, else None."""
-        if self.product is None or self.product.shape[-1] < length or self.product._version != self.version:
+        last = self._last
+        if last is None or last.product.shape[-1] < length or last.product._version != last.version:
             return None
         same = all(
             old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-            for old, new in zip(self.inputs, inputs, strict=True)
+            for old, new in zip(last.inputs, inputs, strict=True)
         )
-        return self.product[..., :length] if same else None
+        return last.product[..., :length] if same else None
 
     def forget(self) -> None:
-        """Let go of the product before the next one is made."""
-        self.inputs, self.product = (), None
+        """Let go of the product."""
+        self._last = None
 
     def keep(self, inputs: tuple[Tensor, ...], product: Tensor) -> None:
-        """Remember a product, unless it was made in inference mode, where tensors do not count their changes."""
-        if product.device.type == "cpu" and not product.is_inference():
-            self.inputs = tuple(part.detach().clone() for part in inputs)
-            self.product, self.version = product.detach(), product._version
+        """Remember a product, unless it is large, or made in inference mode, where tensors do not count changes."""
+        if product.device.type == "cpu" and not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
+            copies = tuple(part.detach().clone() for part in inputs)
+            self._last = _Remembered(copies, product.detach(), product._version)
 
 
 def powers(decay: Tensor, angle: Tensor, count: int) -> tuple[Tensor, Tensor]:

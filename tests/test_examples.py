@@ -17,7 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from modeling_dlr.tokenization import byte_tokenizer
 
-RESULT_KEYS = {"command", "options", "versions", "seed", "data", "metrics", "training_seconds", "peak_memory_mb"}
+RESULT_KEYS = {
+    *("command", "options", "versions", "seed", "data", "metrics", "training_seconds", "peak_memory_mb", "files"),
+}
 
 
 def normalised(texts: list[str]) -> set[str]:
@@ -121,12 +123,12 @@ def test_colour_code_trains_saves_and_colours(tmp_path: Path, capsys: pytest.Cap
 def test_colour_code_reads_words_and_tags(tmp_path: Path):
     """A JSON-lines file of words and tags under other names."""
     rows = tmp_path / "mine.jsonl"
-    record = {"words": ["Ada", "wrote", "it"], "ner": ["person", "other", "other"]}
+    record = {"words": ["Ada", "Lovelace", "wrote"], "ner": ["B-person", "I-person", "O"]}
     rows.write_text("\n".join([json.dumps(record)] * 20), encoding="utf-8")
     arguments = ["--dataset", str(rows), "--words-column", "words", "--tags-column", "ner", "--smoke"]
     colour_code.main([*arguments, "--output-dir", str(tmp_path / "out")])
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
-    assert model.config.id2label == {0: "other", 1: "person"}
+    assert model.config.id2label == {0: "B-person", 1: "I-person", 2: "O"}
 
 
 def test_baseline_answers_each_bytes_most_frequent_class():
@@ -164,23 +166,46 @@ def test_bad_data_sets_are_refused(tmp_path: Path, dataset: str, error: type[Exc
     (tmp_path / "mine.txt").write_text("x", encoding="utf-8")
     with pytest.raises(error, match=message):
         quickstart.main(["--dataset", str(tmp_path / dataset), "--output-dir", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.part").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.csv", "mine.txt"}
 
 
-def test_foreign_output_folder_is_refused(tmp_path: Path):
-    """A folder with other content is neither used nor changed."""
+@pytest.mark.parametrize("results", [None, "{}", "[]", json.dumps({"files": ["model.safetensors"]})])
+def test_foreign_output_folder_is_refused(tmp_path: Path, results: str | None):
+    """A folder with other content is neither used nor changed, even beside results."""
     (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    if results is not None:
+        (tmp_path / "results.json").write_text(results, encoding="utf-8")
+    before = {path.name for path in tmp_path.iterdir()}
     with pytest.raises(FileExistsError, match="choose another --output-dir"):
         quickstart.main(["--output-dir", str(tmp_path)])
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_an_earlier_run_is_replaced(tmp_path: Path):
+    """What an example wrote, and nothing else, makes room for the next run."""
+    folder = tmp_path / "out"
+    for content in ("old", "new"):
+        with common.output_folder(folder) as staging:
+            (staging / "model.safetensors").write_text(content, encoding="utf-8")
+            (staging / "results.json").write_text(json.dumps({"files": ["model.safetensors"]}), encoding="utf-8")
+    assert (folder / "model.safetensors").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_few_rows_are_enough(tmp_path: Path):
+    """Ten rows leave two held-out texts to answer."""
+    table = tmp_path / "mine.csv"
+    Dataset.from_dict({"text": [f"text {i}" for i in range(10)], "label": ["a", "b"] * 5}).to_csv(table)
+    quickstart.main(["--dataset", str(table), "--smoke", "--output-dir", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_failed_run_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run that dies leaves what the run before it wrote, and nothing half-written."""
     folder = tmp_path / "out"
     folder.mkdir()
-    (folder / "results.json").write_text("{}", encoding="utf-8")
+    earlier = json.dumps({"files": ["model.safetensors"]})
+    (folder / "results.json").write_text(earlier, encoding="utf-8")
 
     def die(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
@@ -188,7 +213,7 @@ def test_failed_run_keeps_the_earlier_one(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(quickstart, "train", die)
     with pytest.raises(KeyboardInterrupt):
         quickstart.main(["--output-dir", str(folder), "--smoke"])
-    assert (folder / "results.json").read_text(encoding="utf-8") == "{}"
+    assert (folder / "results.json").read_text(encoding="utf-8") == earlier
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
