@@ -44,8 +44,9 @@ def draw(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[Spectr
 def recurrence(spectrum: Spectrum, D: Tensor, u: Tensor, state: State | None) -> tuple[np.ndarray, np.ndarray]:
     """The oracle's outputs and last state."""
     log_poles, weights = as_complex(spectrum)
-    numbers = [x.detach().cpu().double().numpy() for x in (D, u)]
-    return oracle.recurrence(np.exp(log_poles), weights, *numbers, None if state is None else complex_state(state))
+    skip, inputs = (x.detach().cpu().double().numpy() for x in (D, u))
+    start = None if state is None else complex_state(state)
+    return oracle.recurrence(np.exp(log_poles), weights, skip, inputs, start)
 
 
 def complex_state(state: State) -> np.ndarray:
