@@ -253,7 +253,7 @@ class _Plan:
         self.T = min(max(balanced, 64), 1024, length)
         self.A = -(-length // self.T)
         self.group_size = min(self.G, max(1, _NUMBERS_PER_CHUNK // (2 * self.N * (self.T + self.A * self.R))))
-        self.row_size = min(self.R, max(1, _NUMBERS_PER_CHUNK // (2 * self.N * self.A)))
+        self.row_size = max(1, min(self.R, _NUMBERS_PER_CHUNK // (2 * self.N * self.A)))
 
     def padded(self, g: Tensor) -> Tensor:
         """[G, R, L] to [G, R, A·T]."""

@@ -14,7 +14,9 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-def recurrence(poles: np.ndarray, weights: np.ndarray, skip: np.ndarray, u: np.ndarray) -> np.ndarray:
+def recurrence(
+    poles: np.ndarray, weights: np.ndarray, skip: np.ndarray, u: np.ndarray, state: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Run the recurrence step by step.
 
     Args:
@@ -22,21 +24,21 @@ def recurrence(poles: np.ndarray, weights: np.ndarray, skip: np.ndarray, u: np.n
         weights: W, complex [C, H, N].
         skip: D, real [C, H].
         u: real [B, L, H].
+        state: x before the first step, complex [B, H, N]; None is 0.
 
     Returns:
-        y, float64 [B, L, C, H].
+        y, float64 [B, L, C, H], and x after the last step.
     """
     (C, H, N), (B, L, _) = weights.shape, u.shape
     poles = np.broadcast_to(poles, (H, N))
-    y = np.zeros((B, L, C, H))
+    y, x = np.zeros((B, L, C, H)), np.zeros((B, H, N), dtype=np.complex128) if state is None else state.copy()
     for b in range(B):
         for h in range(H):
-            x = np.zeros(N, dtype=np.complex128)
             for t in range(L):
-                x = poles[h] * x + u[b, t, h]
+                x[b, h] = poles[h] * x[b, h] + u[b, t, h]
                 for c in range(C):
-                    y[b, t, c, h] = (weights[c, h] @ x).real + skip[c, h] * u[b, t, h]
-    return y
+                    y[b, t, c, h] = (weights[c, h] @ x[b, h]).real + skip[c, h] * u[b, t, h]
+    return y, x
 
 
 def kernel(log_poles: np.ndarray, weights: np.ndarray, length: int) -> np.ndarray:

@@ -316,16 +316,3 @@ def test_transform_sizes_are_the_next_fast_ones():
     for smaller, size in pairwise([0, *fast]):
         if size <= 2**14:
             assert {transform_size(n) for n in range(smaller + 1, size + 1)} == {size}
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("sizes", SIZES)
-def test_recurrence_is_convolution(sizes: Sizes, dtype: torch.dtype, device: torch.device):
-    """The theorem: x_t = Λ x_{t-1} + u_t, y_t = Re(W x_t) + D u_t is the convolution with the kernel, plus D u."""
-    spectrum = sizes.spectrum(dtype, device)
-    u = torch.randn(2, sizes.L, sizes.H, dtype=dtype, device=device)
-    D = torch.randn(sizes.C, sizes.H, dtype=dtype, device=device)
-    y = convolve(u, evaluate_kernel(spectrum, sizes.L), None, D)
-    log_poles, weights = as_complex(spectrum)
-    steps = oracle.recurrence(np.exp(log_poles), weights, *(x.cpu().double().numpy() for x in (D, u)))
-    assert_close(y, steps, dtype)
