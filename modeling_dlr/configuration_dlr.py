@@ -40,7 +40,6 @@ TOLERATED_KEYS = {
     "quantization_config",
     "task_specific_params",
     "tie_last_hidden_states",
-    "tie_word_embeddings",
     "tokenizer_class",
     "torch_dtype",
     "use_return_dict",
@@ -134,6 +133,7 @@ class DLRConfig(PreTrainedConfig):
     pad_token_id: int | None = _field(None, "token of padding")
     bos_token_id: int | None = _field(None, "token that begins a sequence")
     eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
+    tie_word_embeddings: Literal[False] = _field(False, "no head has word embeddings to share yet")
 
     def __post_init__(self, **kwargs):
         tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
@@ -144,8 +144,8 @@ class DLRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}."
                 )
-        if kwargs.get("use_cache") or kwargs.get("tie_word_embeddings"):
-            raise ValueError("DLRConfig: use_cache and tie_word_embeddings wait for a language model: leave them out.")
+        if kwargs.get("use_cache"):
+            raise ValueError("DLRConfig: use_cache=True needs a model that generates, which is not built yet.")
         refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE

@@ -50,14 +50,9 @@ def loss_by_problem_type(
         total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
         counted = (labels != IGNORED_CLASS).sum()
         return total / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
-    if not labels.is_floating_point():
-        raise ValueError(
-            f"labels for {config.problem_type} must be floats, got {labels.dtype}: cast them, e.g. with "
-            "dataset.cast_column('labels', Value('float32')); a collator that pads with -100 must pad with NaN instead."
-        )
     labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and num_labels == 1 else labels
     _check_label_shape(labels, logits.shape, config)
-    counts = ~labels.isnan()
+    counts = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED_CLASS
     target = torch.where(counts, labels, 0).to(logits.dtype)
     regression = config.problem_type == "regression"
     loss = functional.mse_loss if regression else functional.binary_cross_entropy_with_logits

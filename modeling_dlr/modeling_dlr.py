@@ -217,7 +217,7 @@ class DLRModel(DLRPreTrainedModel):
             config.input_size,
             config.hidden_size,
         )
-        if input_ids is not None:
+        if input_ids is not None and input_ids.device.type != "meta":
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
         mask = None if attention_mask is None else attention_mask.bool()

@@ -91,6 +91,15 @@ def test_regression_without_a_last_axis(head: str, shape: tuple[int, ...]):
     assert model(**inputs, labels=labels).loss == expected
 
 
+def test_integers_that_pad_do_not_count_in_a_regression():
+    """transformers' token collator turns labels into integers and pads them with -100."""
+    model = head_for("token head", num_labels=1)
+    inputs = draw_input("tokens", model.config, 1, 7)
+    labels = torch.tensor([[1, 2, 3, 4, 5, IGNORED, IGNORED]])
+    floats = labels.float().masked_fill(labels == IGNORED, NAN)
+    assert model(**inputs, labels=labels).loss == model(**inputs, labels=floats).loss
+
+
 IGNORED_LABELS = {
     "classes": ("token head", {}, torch.full((2, 3), IGNORED)),
     "numbers": ("token head", {"num_labels": 1}, torch.full((2, 3), NAN)),
