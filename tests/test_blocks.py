@@ -161,7 +161,7 @@ def test_decaying_residual(layer_idx: int, norm_position: str):
 
 GATES: dict[str, tuple[dict[str, Any], Any]] = {
     "no gate": ({}, lambda y: y),
-    "gate": ({"channel_gate_act": "relu"}, lambda y: np.maximum(y[:, :, 2:], 0) * y[:, :, :2]),
+    "gate": ({"channel_gate_act": "tanh"}, lambda y: np.tanh(y[:, :, 2:]) * y[:, :, :2]),
 }
 
 
