@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from common import (
     Options,
+    build_config,
     load_columns,
     load_recipe,
     output_folder,
@@ -31,7 +32,7 @@ from rich.console import Console
 from rich.text import Text
 from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerFast, pipeline
 
-from modeling_dlr import DLRConfig, DLRForTokenClassification
+from modeling_dlr import DLRForTokenClassification
 from modeling_dlr.metrics import MaskedAccuracy
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -134,13 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         cut["test"] = shrink(cut["test"], 8 if options.smoke else recipe["test_windows"])
 
         seeded(options)
-        config = DLRConfig(
-            **fields,
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
-        )
+        config = build_config(fields, tokenizer, names)
         trained = train(
             DLRForTokenClassification(config),
             cut,

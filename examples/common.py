@@ -18,8 +18,16 @@ import psutil
 import torch
 from datasets import Dataset, DatasetDict, load_dataset
 from scipy.stats import binomtest
-from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import (
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
 
+from modeling_dlr import DLRConfig
 from modeling_dlr.training import optimizer_for_trainer
 
 RECIPES = Path(__file__).resolve().parent.parent / "configuration" / "recipes"
@@ -102,6 +110,17 @@ def load_columns(
         return train.select_columns(list(columns)).train_test_split(test_size=test_share, seed=split_seed)
     return DatasetDict(
         {part: data.select_columns(list(columns)) for part, data in (("train", train), ("test", held_out))}
+    )
+
+
+def build_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> DLRConfig:
+    """The recipe's model, for this vocabulary and these class names."""
+    return DLRConfig(
+        **fields,
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(names)),
+        label2id={name: i for i, name in enumerate(names)},
     )
 
 

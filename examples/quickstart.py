@@ -15,6 +15,7 @@ from typing import Any
 from bbc_news import load_bbc_news
 from common import (
     Options,
+    build_config,
     interval,
     load_columns,
     load_recipe,
@@ -38,7 +39,7 @@ from transformers import (
     pipeline,
 )
 
-from modeling_dlr import DLRConfig, DLRForSequenceClassification
+from modeling_dlr import DLRForSequenceClassification
 from modeling_dlr.metrics import MaskedAccuracy
 from modeling_dlr.tokenization import train_bpe_tokenizer
 
@@ -103,13 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         tfidf = yardstick(data)
 
         seeded(options)
-        config = DLRConfig(
-            **fields,
-            vocab_size=len(tokenizer),
-            pad_token_id=tokenizer.pad_token_id,
-            id2label=dict(enumerate(names)),
-            label2id={name: i for i, name in enumerate(names)},
-        )
+        config = build_config(fields, tokenizer, names)
         trained = train(
             DLRForSequenceClassification(config),
             tokenized,
