@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops_dlr": {"torch", ".convolution_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch"},
     "norms_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
+    "layout_dlr": {"torch"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch", ".kernel_parameters_dlr", ".ops_dlr", ".poles_dlr", ".vandermonde_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
