@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layout_dlr": {"torch"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch", ".kernel_parameters_dlr", ".ops_dlr", ".poles_dlr", ".vandermonde_dlr"},
+    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
 }
 STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "math", "os", "typing"}
