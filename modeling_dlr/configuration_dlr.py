@@ -25,6 +25,10 @@ BYTE_VOCAB_SIZE = 261
 
 LAYER_TYPES = ("dlr", "full_attention", "local_attention")
 
+# What config.json says instead: transformers also reads it with its base class (to resume training, to find a
+# tokenizer), which refuses layer types other than its own.
+SAVED_LAYER_TYPES = {"dlr": "linear_attention", "local_attention": "chunked_attention"}
+
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Keys that transformers and the libraries around it keep in config.json without declaring them as fields.
@@ -99,6 +103,7 @@ class DLRConfig(PreTrainedConfig):
     """
 
     model_type = "dlr"
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int | None = _field(
         None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", POSITIVE_INTEGER
@@ -164,7 +169,10 @@ class DLRConfig(PreTrainedConfig):
     pad_token_id: int | None = _field(None, "token of padding")
     bos_token_id: int | None = _field(None, "token that begins a sequence")
     eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
-    tie_word_embeddings: Literal[False] = _field(False, "no head has word embeddings to share yet")
+    tie_word_embeddings: bool = _field(False, "a language head shares the weights of the embedding")
+    use_cache: bool = _field(
+        False, "return the state as past_key_values from every forward pass; generation always does"
+    )
 
     def __post_init__(self, **kwargs):
         tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
@@ -175,15 +183,14 @@ class DLRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}."
                 )
-        if kwargs.get("use_cache"):
-            raise ValueError("DLRConfig: use_cache=True needs a model that generates, which is not built yet.")
         refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE
         if self.layer_norm_eps is None:
             self.layer_norm_eps = 0.0 if self.norm_type == "scalar_layer" else 1e-5
-        if self.layer_types is None:
-            self.layer_types = ["dlr"] * self.num_hidden_layers
+        names = {saved: name for name, saved in SAVED_LAYER_TYPES.items()}
+        types = ["dlr"] * self.num_hidden_layers if self.layer_types is None else self.layer_types
+        self.layer_types = [names.get(name, name) for name in types]
         self.rope_parameters = complete_rope_parameters(self.rope_parameters)
         self.kernel_parameters = complete_kernel_parameters(self.kernel_parameters)
         super().__post_init__(**kwargs)
@@ -223,6 +230,15 @@ class DLRConfig(PreTrainedConfig):
             raise ValueError(
                 f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""
+        output = super().to_dict()
+        types = output["layer_types"]
+        if types is not None:
+            all_dlr = all(name == "dlr" for name in types)
+            output["layer_types"] = None if all_dlr else [SAVED_LAYER_TYPES.get(name, name) for name in types]
+        return output
 
     def validate_layer_type(self):
         """One known type per layer; this is transformers' own check, which knows no 'dlr'."""

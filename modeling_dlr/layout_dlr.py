@@ -25,7 +25,7 @@ class Layout(NamedTuple):
     """Where the steps of a batch stand.
 
     Attributes:
-        past: P, steps that a cache has seen before these.
+        past: P, steps before these that matter here: those that attention looks back upon. A state has no use for them.
         mask: [B, P + L], False where a step is padding; None counts every step.
         documents: groups that cover the row when several documents share it; None is one document per row.
     """
@@ -44,6 +44,67 @@ class Layout(NamedTuple):
         if self.mask is None:
             return torch.arange(self.past + length, device=device).unsqueeze(0)
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+ONE_DOCUMENT_PER_ROW = Layout()
+
+
+def build_layout(
+    batch_size: int,
+    length: int,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seq_lens: Tensor | None,
+    past: int,
+    attends: bool,
+) -> Layout:
+    """The layout that a model's arguments describe. Explicit boundaries of documents win over the mask.
+
+    Args:
+        batch_size: B.
+        length: L.
+        attention_mask: [B, P + L], 0 for padding; [B, L] will do for a model without attention layers.
+        position_ids: [B, L] or [1, L]; where they restart, a document begins.
+        cu_seq_lens: [D + 1], where the documents of a single row begin, and its end.
+        past: P, steps that a cache has seen.
+        attends: whether the model has attention layers, which look back upon padding, too.
+
+    Raises:
+        ValueError: for shapes or boundaries that do not fit.
+    """
+    mask = None if attention_mask is None else _checked_mask(attention_mask, batch_size, length, past, attends)
+    here = None if mask is None else mask[:, -length:]
+    documents = find_documents(batch_size, length, here, position_ids, cu_seq_lens)
+    if documents is not None:
+        return Layout(documents=documents)
+    return Layout(past, mask) if attends else Layout(0, here)
+
+
+def find_documents(
+    batch_size: int, length: int, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None
+) -> list[Documents] | None:
+    """The documents that boundaries or restarting positions mark, or None if every row is one; see `build_layout`."""
+    if cu_seq_lens is not None:
+        if batch_size != 1:
+            raise ValueError(f"cu_seq_lens_q describes one row of documents, got {batch_size} rows: join them in one.")
+        return split_documents(_starts_from_boundaries(cu_seq_lens, length))
+    if position_ids is None or torch.compiler.is_compiling():
+        return None
+    if position_ids.shape not in ((batch_size, length), (1, length)):
+        raise ValueError(
+            f"position_ids must have the shape {[batch_size, length]} of the input, got {list(position_ids.shape)}."
+        )
+    return split_documents(_starts_from_positions(position_ids.expand(batch_size, -1), mask))
+
+
+def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor:
+    shapes = [(batch_size, past + length)] if attends else [(batch_size, past + length), (batch_size, length)]
+    if attention_mask.shape not in shapes:
+        raise ValueError(
+            f"attention_mask must have the shape {list(shapes[0])} of the batch and of the steps so far, got "
+            f"{list(attention_mask.shape)}: one number per step, 0 for padding."
+        )
+    return attention_mask.bool()
 
 
 def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Layout], Tensor]) -> Tensor:
@@ -81,9 +142,9 @@ def split_documents(starts: Tensor) -> list[Documents] | None:
     flat = rows * starts.shape[1] + first
     lengths = torch.diff(flat, append=flat.new_tensor([starts.numel()]))
     groups = []
-    # The bit length of l - 1: documents of 5 … 8 steps go together.
+    # The bit length of l - 1: documents of 5 … 8 steps go together. The longest first: its kernel begins like theirs.
     sizes = (lengths - 1).double().clamp(min=0.5).log2().floor()
-    for size in sizes.unique().tolist():
+    for size in sizes.unique().flip(0).tolist():
         chosen = sizes == size
         length = lengths[chosen].unsqueeze(1)
         offsets = torch.arange(int(length.max()), device=starts.device).unsqueeze(0)
@@ -92,16 +153,23 @@ def split_documents(starts: Tensor) -> list[Documents] | None:
     return groups
 
 
-def starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """True where positions do not go on by one from a step that counts: [B, L] and [B, L] to [B, L]."""
-    restarts = torch.zeros_like(position_ids, dtype=torch.bool)
-    restarts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
-    if mask is not None:
-        restarts[:, 1:] &= mask[:, :-1]
-    return restarts
+def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """True where positions do not go on by one, [B, L]; if only those of padding do not, nowhere.
+
+    Where several documents share a row that is padded, the padding is a document of its own.
+    """
+    starts = torch.zeros_like(position_ids, dtype=torch.bool)
+    starts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    if mask is None:
+        return starts
+    both_count = mask[:, 1:] & mask[:, :-1]
+    if not (starts[:, 1:] & both_count).any():
+        return torch.zeros_like(starts)
+    starts[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    return starts
 
 
-def starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
+def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     """The first steps [1, L] of documents that end where `cu_seq_lens` [D + 1] says: 0, l_1, l_1 + l_2, …, L.
 
     Raises:

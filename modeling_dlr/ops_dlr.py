@@ -224,8 +224,11 @@ def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
     return evaluate_kernel(seen, length).unflatten(0, (-1, C)).permute(0, 3, 1, 2)
 
 
-def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> State:
-    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array."""
+def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps: Tensor | None = None) -> State:
+    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array.
+
+    ``steps`` [B] says of how many steps Λ^L is the power where some of the L do not count; those have u = 0.
+    """
     _check_recurrence(spectrum)
     B, L, H = u.shape
     N = spectrum.decay.shape[-1]
@@ -236,7 +239,7 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> St
     real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
     if state is None:
         return State(real, imag)
-    before = _advanced(spectrum, state, L)
+    before = _advanced(spectrum, state, L if steps is None else steps)
     return State(before.real + real, before.imag + imag)
 
 
@@ -245,8 +248,10 @@ def _check_recurrence(spectrum: Spectrum) -> None:
         raise ValueError("Modes that are read from the end have no recurrence: only convolve with this spectrum.")
 
 
-def _advanced(spectrum: Spectrum, state: State, steps: int) -> State:
-    """Λ^steps x."""
+def _advanced(spectrum: Spectrum, state: State, steps: int | Tensor) -> State:
+    """Λ^steps x, for one number of steps or one per sequence, [B]."""
+    if isinstance(steps, Tensor):
+        steps = steps.double().view(-1, 1, 1)
     magnitude, phase = torch.exp(spectrum.decay.double() * steps), spectrum.angle.double() * steps
     factors = split(magnitude * phase.cos(), magnitude * phase.sin(), state.real.dtype)
     return add_product(State(torch.zeros_like(state.real), torch.zeros_like(state.imag)), factors, state)

@@ -22,7 +22,7 @@ DEFAULTS = {
     "pooling": "mean", "layer_types": ["dlr"] * 4, "num_attention_heads": 4, "attention_window": 1024,
     "attention_ff_ratio": 0, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
     "initializer_range": None, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None,
-    "tie_word_embeddings": False, "num_labels": 2, "problem_type": None,
+    "tie_word_embeddings": False, "use_cache": False, "num_labels": 2, "problem_type": None,
 }  # fmt: skip
 
 # A value other than the default for every field, and the values that only some fields admit.
@@ -94,8 +94,6 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "head dropout below 0": ({"classifier_dropout": -0.5}, ["classifier_dropout", ">= 0", "-0.5"]),
     "negative epsilon": ({"layer_norm_eps": -1e-5}, ["layer_norm_eps", ">= 0", "-1e-05"]),
     "negative deviation": ({"initializer_range": -0.1}, ["initializer_range", "> 0", "-0.1"]),
-    "embeddings tied to a head that is not built yet": ({"tie_word_embeddings": True}, ["tie_word_embeddings", "True"]),
-    "a cache that is not built yet": ({"use_cache": True}, ["use_cache=True", "not built yet"]),
     "text for a number": ({"hidden_size": "8"}, ["hidden_size", "expected int", "'8'"]),
     "real for an integer": ({"state_size": 8.0}, ["state_size", "expected int", "8.0"]),
     "truth for a number": ({"hidden_dropout_prob": True}, ["hidden_dropout_prob", "float", "True"]),
