@@ -60,6 +60,7 @@ FAMILIES = {
         {"log_dt": "log_time_step", "log_A_real": "log_decay", "A_imag": "frequency", "C": "weights"},
         states_per_pole=2,  # the official N counts the conjugates, too
     ),
+    "attn": Family(dict, {}),
 }
 OPTIONS = {"max_kernel_length": "max_length", "dt_min": "time_step_min", "dt_max": "time_step_max"}
 NORMS = {  # by (norm, transposed)
@@ -79,6 +80,9 @@ RENAMED = {
     r"\bnorm\.m$": "norm.shift",
     r"\bnorm\.s$": "norm.scale",
     r"\boutput_linear\.(0\.)?": "out_proj.",
+    r"\b([QKVO])\.": lambda match: f"{match[1].lower()}_proj.",
+    r"\bff(2?)\.": lambda match: f"feed_forwards.{1 if match[1] else 0}.",
+    r"^(attn\.)?scale$": r"\1query_scale",
 }
 
 
