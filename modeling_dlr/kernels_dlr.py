@@ -60,10 +60,11 @@ class Kernel(nn.Module, ABC):
                 f"{type(self).__name__} is kernel_type {self.kernel_type!r}, got {self.options['kernel_type']!r}: "
                 "leave kernel_type out, or use the class of that family."
             )
+        dtype = torch.promote_types(torch.float32, torch.get_default_dtype())  # float64 is how such a model is loaded
         for name, value in self.initial_values().items():
-            self.register_parameter(name, nn.Parameter(value))
+            self.register_parameter(name, nn.Parameter(value.to(dtype)))
         for name, value in self.initial_buffers().items():
-            self.register_buffer(name, value)
+            self.register_buffer(name, value.to(dtype))
 
     @abstractmethod
     def initial_values(self) -> dict[str, Tensor]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from golden_map import parameters_of
 from safetensors.torch import load_file
 from tolerances import assert_close
 from torch import Tensor, nn
 
+from hub_upload.official import parameters_of
 from modeling_dlr.kernels_dlr import SGConvKernel
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -47,6 +47,7 @@ SCRIPTS = {path.stem for folder in ("examples", "benchmarks", "tests") for path 
 PUBLIC_MODULES = {
     "modeling_dlr",
     "modeling_dlr.decoding",
+    "modeling_dlr.figures",
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.ops_dlr",

@@ -121,6 +121,15 @@ def test_loaded_in_half(auto_class: str, kernel: dict[str, Any], tmp_path: Path)
             torch.testing.assert_close(loaded.state_dict()[name], expected, rtol=0, atol=0, msg=name)
 
 
+@by_auto_class
+@by_kernel
+def test_saved_in_double(auto_class: str, kernel: dict[str, Any], tmp_path: Path):
+    """A float64 model comes back in float64 to the bit, its kernels included."""
+    model = perturbed(model_of(auto_class, kernel_parameters=kernel).double())
+    model.save_pretrained(tmp_path)
+    assert_same_tensors(state_of(load(auto_class, tmp_path)), state_of(model))
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_new_head_on_a_trained_backbone(head: str, tmp_path: Path):
     """A head on a saved backbone is drawn afresh, and leaves the backbone as it was."""

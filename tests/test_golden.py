@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from golden_data import assert_gradients, fields, loaded, specs, tensors
-from golden_map import config_of, kernel_parameters_of, state_size_of
 from tolerances import assert_close
 from torch import Tensor
 
+from hub_upload.official import config_of, kernel_parameters_of, state_size_of
 from modeling_dlr.kernels_dlr import KERNELS, Kernel
 from modeling_dlr.modeling_dlr import DLRMixer
 from modeling_dlr.poles_dlr import hippo_frequencies

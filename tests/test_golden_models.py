@@ -3,11 +3,11 @@
 import pytest
 import torch
 from golden_data import assert_gradients, fields, loaded, specs, tensors
-from golden_map import config_of
 from tolerances import assert_close
 from torch import Tensor
 from torch.nn import functional
 
+from hub_upload.official import config_of
 from modeling_dlr import DLRForSequenceClassification, DLRForTokenClassification, DLRModel
 from modeling_dlr.heads_dlr import DLRHead
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from golden_data import GOLDEN
-from golden_map import config_of, parameters_of
 from scipy import stats
 from tiny import perturbed
 from transformers import AutoModelForSequenceClassification
 
+from hub_upload.official import config_of, parameters_of
 from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRKernel
 from modeling_dlr.kernels_dlr import KERNELS, SGConvKernel
 from modeling_dlr.modeling_dlr import DLRMixer

@@ -19,12 +19,18 @@ DSS_INITS = {"hippo_skew_pos_imag": "hippo_skew", "lin": "lin", "randn": "randn"
 
 
 class Family(NamedTuple):
-    """One kernel_type: its options, its parameters by name, and how many states share one of our poles."""
+    """One kernel_type: its options, its parameters by name, and how many states share one of our poles.
+
+    ``renamed`` are options with another name and the same values; those that are absent keep our defaults.
+    """
 
     options: Callable[[dict[str, Any]], dict[str, Any]]
     names: dict[str, str]
+    renamed: dict[str, str]
     states_per_pole: int = 1
 
+
+_DIAGONAL = {"max_kernel_length": "max_length", "dt_min": "time_step_min", "dt_max": "time_step_max"}
 
 FAMILIES = {
     "dlr": Family(
@@ -34,6 +40,7 @@ FAMILIES = {
             "pole_init": official["Lambda_init"],
         },
         {"Lambda_log_neg_re": "decay_root", "Lambda_im": "angle", "W": "weights"},
+        _DIAGONAL | {"W_scale": "weight_init_std"},
     ),
     "dss": Family(
         lambda official: {
@@ -50,32 +57,43 @@ FAMILIES = {
             "Lambda_log_im": "log_frequency",
             "W": "weights",
         },
+        _DIAGONAL | {"max_real_Lambda": "max_pole_real"},
     ),
     "sgconv": Family(
         lambda official: {"num_scales": official["n_scales"]},
         {"ws": "scales", "alpha": "alpha", "k_norm": "norm"},
+        {
+            "max_kernel_length": "max_length",
+            "w_scale": "weight_init_std",
+            "alpha_min": "alpha_min",
+            "alpha_max": "alpha_max",
+        },
     ),
     "s4d": Family(
         lambda official: {"discretization": official["disc"]},
         {"log_dt": "log_time_step", "log_A_real": "log_decay", "A_imag": "frequency", "C": "weights"},
+        _DIAGONAL,
         states_per_pole=2,  # the official N counts the conjugates, too
     ),
     "attn": Family(dict, {}),
 }
-OPTIONS = {"max_kernel_length": "max_length", "dt_min": "time_step_min", "dt_max": "time_step_max"}
-NORMS = {  # by (norm, transposed)
+NORMS: dict[tuple[str, bool], Any] = {  # by (norm, transposed)
     ("layer", True): "scalar_layer",
     ("layer", False): "layer",
     ("batch", True): "batch",
+    ("batch", False): "batch",
+    ("nn.LayerNorm", True): "layer",
 }
-RESIDUALS = {"R": "plain", "D": "decay"}
-POOLINGS = {"pool": "mean", "last": "last"}
+RESIDUALS: dict[str, Any] = {"R": "plain", "D": "decay"}
+POOLINGS: dict[str, Any] = {"pool": "mean", "last": "last"}
 
 # Patterns in official names outside the kernel, replaced one after the other.
 RENAMED = {
+    r"^s4_layers\.(\d+)\.": r"model.layers.\1.layer.",
+    r"^norms\.(\d+)\.": r"model.layers.\1.norm.",
     r"^encoder\.": "model.embed_tokens.",
-    r"^decoder\.output_transform\.": "classifier.",
-    r"\.layer\.": ".mixer.",
+    r"^decoder\.(output_transform\.)?(?=\w+$)": "classifier.",
+    r"\.layer\.(layer\.)?": ".mixer.",
     r"\bnorm\.norm\.": "norm.",
     r"\bnorm\.m$": "norm.shift",
     r"\bnorm\.s$": "norm.scale",
@@ -94,8 +112,9 @@ def state_size_of(official: dict[str, Any]) -> int:
 def kernel_parameters_of(official: dict[str, Any]) -> dict[str, Any]:
     """The ``kernel_parameters`` of a kernel, block or model."""
     kernel_type = official["kernel_type"]
-    options = {OPTIONS[name]: value for name, value in official.items() if name in OPTIONS}
-    return {"kernel_type": kernel_type} | options | FAMILIES[kernel_type].options(official)
+    family = FAMILIES[kernel_type]
+    options = {family.renamed[name]: value for name, value in official.items() if name in family.renamed}
+    return {"kernel_type": kernel_type} | options | family.options(official)
 
 
 def config_of(official: dict[str, Any]) -> DLRConfig:
@@ -115,20 +134,24 @@ def config_of(official: dict[str, Any]) -> DLRConfig:
         norm_position="pre" if official.get("prenorm") else "post",
         norm_type=NORMS[official.get("norm", "layer"), official["transposed"]],
         residual_type=RESIDUALS[official.get("residual", "R")],
+        hidden_dropout_prob=official.get("dropout", 0.0),
+        dropout_type="channel" if official["transposed"] else "element",
         pooling=POOLINGS.get(official.get("decoder", ""), "mean"),
+        # pyrefly: ignore[unexpected-keyword] - transformers turns it into id2label
         num_labels=official.get("d_output", 1),
     )
 
 
 def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Tensor]:
     """A state dict, or the gradients by it, under our names; shapes may differ by axes of one."""
-    ours = {_our_name(name, kernel_type): value for name, value in _stacked(official).items()}
+    ours = {our_name(name, kernel_type): value for name, value in _stacked(official).items()}
     if "model.embed_tokens.bias" in ours:  # an embedding has none: this encoder is a projection
         ours = {name.replace("embed_tokens", "input_projection"): value for name, value in ours.items()}
     return ours
 
 
-def _our_name(name: str, kernel_type: str) -> str:
+def our_name(name: str, kernel_type: str) -> str:
+    """An official name in ours; an encoder is taken for an embedding."""
     for pattern, replacement in RENAMED.items():
         name = re.sub(pattern, replacement, name)
     place, dot, last = name.rpartition(".")

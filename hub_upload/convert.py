@@ -1,0 +1,140 @@
+"""A checkpoint of the official DLR and DSS code, or of S4D, as a model folder with the right head."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from modeling_dlr import DLRForSequenceClassification, DLRForTokenClassification, DLRPreTrainedModel, SGConvKernel
+
+from .checkpoint import read_checkpoint, read_hyper_parameters
+from .diagonalise import diagonalise
+from .errors import InputError
+from .folders import new_folder
+from .hyperparameters import official_arguments
+from .official import config_of, parameters_of
+
+# One row per decoder: the head it becomes.
+HEADS: dict[str, type[DLRPreTrainedModel]] = {
+    "sequence": DLRForSequenceClassification,
+    "token": DLRForTokenClassification,
+}
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+logger = logging.getLogger(__name__)
+
+
+class Conversion(NamedTuple):
+    """A converted model, and by how much its diagonalised kernels differ from those of S4, if it has any."""
+
+    model: DLRPreTrainedModel
+    residual: float | None
+
+
+def convert(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    hyper_parameters: Path | None = None,
+    head: str | None = None,
+    tokenizer: str | None = None,
+    dtype: str = "float32",
+) -> Conversion:
+    """Write the model of a checkpoint into a new folder.
+
+    Args:
+        checkpoint: a Lightning checkpoint, a bare state dict, or a safetensors file.
+        folder: to be made; it appears whole or not at all.
+        hyper_parameters: a YAML or JSON file, for a checkpoint that has none, or instead of those it has.
+        head: "sequence" or "token", if the data set is not one of the official code.
+        tokenizer: the folder or name of a tokenizer that is saved beside a model of tokens.
+        dtype: "float32" or "float64", of the parameters.
+
+    Raises:
+        InputError: for a checkpoint or hyper-parameters that do not fit, listing every tensor left over or missing.
+    """
+    given = read_checkpoint(checkpoint)
+    config = given.hyper_parameters if hyper_parameters is None else read_hyper_parameters(hyper_parameters)
+    conversion = convert_tensors(given.tensors, config, head=head, dtype=DTYPES[dtype])
+    words = None if tokenizer is None else _fitting_tokenizer(tokenizer, conversion.model)
+    with new_folder(folder) as staging:
+        conversion.model.save_pretrained(staging)
+        if words is not None:
+            words.save_pretrained(staging)
+    return conversion
+
+
+def convert_tensors(
+    tensors: dict[str, Tensor],
+    hyper_parameters: dict[str, Any] | None,
+    *,
+    head: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Conversion:
+    """The model of a state dict under official names.
+
+    Raises:
+        InputError: for hyper-parameters that do not fit, listing every tensor left over, missing or of another shape.
+    """
+    diagonal = diagonalise(tensors, dtype)
+    official = official_arguments(hyper_parameters, diagonal.tensors, head=head, discretization=diagonal.discretization)
+    try:
+        config = config_of(official)
+        model = HEADS[official["head"]](config)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise InputError(f"The hyper-parameters describe no model: {error}") from error
+    torch.nn.Module.to(model, dtype=dtype)
+    _load_strictly(model, parameters_of(diagonal.tensors, official["kernel_type"]))
+    return Conversion(model.eval(), diagonal.residual)
+
+
+def _load_strictly(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
+    """Every parameter and buffer from the checkpoint, and nothing left over.
+
+    The norm of SGConv is not in official checkpoints: as there, it is that of the loaded kernel.
+    """
+    own = model.state_dict()
+    kernels = {f"{name}.norm": part for name, part in model.named_modules() if isinstance(part, SGConvKernel)}
+    missing = sorted(own.keys() - values.keys() - kernels.keys())
+    left_over = sorted(values.keys() - own.keys())
+    shapes = [
+        f"{name} {list(value.shape)} instead of {list(own[name].shape)}"
+        for name, value in values.items()
+        if name in own and _without_ones(value) != _without_ones(own[name])
+    ]
+    problems = {"missing": missing, "left over": left_over, "of another shape": shapes}
+    if any(problems.values()):
+        lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        raise InputError(
+            f"The checkpoint does not fit its hyper-parameters (names after translation). {lists}. Correct them with "
+            "--hyper-parameters, or --head."
+        )
+    model.load_state_dict({name: value.reshape(own[name].shape) for name, value in values.items()}, strict=False)
+    for name, kernel in kernels.items():
+        if name not in values:
+            kernel.norm.copy_(kernel.initial_buffers()["norm"])
+
+
+def _without_ones(value: Tensor) -> list[int]:
+    return [size for size in value.shape if size != 1]
+
+
+def _fitting_tokenizer(name: str, model: DLRPreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the model told which token is padding."""
+    size = model.config.vocab_size
+    if size is None:
+        raise InputError(f"--tokenizer {name}: this model reads real values and has no use for a tokenizer.")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--tokenizer {name} is no tokenizer: {error}") from error
+    if len(tokenizer) > size:
+        raise InputError(f"--tokenizer {name} has {len(tokenizer)} tokens, but the model knows {size}.")
+    if len(tokenizer) < size:
+        logger.warning("The tokenizer %s has %d tokens, the model %d.", name, len(tokenizer), size)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer

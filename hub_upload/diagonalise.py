@@ -1,0 +1,187 @@
+"""Kernels of S4 (arXiv 2111.00396, 2206.11893) in the words of the minimal S4D, by eigenvalues in float64.
+
+S4 keeps a state matrix A = diag(Λ) - Σ_r P_r P_r^*, completed by its conjugate, input B and output C, and discretises
+it by the bilinear rule. With A = V diag(λ) V^-1 the same kernel is that of a diagonal state space with poles λ and
+weights (C V)_n (V^-1 B)_n. Eigenvectors of HiPPO-LegS are nearly parallel, so its weights are huge and cancel: what
+that costs in the wanted precision is measured against the recurrence with the full matrix, and refused if it is much.
+"""
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+LARGEST_RESIDUAL = 1e-4
+_STEPS = 1024
+
+
+class Diagonalised(NamedTuple):
+    """A state dict whose kernels are all diagonal; of those that were not, the discretisation and the largest error."""
+
+    tensors: dict[str, Tensor]
+    discretization: str | None = None
+    residual: float | None = None
+
+
+class StateSpace(NamedTuple):
+    """One kernel of S4: Λ and B [H, n], P [r, H, n] and C [C, H, n], complex; time steps [H]; and where C was folded.
+
+    After its first call S4 keeps C (I - Ā^L) instead of C; ``folded_at`` is that L, or 0 before it.
+    """
+
+    diagonal: np.ndarray
+    low_rank: np.ndarray
+    B: np.ndarray
+    C: np.ndarray
+    time_step: np.ndarray
+    folded_at: int
+
+
+class Diagonal(NamedTuple):
+    """The same kernel as 2 Re Σ_n weights_n B̄_n Ā_n^l: poles with Im >= 0, [H, m], and weights [C, H, m]."""
+
+    poles: np.ndarray
+    weights: np.ndarray
+
+
+def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Diagonalised:
+    """Replace every kernel of S4 by one of the minimal S4D; other state dicts come back as they are.
+
+    Args:
+        tensors: a state dict under official names.
+        dtype: in which the poles and weights will be kept.
+
+    Raises:
+        InputError: if a diagonal kernel differs by more than 1e-4 of the largest tap from that of the full matrix.
+    """
+    places = [name.removesuffix("inv_dt") for name in tensors if re.search(r"\bkernel\.inv_dt$", name)]
+    if not places:
+        return Diagonalised(tensors)
+    spaces = {place: _read(tensors, place) for place in places}
+    solved = {place: _solve(space) for place, space in spaces.items()}
+    size = max(diagonal.poles.shape[-1] for diagonal in solved.values())
+    found, residuals = {}, []
+    for place, space in spaces.items():
+        kept = _minimal(solved[place], space.time_step, size, dtype)
+        found |= {place + name: value for name, value in kept.items()}
+        if len(space.low_rank):
+            residuals.append(_residual(space, kept))
+    rest = {name: value for name, value in tensors.items() if not name.startswith(tuple(places))}
+    if not residuals:
+        return Diagonalised(rest | found)
+    residual = max(residuals)
+    if not residual <= LARGEST_RESIDUAL:
+        cure = "try --dtype float64" if dtype is torch.float32 else "it cannot be kept as a diagonal one"
+        raise InputError(
+            f"After diagonalisation a kernel of S4 is off by {residual:.1g} of its largest tap, more than "
+            f"{LARGEST_RESIDUAL:g}, because the eigenvectors of its matrix are nearly parallel: {cure}."
+        )
+    return Diagonalised(rest | found, "bilinear", residual)
+
+
+def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
+    """The kernel whose tensors begin with ``place``; poles shared by several channels are repeated."""
+    missing = [name for name in ("A_real", "A_imag", "B", "C") if place + name not in tensors]
+    if missing:
+        raise InputError(f"The kernel of S4 under {place!r} lacks {missing}: is the state dict whole?")
+    real = {name: tensors[place + name].double().numpy() for name in ("A_real", "A_imag", "inv_dt")}
+    B, C = (_complex(tensors[place + name]) for name in ("B", "C"))
+    H, n = C.shape[-2], C.shape[-1]
+    P = _complex(tensors[place + "P"]) if place + "P" in tensors else np.zeros((0, 1, n), complex)
+    folded = tensors.get(place + "l_kernel")
+    return StateSpace(
+        diagonal=_repeated(-np.exp(real["A_real"]) - 1j * real["A_imag"], H),
+        low_rank=_repeated(P, H),
+        B=_repeated(B, H)[0],
+        C=C,
+        time_step=np.exp(real["inv_dt"]).reshape(-1),
+        folded_at=0 if folded is None else int(folded),
+    )
+
+
+def _complex(value: Tensor) -> np.ndarray:
+    return torch.view_as_complex(value.double().contiguous()).numpy()
+
+
+def _repeated(value: np.ndarray, H: int) -> np.ndarray:
+    """[..., S, n] to [..., H, n]: channel h has the poles of number h mod S."""
+    return np.concatenate([value] * (H // value.shape[-2]), axis=-2)
+
+
+def _matrices(space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A [H, 2n, 2n], B [H, 2n] and C [C, H, 2n], real: the basis is √2 (real parts, imaginary parts)."""
+    n = space.diagonal.shape[-1]
+    both = [np.concatenate([part, part.conj()], axis=-1) for part in (space.diagonal, space.low_rank)]
+    A = both[0][:, :, None] * np.eye(2 * n) - np.einsum("rhn,rhm->hnm", both[1], both[1].conj())
+    one = np.eye(n)
+    unitary = np.block([[one, one], [-1j * one, 1j * one]]) / np.sqrt(2)
+    A = (unitary @ A @ unitary.conj().T).real
+    B = np.sqrt(2) * np.concatenate([space.B.real, space.B.imag], axis=-1)
+    C = np.sqrt(2) * np.concatenate([space.C.real, -space.C.imag], axis=-1)
+    return A, B, C
+
+
+def _solve(space: StateSpace) -> Diagonal:
+    """Poles and weights: of a conjugate pair the first, with the mean of both weights; of a real pole half its weight.
+
+    The mean matters: rounding moves the weights of nearly parallel eigenvectors, but hardly their sum.
+    """
+    if not len(space.low_rank):
+        return Diagonal(space.diagonal, space.B * space.C)
+    A, B, C = _matrices(space)
+    poles, vectors = np.linalg.eig(A)
+    inputs = np.linalg.solve(vectors, B[..., None].astype(complex))[..., 0]
+    weights = np.einsum("chm,hmn->chn", C, vectors) * inputs
+    if space.folded_at:
+        half = poles * space.time_step[:, None] / 2
+        weights = weights / (1 - ((1 + half) / (1 - half)) ** space.folded_at)
+    real = poles.imag == 0
+    conjugate = np.where(real, weights, np.roll(weights, -1, axis=-1)).conj()  # eig puts pairs side by side
+    weights = np.where(real, 0.5, 1.0) * (weights + conjugate) / 2
+    kept = max(int((row.imag >= 0).sum()) for row in poles)
+    order = np.argsort(poles.imag < 0, axis=-1, kind="stable")[:, :kept]
+    poles, weights = np.take_along_axis(poles, order, -1), np.take_along_axis(weights, order[None], -1)
+    return Diagonal(poles, np.where(poles.imag < 0, 0, weights))
+
+
+def _minimal(diagonal: Diagonal, time_step: np.ndarray, size: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The parameters of the minimal S4D, with poles of weight 0 up to ``size``."""
+    width = ((0, 0), (0, size - diagonal.poles.shape[-1]))
+    poles = np.pad(diagonal.poles, width, constant_values=-1)
+    weights = np.pad(diagonal.weights, ((0, 0), *width))
+    found = {
+        "C": np.stack([weights.real, weights.imag], axis=-1),
+        "log_dt": np.log(time_step),
+        "log_A_real": np.log(-poles.real),
+        "A_imag": poles.imag,
+    }
+    return {name: torch.from_numpy(value).to(dtype) for name, value in found.items()}
+
+
+def _residual(space: StateSpace, kept: dict[str, Tensor]) -> float:
+    """The largest error of the kept kernel, relative to the largest tap of the recurrence with the full matrix."""
+    A, B, C = _matrices(space)
+    steps = min(space.folded_at or _STEPS, _STEPS)
+    time_step = space.time_step[:, None, None]
+    half, one = A * time_step / 2, np.eye(A.shape[-1])
+    forward = np.linalg.solve(one - half, one + half)
+    state = np.linalg.solve(one - half, time_step * B[..., None])
+    if space.folded_at:
+        C = np.linalg.solve((one - np.linalg.matrix_power(forward, space.folded_at)).swapaxes(-1, -2), C[..., None])[
+            ..., 0
+        ]
+    taps = []
+    for _ in range(steps):
+        taps.append(np.einsum("chn,hn->ch", C, state[..., 0]))
+        state = forward @ state
+    expected = np.stack(taps, axis=-1)
+    real, imag, log_dt = (kept[name].double().numpy() for name in ("log_A_real", "A_imag", "log_dt"))
+    half = (-np.exp(real) + 1j * imag) * np.exp(log_dt)[:, None] / 2
+    weights = _complex(kept["C"]) * (np.exp(log_dt)[:, None] / (1 - half))
+    powers = ((1 + half) / (1 - half))[..., None] ** np.arange(steps)
+    actual = 2 * np.einsum("chn,hnl->chl", weights, powers).real
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())

@@ -1,0 +1,31 @@
+"""What can go wrong, each with the exit code that a script sees."""
+
+
+class HubUploadError(Exception):
+    """An error with a message for the user; the command ends with ``exit_code``."""
+
+    exit_code: int
+
+
+class VerificationError(HubUploadError):
+    """A folder that a stranger could not use as its files promise."""
+
+    exit_code = 1
+
+
+class InputError(HubUploadError):
+    """What was given cannot be used: a file, a folder, a name, hyper-parameters."""
+
+    exit_code = 2
+
+
+class RemoteError(HubUploadError):
+    """The Hub did not do what it was asked: no token, no right, no connection, no space."""
+
+    exit_code = 3
+
+
+class NewerRemoteError(RemoteError):
+    """The repository has commits that this upload does not know; nothing was uploaded."""
+
+    exit_code = 4

@@ -1,0 +1,347 @@
+"""Converting checkpoints: every golden backbone from file to folder, S4D and S4 layers, and what is refused."""
+
+import json
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_data import GOLDEN, assert_gradients, fields, tensors
+from safetensors.torch import load_file, save_file
+from test_golden_models import CASES, LOSSES, WITH_HEAD, WRONG_LAGS, inputs_of, logits_of
+from tiny import assert_same_tensors
+from tolerances import assert_close
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+from hub_upload import convert as convert_module
+from hub_upload.checkpoint import read_checkpoint
+from hub_upload.convert import convert
+from hub_upload.errors import InputError
+from modeling_dlr import DLRPreTrainedModel
+from modeling_dlr.tokenization import byte_tokenizer
+
+HYPER_PARAMETERS = json.loads((GOLDEN / "hyper_parameters.json").read_text(encoding="utf-8"))
+AUTO = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
+CASE = "b_listops_subtrees__dlr"
+
+
+def state_dict_of(case: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix("sd."): value for name, value in tensors("backbones")[case].items() if name.startswith("sd.")
+    }
+
+
+def lightning_checkpoint(case: str, path: Path, **changes: Any) -> Path:
+    """A file as Lightning writes it, with everything beside the weights that it keeps."""
+    checkpoint = {
+        "epoch": 3,
+        "pytorch-lightning_version": "1.6.0",
+        "state_dict": state_dict_of(case),
+        "hyper_parameters": HYPER_PARAMETERS[case],
+        "optimizer_states": [{"state": {0: {"exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-3}]}],
+    }
+    torch.save(checkpoint | changes, path)
+    return path
+
+
+def converted(case: str, folder: Path) -> DLRPreTrainedModel:
+    """From checkpoint to folder to model, in float64."""
+    convert(lightning_checkpoint(case, folder / "last.ckpt"), folder / "model")
+    head = "sequence" if CASES[case]["l_output"] == 0 else "token"
+    return AUTO[head].from_pretrained(folder / "model").double()
+
+
+@pytest.mark.parametrize("case", WITH_HEAD)
+def test_converted_model_is_the_official_one(case: str, tmp_path: Path):
+    """The folder answers with the official logits, and trains with the official gradients."""
+    device = torch.device("cpu")
+    model = converted(case, tmp_path)
+    data, spec = tensors("backbones")[case], CASES[case]
+    with torch.no_grad():
+        logits = logits_of(case, model.eval(), device)
+    in_float32 = case.startswith("dssrepo") or spec["kernel_type"] == "sgconv"  # their kernel, or its norm
+    assert_close(logits, data["eval.logits64"], "official float32" if in_float32 else torch.float64)
+    model.train()
+    loss = LOSSES[spec["loss"]](logits_of(case, model, device).flatten(0, -2), data["batch.1"])
+    loss.backward()
+    assert_gradients(model, fields(data, "train.grad.", spec["kernel_type"]), "official float32 gradient")
+
+
+def test_wrong_lags_convert_but_are_not_reproduced(tmp_path: Path):
+    """The case whose official code reads taps at wrong lags converts whole; only its answers differ."""
+    model = converted(WRONG_LAGS, tmp_path).eval()
+    data = tensors("backbones")[WRONG_LAGS]
+    with torch.no_grad():
+        states = model.model(**inputs_of(WRONG_LAGS, torch.device("cpu")), output_hidden_states=True).hidden_states
+    assert_close(states[0][:1], data["eval.encoder_out"], "official float32")
+    assert (states[-1][:1] - data["eval.backbone_out"]).abs().max() > 0.1 * data["eval.backbone_out"].abs().max()
+
+
+def test_omegaconf_is_read_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A real checkpoint whose hyper-parameters are an OmegaConf object converts without OmegaConf."""
+    monkeypatch.setitem(sys.modules, "omegaconf", None)
+    case = "dssrepo_a_lra_listops__softmax"
+    found = read_checkpoint(GOLDEN / "omegaconf.ckpt")
+    assert_same_tensors(found.tensors, state_dict_of(case))
+    assert found.hyper_parameters is not None
+    assert {name: found.hyper_parameters[name] for name in HYPER_PARAMETERS[case]} == HYPER_PARAMETERS[case]
+    convert(GOLDEN / "omegaconf.ckpt", tmp_path / "from_file")
+    convert(lightning_checkpoint(case, tmp_path / "plain.ckpt"), tmp_path / "from_plain")
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("from_file", "from_plain"))
+    assert_same_tensors(first, second)
+
+
+def test_interpolations_are_followed(tmp_path: Path):
+    """An entry that names another takes its value."""
+    config = json.loads(json.dumps(HYPER_PARAMETERS[CASE]))
+    config["width"] = {"kernel": config["model"]["layer"]["kernel_to_real"]}
+    config["model"]["layer"]["kernel_to_real"] = "${width.kernel}"
+    convert(lightning_checkpoint(CASE, tmp_path / "x.ckpt", hyper_parameters=config), tmp_path / "model")
+    (tmp_path / "plain").mkdir()
+    assert_same_tensors(
+        load_file(tmp_path / "model" / "model.safetensors"),
+        {name: value.float() for name, value in converted(CASE, tmp_path / "plain").state_dict().items()},
+    )
+
+
+def bare_pickle(folder: Path) -> Path:
+    torch.save(state_dict_of(CASE), folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+def bare_safetensors(folder: Path) -> Path:
+    save_file(state_dict_of(CASE), folder / "weights.safetensors")
+    return folder / "weights.safetensors"
+
+
+def as_json(folder: Path) -> Path:
+    (folder / "run.json").write_text(json.dumps(HYPER_PARAMETERS[CASE]), encoding="utf-8")
+    return folder / "run.json"
+
+
+def as_yaml(folder: Path) -> Path:
+    """As Hydra writes it: block style, an empty string in quotes, null."""
+    import yaml
+
+    (folder / "run.yaml").write_text(yaml.safe_dump(HYPER_PARAMETERS[CASE]), encoding="utf-8")
+    return folder / "run.yaml"
+
+
+def as_flat_json(folder: Path) -> Path:
+    """Only the arguments that no shape betrays, in one mapping."""
+    layer = HYPER_PARAMETERS[CASE]["model"]["layer"]
+    names = ("kernel_type", "version", "kernel_to_real", "Lambda_init", "d_state", "bidirectional", "activation")
+    flat = {name: layer[name] for name in names} | {"postact": "glu", "transposed": True, "norm": "layer"}
+    (folder / "flat.json").write_text(json.dumps(flat | {"decoder": "last", "head": "token"}), encoding="utf-8")
+    return folder / "flat.json"
+
+
+@pytest.mark.parametrize("weights", [bare_pickle, bare_safetensors])
+@pytest.mark.parametrize("settings", [as_json, as_yaml, as_flat_json])
+def test_bare_weights(weights: Callable[[Path], Path], settings: Callable[[Path], Path], tmp_path: Path):
+    """Weights alone convert with the hyper-parameters from a file, to the same model."""
+    convert(weights(tmp_path), tmp_path / "bare", hyper_parameters=settings(tmp_path))
+    (tmp_path / "whole").mkdir()
+    expected = converted(CASE, tmp_path / "whole").state_dict()
+    found = AutoModelForTokenClassification.from_pretrained(tmp_path / "bare").double().state_dict()
+    assert_same_tensors(found, expected)
+
+
+def test_yaml_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without PyYAML the error names the package to install."""
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(InputError, match="pip install PyYAML"):
+        convert(bare_pickle(tmp_path), tmp_path / "model", hyper_parameters=as_yaml_text(tmp_path))
+
+
+def as_yaml_text(folder: Path) -> Path:
+    (folder / "run.yaml").write_text("model: {}\n", encoding="utf-8")
+    return folder / "run.yaml"
+
+
+class RunsCode:
+    """Pickles as a call of ``function``."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def touch(path: str) -> None:
+    Path(path).touch()
+
+
+def pretend_module(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[str], None]:
+    """``touch``, as a function of a module by this name, so that a pickle refers to it there."""
+    module = types.ModuleType(name)
+    for part in (name.split(".", maxsplit=1)[0], name):
+        monkeypatch.setitem(sys.modules, part, module)
+    function = types.FunctionType(touch.__code__, touch.__globals__, "touch")
+    function.__module__, function.__qualname__ = name, "touch"
+    module.touch = function
+    return function
+
+
+@pytest.mark.parametrize("place", ["hyper_parameters", "state_dict", "callbacks"])
+def test_code_is_refused(place: str, tmp_path: Path):
+    """A pickle that asks for a function is refused by its name, wherever it hides; it is not called."""
+    mark = tmp_path / "mark"
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", **{place: {"a": RunsCode(Path(mark).touch)}})
+    with pytest.raises(InputError, match="was not run"):
+        convert(path, tmp_path / "model")
+    path = lightning_checkpoint(
+        CASE, tmp_path / "y.ckpt", **{place: {"a": RunsCode(eval, f"open({str(mark)!r}, 'w')")}}
+    )
+    with pytest.raises(InputError, match=r"eval.*was not run"):
+        convert(path, tmp_path / "model")
+    assert not mark.exists()
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("library", ["pytorch_lightning.callbacks", "omegaconf.dictconfig"])
+def test_known_libraries_run_nothing(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A function under a known library's name is replaced by a stand-in that does nothing; the model converts."""
+    mark = tmp_path / "mark"
+    function = pretend_module(monkeypatch, library)
+    callbacks = {"a": RunsCode(function, str(mark))}
+    convert(lightning_checkpoint(CASE, tmp_path / "x.ckpt", callbacks=callbacks), tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert not mark.exists()
+
+
+def test_pickles_of_another_kind_are_refused(tmp_path: Path):
+    """A plain pickle, and a pickle in torch's old format: neither runs."""
+    mark = tmp_path / "mark"
+    (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(RunsCode(touch, str(mark))))
+    old = tmp_path / "old.ckpt"
+    torch.save({"state_dict": RunsCode(touch, str(mark))}, old, _use_new_zipfile_serialization=False)
+    for path in (tmp_path / "plain.ckpt", old):
+        with pytest.raises(InputError):
+            convert(path, tmp_path / "model")
+    assert not mark.exists()
+
+
+def cut(path: Path) -> Path:
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "absent.ckpt", "There is no checkpoint"),
+        (lambda folder: cut(lightning_checkpoint(CASE, folder / "x.ckpt")), "fetch it again|read as data"),
+        (lambda folder: cut(bare_safetensors(folder)), "no whole safetensors"),
+        (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={}), "empty"),
+        (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={"a": 3}), "a is not a tensor"),
+        (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", hyper_parameters=None), "kernel_type None"),
+    ],
+    ids=["absent", "cut off", "cut off safetensors", "empty", "no tensors", "no hyper-parameters"],
+)
+def test_bad_checkpoints(make: Callable[[Path], Path], message: str, tmp_path: Path):
+    """Each is one clear error, and leaves no folder."""
+    path = make(tmp_path)
+    with pytest.raises(InputError, match=message):
+        convert(path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    assert not list(tmp_path.glob(".model*"))
+
+
+def changed(**changes: Any) -> dict[str, Any]:
+    """The configuration with other values in its layer, model or decoder; None in ``layer`` removes the entry."""
+    config = json.loads(json.dumps(HYPER_PARAMETERS[CASE]))
+    for place, entries in changes.items():
+        target = config["model"] if place == "model" else config["model"]["layer"] if place == "layer" else config
+        target.update(entries)
+        for name in [name for name, value in entries.items() if value == "absent"]:
+            del target[name]
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (changed(layer={"version": "absent"}), r"lack \['version'\]"),
+        (changed(layer={"version": "Lambda_re"}), "version must be one of"),
+        (changed(layer={"kernel_type": "lstm"}), "kernel_type 'lstm'"),
+        (changed(layer={"activation": "gleu"}), "did you mean 'gelu'"),
+        (changed(layer={"bidirectional": True}), r"of another shape: .*weights \[1, 16, 12, 2\] instead of \[2, 16"),
+        (changed(layer={"version": "Lambda_imag"}), r"left over: .*decay_root"),
+        (changed(layer={"postact": None}), r"out_proj.weight \[32, 16\] instead of \[16, 16\]"),
+        (changed(model={"norm": "batch"}), r"missing: .*running_mean.*left over: .*norm.scale"),
+        (changed(model={"norm": "group"}), "norm='group'"),
+        (changed(top={"dataset": {"_name_": "mine"}}), "pass --head sequence or --head token"),
+        ({"model": {}}, "without a 'layer'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_hyper_parameters(config: dict[str, Any], message: str, tmp_path: Path):
+    """Each is one error that names the argument, or lists the tensors that do not fit."""
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", hyper_parameters=config)
+    with pytest.raises(InputError, match=message):
+        convert(path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_head_of_an_unknown_data_set(tmp_path: Path):
+    """With --head, a model of any data set converts."""
+    config = changed(top={"dataset": {"_name_": "mine"}})
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", hyper_parameters=config)
+    assert type(convert(path, tmp_path / "model", head="sequence").model).__name__ == "DLRForSequenceClassification"
+
+
+def test_existing_folders_are_kept(tmp_path: Path):
+    """A folder with anything in it is not written into."""
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="not empty"):
+        convert(path, tmp_path / "model")
+    assert [file.name for file in (tmp_path / "model").iterdir()] == ["notes.txt"]
+
+
+def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A disk that is full in the middle leaves nothing behind."""
+
+    def fail(model: DLRPreTrainedModel, folder: Path) -> None:
+        (folder / "config.json").write_text("{", encoding="utf-8")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(DLRPreTrainedModel, "save_pretrained", fail)
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
+    with pytest.raises(InputError, match="No space left on device"):
+        convert(path, tmp_path / "model")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]
+
+
+def test_tokenizer_comes_along(tmp_path: Path):
+    """A tokenizer that fits is saved beside the model; one that is too large, or of no use, is refused."""
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
+    byte_tokenizer().save_pretrained(tmp_path / "bytes")
+    with pytest.raises(InputError, match="261 tokens, but the model knows 18"):
+        convert(path, tmp_path / "model", tokenizer=str(tmp_path / "bytes"))
+    values = lightning_checkpoint("d_seq1d_shift__dlr", tmp_path / "y.ckpt")
+    with pytest.raises(InputError, match="real values"):
+        convert(values, tmp_path / "model", tokenizer=str(tmp_path / "bytes"))
+    with pytest.raises(InputError, match="is no tokenizer"):
+        convert(path, tmp_path / "model", tokenizer=str(tmp_path / "nothing"))
+    assert not (tmp_path / "model").exists()
+    state = state_dict_of(CASE) | {"encoder.weight": torch.randn(261, 16)}
+    larger = lightning_checkpoint(CASE, tmp_path / "z.ckpt", state_dict=state)
+    convert(larger, tmp_path / "model", tokenizer=str(tmp_path / "bytes"))
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("né").input_ids == byte_tokenizer()("né").input_ids
+
+
+def test_every_data_set_has_a_head():
+    """The heads that data sets ask for are those that there are."""
+    from hub_upload.hyperparameters import DATA_SETS
+
+    assert set(DATA_SETS.values()) == set(convert_module.HEADS)
