@@ -14,6 +14,7 @@ from modeling_dlr.auto_dlr import AUTO_CLASSES
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modeling_dlr"
 HOME = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+SUB_PACKAGES = sorted(set(PACKAGE.rglob("*.py")) - set(HOME.values()))
 CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 
 # What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
@@ -51,6 +52,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.ops_dlr",
+    "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
 }
@@ -116,6 +118,25 @@ def test_relative_imports_are_flat(name: str):
     """Files of the package import one another only as `from .name_dlr import x`."""
     relative = {module for module in imports_of(HOME[name]) if module.startswith(".")}
     assert relative <= {f".{name}" for name in CLOSURE}
+
+
+@pytest.mark.parametrize("path", SUB_PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_sub_packages_are_apart(path: Path):
+    """A sub-package's files import one another as `from .name import x`, and of the package its public modules only."""
+    relative = {module for module in imports_of(path) if module.startswith(".")}
+    assert relative <= {f".{sibling.stem}" for sibling in path.parent.glob("*.py")}
+    names = (node.module for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and not node.level)
+    assert {name for name in names if (name or "").split(".")[0] == "modeling_dlr"} <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("folder", {path.parent for path in SUB_PACKAGES}, ids=lambda folder: folder.name)
+def test_no_cycle_in_a_sub_package(folder: Path):
+    """Nor does a file of a sub-package import one that imports it."""
+    graph = {
+        path.stem: {module.strip(".") for module in imports_of(path) if module.startswith(".")}
+        for path in folder.glob("*.py")
+    }
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @by_name
