@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .ops_dlr import Spectrum, State, add_product, evaluate_kernel, split
-from .vandermonde_dlr import powers
+from .vandermonde_dlr import pole_powers
 
 # Tokens of a block.
 BLOCK_LENGTH = 128
@@ -61,13 +61,14 @@ def lookahead_tables(spectrum: Spectrum, block_length: int = BLOCK_LENGTH) -> Lo
     if block_length < 1:
         raise ValueError(f"A block has at least one token, got block_length={block_length}.")
     N, dtype = spectrum.decay.shape[-1], spectrum.weights_real.dtype
-    real, imag = powers(spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N), block_length + 1)
-    lookahead = torch.cat([real[..., 1:], -imag[..., 1:]], dim=-2)
-    history = torch.cat([real[..., :-1], imag[..., :-1]], dim=-2).flip(-1).mT
+    steps = torch.arange(block_length + 1, dtype=torch.float64, device=spectrum.decay.device)
+    real, imag = pole_powers(spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N), steps)  # [G, T+1, N]
+    lookahead = torch.cat([real[:, 1:], -imag[:, 1:]], dim=-1).mT
+    history = torch.cat([real[:, :-1], imag[:, :-1]], dim=-1).flip(1)
     return LookaheadTables(
         lookahead.to(dtype).contiguous(),
         history.to(dtype).contiguous(),
-        split(real[..., -1], imag[..., -1], dtype),
+        split(real[:, -1], imag[:, -1], dtype),
         (spectrum.weights_real.contiguous(), spectrum.weights_imag.contiguous()),
         evaluate_kernel(spectrum, block_length).flip(-1).contiguous(),
     )
