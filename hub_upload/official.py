@@ -75,7 +75,7 @@ FAMILIES = {
         _DIAGONAL,
         states_per_pole=2,  # the official N counts the conjugates, too
     ),
-    "attn": Family(dict, {}),
+    "attn": Family(lambda official: {}, {}, {}),
 }
 NORMS: dict[tuple[str, bool], Any] = {  # by (norm, transposed)
     ("layer", True): "scalar_layer",
