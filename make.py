@@ -20,13 +20,16 @@ STAMP = VENV / "installed-from"
 
 ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUTF8": "1"}
 
+# One process per core, each with the tests of whole files, so that what a file sets up is set up once.
+PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=loadfile"]
+
 COMMANDS: dict[str, list[list[str]]] = {
     "setup": [],
     "demo": [["examples/quickstart.py"], ["examples/colour_code.py"]],
     "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
     "types": [["-m", "pyrefly", "check"]],
-    "test": [["-m", "pytest", "-m", "not slow"]],
-    "test-slow": [["-m", "pytest", "-m", "slow"]],
+    "test": [[*PYTEST, "-m", "not slow"]],
+    "test-slow": [[*PYTEST, "-m", "slow"]],
     "format": [["-m", "ruff", "check", "--fix", "."], ["-m", "ruff", "format", "."]],
     "docs": [["-m", "modeling_dlr.configuration_docs"], ["benchmarks/render.py"]],
 }

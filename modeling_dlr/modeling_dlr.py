@@ -101,7 +101,7 @@ class DLRMixer(Mixer):
             y = self.channel_gate(gate) * value
         return self.project(self.dropout(self.act(y.flatten(2))))
 
-    def mix(self, u: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+    def mix(self, u: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None) -> Tensor:
         """K * u + D u: [B, L, H] in at least float32 to [B, L, C, H], document by document."""
         if layout.documents is not None:
             return apart(u, layout.documents, self.mix)
@@ -251,10 +251,10 @@ class DLRModel(DLRPreTrainedModel):
         self.layers = nn.ModuleList([DLRBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
+        self.no_cache_because = self._why_no_cache()
         self.post_init()
 
-    @property
-    def no_cache_because(self) -> str | None:
+    def _why_no_cache(self) -> str | None:
         """Why this model cannot go on from a state, or None if it can."""
         if self.config.bidirectional:
             return "bidirectional=True reads the future"
