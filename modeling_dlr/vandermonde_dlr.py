@@ -119,7 +119,8 @@ def vandermonde_adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor
 def _plain_tables(decay: Tensor, angle: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Re C and Im C [G, 1, A, N], and F [G, 1, 2N, T], in differentiable operations."""
     T = 256
-    A = (length + T - 1) // T
+    # At least 2, whatever the length: torch.export fixes a size that may be 1.
+    A = length // T + 2
     steps = torch.arange(T, dtype=torch.float64, device=decay.device)
     blocks = T * torch.arange(A, dtype=torch.float64, device=decay.device)
     fine_real, fine_imag = pole_powers(decay, angle, steps)
