@@ -70,7 +70,7 @@ def peer_goal(first: int) -> Callable[[Line], str]:
 
 def decoding_goal(line: Line) -> str:
     """×7 for one sequence and 4096 poles."""
-    return times(7) if (line["B"], line["N"]) == (1, 4096) else NONE
+    return times(7) if (line["B"], line["N"], line["block"]) == (1, 4096, 128) else NONE
 
 
 def times(ratio: float) -> str:
@@ -171,7 +171,7 @@ TABLES = {
     ),
     "decoding": Table(
         {
-            **{name: number(name) for name in ("B", "H", "N")},
+            **{name: number(name) for name in ("B", "H", "N", "block")},
             "plain, µs": rounded("naive_us"),
             "step, µs": rounded("step_us"),
             "lookahead, µs": rounded("lookahead_us"),
@@ -180,7 +180,7 @@ TABLES = {
             "goal": decoding_goal,
             "slowest token of a block, µs": rounded("slowest_token_of_a_block_us"),
         },
-        ("B", "H", "N"),
+        ("B", "H", "N", "block"),
     ),
     "accuracy": Table(
         {

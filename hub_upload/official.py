@@ -75,6 +75,7 @@ FAMILIES = {
         _DIAGONAL,
         states_per_pole=2,  # the official N counts the conjugates, too
     ),
+    "attn": Family(lambda official: {}, {}, {}),
 }
 NORMS: dict[tuple[str, bool], Any] = {  # by (norm, transposed)
     ("layer", True): "scalar_layer",
@@ -97,6 +98,9 @@ RENAMED = {
     r"\bnorm\.m$": "norm.shift",
     r"\bnorm\.s$": "norm.scale",
     r"\boutput_linear\.(0\.)?": "out_proj.",
+    r"\b([QKVO])\.": lambda match: f"{match[1].lower()}_proj.",
+    r"\bff(2?)\.": lambda match: f"feed_forwards.{1 if match[1] else 0}.",
+    r"^(attn\.)?scale$": r"\1query_scale",
 }
 
 

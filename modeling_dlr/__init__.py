@@ -5,14 +5,24 @@ Importing this package registers its classes with the Auto classes of transforme
 
 import transformers
 
+from .auto_dlr import AUTO_CLASSES
+from .cache_dlr import detach_cache
 from .configuration_dlr import DLRConfig
-from .kernels_dlr import DLRKernel, DSSKernel, S4DKernel, SGConvKernel
-from .modeling_dlr import (
-    AUTO_CLASSES,
+from .heads_dlr import (
+    DLRForMultipleChoice,
+    DLRForQuestionAnswering,
     DLRForSequenceClassification,
+    DLRForSequencePairClassification,
     DLRForTokenClassification,
-    DLRModel,
-    DLRPreTrainedModel,
+)
+from .kernels_dlr import DLRKernel, DSSKernel, S4DKernel, SGConvKernel
+from .language_heads_dlr import DLRForCausalLM, DLRForMaskedLM
+from .modeling_dlr import DLRModel, DLRPreTrainedModel
+from .signal_heads_dlr import (
+    DLRForAudioClassification,
+    DLRForAudioFrameClassification,
+    DLRForImageClassification,
+    DLRForSemanticSegmentation,
 )
 
 __version__ = "0.1.0"
@@ -23,7 +33,16 @@ for _auto_class, _model_class in AUTO_CLASSES.items():
 
 __all__ = [
     "DLRConfig",
+    "DLRForAudioClassification",
+    "DLRForAudioFrameClassification",
+    "DLRForCausalLM",
+    "DLRForImageClassification",
+    "DLRForMaskedLM",
+    "DLRForMultipleChoice",
+    "DLRForQuestionAnswering",
+    "DLRForSemanticSegmentation",
     "DLRForSequenceClassification",
+    "DLRForSequencePairClassification",
     "DLRForTokenClassification",
     "DLRKernel",
     "DLRModel",
@@ -31,4 +50,5 @@ __all__ = [
     "DSSKernel",
     "S4DKernel",
     "SGConvKernel",
+    "detach_cache",
 ]

@@ -12,24 +12,22 @@ def check_inputs(
     input_ids: Tensor | None,
     inputs_embeds: Tensor | None,
     input_values: Tensor | None,
-    attention_mask: Tensor | None,
     vocab_size: int | None,
     input_size: int | None,
     hidden_size: int,
-) -> None:
-    """Refuse inputs that a model of these sizes cannot read.
+) -> tuple[int, int]:
+    """Refuse inputs that a model of these sizes cannot read; B and L of those that it can.
 
     Args:
         input_ids: [B, L] integers.
         inputs_embeds: [B, L, hidden_size].
         input_values: [B, L, input_size], or [B, L] when input_size is 1.
-        attention_mask: [B, L]; 0 marks padding.
         vocab_size: of the model; None when it reads values.
         input_size: of the model; None when it reads tokens.
         hidden_size: of the model.
 
     Raises:
-        ValueError: none or several inputs, an input of the wrong kind or shape, an empty sequence, or a bad mask.
+        ValueError: none or several inputs, an input of the wrong kind or shape, or an empty sequence.
         IndexError: a token id outside the vocabulary.
     """
     given = {
@@ -65,11 +63,6 @@ def check_inputs(
         _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
     if value.shape[1] == 0:
         raise ValueError(f"A sequence has at least one step, got {name} of shape {list(value.shape)}.")
-    if attention_mask is not None and attention_mask.shape != value.shape[:2]:
-        raise ValueError(
-            f"attention_mask must have the shape {list(value.shape[:2])} of the input's batch and length, got "
-            f"{list(attention_mask.shape)}: one number per step, 0 for padding."
-        )
     if input_ids is not None and vocab_size is not None and _values_are_cheap(input_ids) and input_ids.numel():
         low, high = (int(bound) for bound in torch.aminmax(input_ids))
         if low < 0 or high >= vocab_size:
@@ -77,6 +70,7 @@ def check_inputs(
                 f"Token ids must lie in 0 … vocab_size-1 = {vocab_size - 1}, got {low if low < 0 else high}: is this "
                 "the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings."
             )
+    return value.shape[0], value.shape[1]
 
 
 def check_no_empty_row(mask: Tensor | None) -> None:

@@ -23,6 +23,12 @@ from .kernel_parameters_dlr import (
 # Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
 BYTE_VOCAB_SIZE = 261
 
+LAYER_TYPES = ("dlr", "full_attention", "local_attention")
+
+# What config.json says instead: transformers also reads it with its base class (to resume training, to find a
+# tokenizer), which refuses layer types other than its own.
+SAVED_LAYER_TYPES = {"dlr": "linear_attention", "local_attention": "chunked_attention"}
+
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Keys that transformers and the libraries around it keep in config.json without declaring them as fields.
@@ -63,6 +69,22 @@ def _checker(allowed: Range) -> Callable[[Any], None]:
     return check
 
 
+def complete_rope_parameters(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Fill ``rope_parameters`` with the published rotary positions (arXiv 2104.09864).
+
+    Raises:
+        ValueError: for an unknown key, for one of transformers' extensions, or a base that is no positive number.
+    """
+    complete = {"rope_type": "default", "rope_theta": 10000.0} | (given or {})
+    refuse_unknown_names("rope_parameters", complete, ("rope_type", "rope_theta"))
+    rope_type, theta = complete["rope_type"], complete["rope_theta"]
+    if rope_type != "default":
+        raise ValueError(f"rope_parameters['rope_type'] must be 'default', got {rope_type!r}: leave it out.")
+    if isinstance(theta, bool) or not isinstance(theta, (float, int)) or not 0 < theta < float("inf"):
+        raise ValueError(f"rope_parameters['rope_theta'] must be a number > 0, got {theta!r}.")
+    return complete
+
+
 @strict
 class DLRConfig(PreTrainedConfig):
     """Configuration of a diagonal linear RNN (arXiv 2212.00768).
@@ -81,6 +103,7 @@ class DLRConfig(PreTrainedConfig):
     """
 
     model_type = "dlr"
+    keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int | None = _field(
         None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", POSITIVE_INTEGER
@@ -99,7 +122,7 @@ class DLRConfig(PreTrainedConfig):
     channel_gate_act: str | None = _field(
         None, "activation by which half of twice as many kernels gates the other half (hyper_act)"
     )
-    hidden_act: str | None = _field("gelu", "activation after the convolution")
+    hidden_act: str | None = _field("gelu", "activation after the convolution or attention")
     output_gate: Literal["glu", "geglu"] | None = _field(None, "gate after the output projection (postact)")
     norm_position: Literal["pre", "post"] = _field("pre", "normalise before each mixer, or after each residual")
     norm_type: Literal["layer", "scalar_layer", "batch"] = _field(
@@ -125,6 +148,19 @@ class DLRConfig(PreTrainedConfig):
     pooling: Literal["mean", "last", "first", "max"] = _field(
         "mean", "how a sequence head reduces the steps that are not padding"
     )
+    layer_types: list[str] | None = _field(
+        None,
+        "what mixes the steps in each layer: 'dlr' (any kernel), 'full_attention', or 'local_attention' to the own and "
+        "the previous chunk (and the next if bidirectional); None is 'dlr' in all",
+    )
+    num_attention_heads: int = _field(4, "heads of an attention layer", POSITIVE_INTEGER)
+    attention_window: int = _field(1024, "steps per chunk of local attention (chunk_size)", POSITIVE_INTEGER)
+    attention_ff_ratio: int = _field(
+        0, "width of the two feed-forward layers after attention over hidden_size; 0 has none (attn_ff)", NOT_NEGATIVE
+    )
+    rope_parameters: dict | None = _field(
+        None, "rotary positions of attention layers; None is {'rope_type': 'default', 'rope_theta': 10000.0}"
+    )
     initializer_range: float | int | None = _field(
         None,
         "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
@@ -133,7 +169,10 @@ class DLRConfig(PreTrainedConfig):
     pad_token_id: int | None = _field(None, "token of padding")
     bos_token_id: int | None = _field(None, "token that begins a sequence")
     eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
-    tie_word_embeddings: Literal[False] = _field(False, "no head has word embeddings to share yet")
+    tie_word_embeddings: bool = _field(False, "a language head shares the weights of the embedding")
+    use_cache: bool = _field(
+        False, "return the state as past_key_values from every forward pass; generation always does"
+    )
 
     def __post_init__(self, **kwargs):
         tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
@@ -144,13 +183,15 @@ class DLRConfig(PreTrainedConfig):
                 raise ValueError(
                     f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}."
                 )
-        if kwargs.get("use_cache"):
-            raise ValueError("DLRConfig: use_cache=True needs a model that generates, which is not built yet.")
         refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE
         if self.layer_norm_eps is None:
             self.layer_norm_eps = 0.0 if self.norm_type == "scalar_layer" else 1e-5
+        names = {saved: name for name, saved in SAVED_LAYER_TYPES.items()}
+        types = ["dlr"] * self.num_hidden_layers if self.layer_types is None else self.layer_types
+        self.layer_types = [names.get(name, name) for name in types]
+        self.rope_parameters = complete_rope_parameters(self.rope_parameters)
         self.kernel_parameters = complete_kernel_parameters(self.kernel_parameters)
         super().__post_init__(**kwargs)
 
@@ -188,6 +229,33 @@ class DLRConfig(PreTrainedConfig):
         if not 0 <= self.pad_token_id < self.vocab_size:
             raise ValueError(
                 f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""
+        output = super().to_dict()
+        types = output["layer_types"]
+        if types is not None:
+            all_dlr = all(name == "dlr" for name in types)
+            output["layer_types"] = None if all_dlr else [SAVED_LAYER_TYPES.get(name, name) for name in types]
+        return output
+
+    def validate_layer_type(self):
+        """One known type per layer; this is transformers' own check, which knows no 'dlr'."""
+        refuse_unknown_names("layer_types", self.layer_types or [], LAYER_TYPES)
+        if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types must name one type for each of the {self.num_hidden_layers} layers, got "
+                f"{len(self.layer_types)}: {self.layer_types}."
+            )
+
+    def validate_heads(self):
+        """Where a layer attends, heads share the channels evenly, and rotary positions turn pairs of them."""
+        attends = set(self.layer_types or []) - {"dlr"}
+        if attends and self.hidden_size % (2 * self.num_attention_heads):
+            raise ValueError(
+                "hidden_size must be a multiple of 2 · num_attention_heads for attention, got "
+                f"{self.hidden_size} and {self.num_attention_heads} heads."
             )
 
     @property

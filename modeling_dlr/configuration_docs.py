@@ -128,12 +128,13 @@ def _schema_of_kernel_field(spec: KernelField) -> dict[str, Any]:
 def _schema_of_values(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range | None) -> dict[str, Any]:
     if choices:
         return {"enum": list(choices)}
+    entries = [get_args(kind)[0] for kind in kinds if get_origin(kind) is list]
     types = {"array" if get_origin(kind) is list else JSON_TYPES[kind] for kind in kinds}
     if "number" in types:
         types.discard("integer")
     schema: dict[str, Any] = {"type": types.pop() if len(types) == 1 else sorted(types)}
-    if "array" in schema["type"]:
-        schema["items"] = {"type": "integer"}
+    if entries:
+        schema["items"] = {"type": JSON_TYPES[entries[0]]}
     if allowed is not None:
         schema["exclusiveMinimum" if allowed.open_minimum else "minimum"] = allowed.minimum
         if allowed.maximum != float("inf"):

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .ops_dlr import Spectrum, State, add_product, evaluate_kernel, split
-from .vandermonde_dlr import powers
+from .ops_dlr import Spectrum, State, evaluate_kernel, product, split
+from .vandermonde_dlr import pole_powers
 
 # Tokens of a block.
 BLOCK_LENGTH = 128
@@ -42,7 +42,7 @@ class LookaheadState(NamedTuple):
     Attributes:
         start: the recurrent state at the start of the block.
         ahead: [B, C, H, T], what it adds to the outputs of the block.
-        inputs: [B, H, T], the tokens of the block so far; the rest is 0.
+        inputs: [B, H, T], the tokens of the block so far, the last one last; before them 0.
         position: tokens of the block so far.
     """
 
@@ -61,13 +61,14 @@ def lookahead_tables(spectrum: Spectrum, block_length: int = BLOCK_LENGTH) -> Lo
     if block_length < 1:
         raise ValueError(f"A block has at least one token, got block_length={block_length}.")
     N, dtype = spectrum.decay.shape[-1], spectrum.weights_real.dtype
-    real, imag = powers(spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N), block_length + 1)
-    lookahead = torch.cat([real[..., 1:], -imag[..., 1:]], dim=-2)
-    history = torch.cat([real[..., :-1], imag[..., :-1]], dim=-2).flip(-1).mT
+    steps = torch.arange(block_length + 1, dtype=torch.float64, device=spectrum.decay.device)
+    real, imag = pole_powers(spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N), steps)  # [G, T+1, N]
+    lookahead = torch.cat([real[:, 1:], -imag[:, 1:]], dim=-1).mT
+    history = torch.cat([real[:, :-1], imag[:, :-1]], dim=-1).flip(1)
     return LookaheadTables(
         lookahead.to(dtype).contiguous(),
         history.to(dtype).contiguous(),
-        split(real[..., -1], imag[..., -1], dtype),
+        split(real[:, -1], imag[:, -1], dtype),
         (spectrum.weights_real.contiguous(), spectrum.weights_imag.contiguous()),
         evaluate_kernel(spectrum, block_length).flip(-1).contiguous(),
     )
@@ -92,13 +93,14 @@ def lookahead_step(
     tables: LookaheadTables, skip: Tensor, u: Tensor, state: LookaheadState
 ) -> tuple[Tensor, LookaheadState]:
     """One token: u [B, H] to y [B, C, H], and the next state; ``state`` itself is left as it was."""
-    T, t = tables.taps.shape[-1], state.position
-    inputs = state.inputs.clone()
-    inputs[..., t] = u
-    inside = (tables.taps[..., T - 1 - t :] * inputs[..., : t + 1].unsqueeze(1)).sum(-1)
-    y = state.ahead[..., t] + inside + skip * u.unsqueeze(1)
+    t = state.position
+    inputs = torch.cat([state.inputs[..., 1:], u.unsqueeze(-1)], dim=-1)
+    inside = torch.linalg.vecdot(tables.taps, inputs.unsqueeze(1))
+    y = inside.add_(state.ahead[..., t]).addcmul_(skip, u.unsqueeze(1))
     advanced = LookaheadState(state.start, state.ahead, inputs, t + 1)
-    return y, lookahead_start(tables, recurrent_state(tables, advanced)) if t + 1 == T else advanced
+    if t + 1 < tables.taps.shape[-1]:
+        return y, advanced
+    return y, lookahead_start(tables, recurrent_state(tables, advanced))
 
 
 def recurrent_state(tables: LookaheadTables, state: LookaheadState) -> State:
@@ -114,8 +116,8 @@ def recurrent_state(tables: LookaheadTables, state: LookaheadState) -> State:
         jump = split(column[..., :N], -column[..., N:], state.start.real.dtype)
     recent = tables.history[:, T - t :]  # Λ^{t-1-j} for j = 0 … t-1
     if len(recent) == 1:
-        sums = state.inputs[..., :t] @ recent[0]
+        sums = state.inputs[..., T - t :] @ recent[0]
     else:
-        sums = torch.einsum("bht,htn->bhn", state.inputs[..., :t], recent)
-    real, imag = sums.chunk(2, dim=-1)
-    return add_product(State(real, imag), jump, state.start)
+        sums = torch.einsum("bht,htn->bhn", state.inputs[..., T - t :], recent)
+    moved, (real, imag) = product(jump, state.start), sums.chunk(2, dim=-1)
+    return State(moved.real.add_(real), moved.imag.add_(imag))

@@ -41,15 +41,9 @@ def loss_by_problem_type(
         config.problem_type = _problem_type_of(labels, num_labels)
     logits = at_least_float32(logits)
     labels = labels.to(logits.device)
-    if num_items_in_batch is not None:
-        num_items_in_batch = torch.as_tensor(num_items_in_batch).clamp(min=1)
     if config.problem_type == "single_label_classification":
         _check_label_shape(labels, logits.shape[:-1], config)
-        check_class_labels(labels, num_labels, IGNORED_CLASS)
-        logits, labels = logits.reshape(-1, num_labels), labels.reshape(-1).long()
-        total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
-        counted = (labels != IGNORED_CLASS).sum()
-        return total / (counted.clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        return cross_entropy(logits, labels, num_items_in_batch)
     labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and num_labels == 1 else labels
     _check_label_shape(labels, logits.shape, config)
     counts = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED_CLASS
@@ -59,7 +53,24 @@ def loss_by_problem_type(
     per_label = loss(logits, target, reduction="none")
     mean = torch.where(counts, per_label, 0).sum() / counts.sum().clamp(min=1)
     # The Trainer counts every float label, ignored or not: this call weighs as much as its share of them.
-    return mean if num_items_in_batch is None else mean * (labels.numel() / num_items_in_batch)
+    return mean if num_items_in_batch is None else mean * (labels.numel() / _at_least_one(num_items_in_batch))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """The mean over labels that are not -100, as `loss_by_problem_type` has it: [..., classes] and [...] integers.
+
+    Raises:
+        ValueError: for a label that is no class.
+    """
+    classes = logits.shape[-1]
+    check_class_labels(labels, classes, IGNORED_CLASS)
+    logits, labels = at_least_float32(logits).reshape(-1, classes), labels.to(logits.device).reshape(-1).long()
+    total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
+    return total / _at_least_one((labels != IGNORED_CLASS).sum() if num_items_in_batch is None else num_items_in_batch)
+
+
+def _at_least_one(count: Tensor | int) -> Tensor:
+    return torch.as_tensor(count).clamp(min=1)
 
 
 def _problem_type_of(

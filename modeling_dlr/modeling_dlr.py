@@ -1,30 +1,31 @@
-"""The DLR model: mixer, block, backbone and text heads, by the conventions of transformers."""
+"""The DLR model: mixers, block and backbone, by the conventions of transformers."""
 
 import os
-from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
-from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
+from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .checks_dlr import check_inputs, check_no_empty_row
+from .attention_dlr import DLRAttention
+from .cache_dlr import check_cache, state_layer
+from .checks_dlr import check_inputs
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
-from .losses_dlr import loss_by_problem_type
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
-from .ops_dlr import at_least_float32
+from .ops_dlr import State, at_least_float32
+from .streaming_dlr import stream
 
 
 class GEGLU(nn.Module):
@@ -56,45 +57,92 @@ def build_activation(field: str, name: str | None) -> nn.Module:
     return ACT2FN[name]
 
 
-class DLRMixer(nn.Module):
-    """Mixes the steps: long convolution with skip, activation, dropout, output projection, gate (DLR §3).
+class Mixer(nn.Module):
+    """What follows the mixing of steps in every layer: activation, dropout, output projection, gate (DLR §3)."""
+
+    def __init__(self, config: DLRConfig, channels: int = 1):
+        super().__init__()
+        H = config.hidden_size
+        self.act = build_activation("hidden_act", config.hidden_act)
+        self.dropout = DROPOUTS[config.dropout_type](config.hidden_dropout_prob)
+        self.out_proj = nn.Linear(H * channels, H if config.output_gate is None else 2 * H)
+        self.gate = OUTPUT_GATES[config.output_gate]()
+
+    def project(self, y: Tensor) -> Tensor:
+        """[B, L, C·H] to [B, L, H]."""
+        return self.gate(self.out_proj(y))
+
+
+class DLRMixer(Mixer):
+    """Mixes the steps by long convolution with a skip, or by the recurrence it stands for (DLR §3).
 
     Padding is taken out of the input, so it never reaches another step.
     """
 
-    def __init__(self, config: DLRConfig):
-        super().__init__()
+    def __init__(self, config: DLRConfig, layer_idx: int):
+        super().__init__(config, config.num_kernel_channels)
         H, gated = config.hidden_size, config.channel_gate_act is not None
         channels = config.num_kernel_channels * (2 if gated else 1)
         # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled it
         kernel = KERNELS[config.kernel_parameters["kernel_type"]]
         self.kernel = kernel(channels * config.num_directions, H, config.state_size, config.kernel_parameters)
         self.D = nn.Parameter(torch.randn(channels, H))
-        self.bidirectional = config.bidirectional
+        self.layer_idx, self.bidirectional = layer_idx, config.bidirectional
         self.channel_gate = build_activation("channel_gate_act", config.channel_gate_act) if gated else None
-        self.act = build_activation("hidden_act", config.hidden_act)
-        self.dropout = DROPOUTS[config.dropout_type](config.hidden_dropout_prob)
-        self.out_proj = nn.Linear(H * config.num_kernel_channels, H if config.output_gate is None else 2 * H)
-        self.gate = OUTPUT_GATES[config.output_gate]()
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, L, H] to [B, L, H]; ``mask`` [B, L] is True where the step counts."""
-        if mask is not None:
-            hidden_states = hidden_states.masked_fill(~mask.unsqueeze(-1), 0)
-        y = self.convolve(hidden_states)
+    def forward(
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
+    ) -> Tensor:
+        """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
+        with maybe_autocast(hidden_states.device.type, enabled=False):
+            y = self.mix(at_least_float32(hidden_states), layout, past_key_values).to(hidden_states.dtype)
         if self.channel_gate is not None:
             value, gate = y.chunk(2, dim=2)
             y = self.channel_gate(gate) * value
-        return self.gate(self.out_proj(self.dropout(self.act(y.flatten(2)))))
+        return self.project(self.dropout(self.act(y.flatten(2))))
 
-    def convolve(self, hidden_states: Tensor) -> Tensor:
-        """K * u + D u in at least float32, whatever type the rest of the model runs in; [B, L, H] to [B, L, C, H]."""
-        with maybe_autocast(hidden_states.device.type, enabled=False):
-            u = at_least_float32(hidden_states)
-            kernels = self.kernel(u.shape[1]).to(u.dtype)
-            forward, backward = kernels.chunk(2) if self.bidirectional else (kernels, None)
-            y = convolve(u, forward, backward, self.D.to(u.dtype))
-        return y.to(hidden_states.dtype)
+    def mix(self, u: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+        """K * u + D u: [B, L, H] in at least float32 to [B, L, C, H], document by document."""
+        if layout.documents is not None:
+            return apart(u, layout.documents, self.mix)
+        mask, skip = layout.here, self.D.to(u.dtype)
+        if mask is not None:
+            u = u.masked_fill(~mask.unsqueeze(-1), 0)
+        if past_key_values is None:
+            forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
+            return convolve(u, forward, backward, skip)
+        layer = state_layer(past_key_values, self.layer_idx)
+        state = None if layer.contents is None else State(*layer.contents)
+        # pyrefly: ignore[not-callable] - DLRModel has seen to it that this kernel has a recurrence
+        y, state = stream(self.kernel.recurrence(), skip, u, state, mask, lambda: self.taps(u))
+        layer.update(*state, u.shape[1])
+        return y
+
+    def taps(self, u: Tensor) -> Tensor:
+        """The kernels of both directions for the steps of u [B, L, H], in its type: [C, H, min(L, max_length)]."""
+        return self.kernel(u.shape[1]).to(u.dtype)
+
+
+class AttentionMixer(Mixer):
+    """The papers' baseline in the place of the convolution: attention, its own skip, and the same projection."""
+
+    def __init__(self, config: DLRConfig, layer_idx: int):
+        super().__init__(config)
+        self.attention = DLRAttention(config, layer_idx)
+
+    def forward(
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
+    ) -> Tensor:
+        """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
+        y = self.attention(hidden_states, layout, past_key_values)
+        return self.project(hidden_states + self.dropout(self.act(y)))
+
+
+MIXERS: dict[str, type[DLRMixer] | type[AttentionMixer]] = {
+    "dlr": DLRMixer,
+    "full_attention": AttentionMixer,
+    "local_attention": AttentionMixer,
+}
 
 
 class DLRBlock(GradientCheckpointingLayer):
@@ -108,18 +156,21 @@ class DLRBlock(GradientCheckpointingLayer):
     def __init__(self, config: DLRConfig, layer_idx: int):
         super().__init__()
         self.norm = build_norm(config)
-        self.mixer = DLRMixer(config)
+        # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled it
+        self.mixer = MIXERS[config.layer_types[layer_idx]](config, layer_idx)
         self.dropout = DROPOUTS[config.dropout_type](config.hidden_dropout_prob)
         self.norm_first = config.norm_position == "pre"
         self.branch_scale = (layer_idx + 1) ** -0.5 if config.residual_type == "decay" else None
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, L, H] to [B, L, H]."""
+    def forward(
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
+    ) -> Tensor:
+        """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
         if self.norm_first:
-            branch = self.mixer(normalise(self.norm, hidden_states, mask), mask)
+            branch = self.mixer(normalise(self.norm, hidden_states, layout.here), layout, past_key_values)
             return self._residual(hidden_states, self.dropout(branch))
-        branch = self.mixer(hidden_states, mask)
-        return normalise(self.norm, self._residual(hidden_states, self.dropout(branch)), mask)
+        branch = self.mixer(hidden_states, layout, past_key_values)
+        return normalise(self.norm, self._residual(hidden_states, self.dropout(branch)), layout.here)
 
     def _residual(self, hidden_states: Tensor, branch: Tensor) -> Tensor:
         if self.branch_scale is None:
@@ -135,9 +186,11 @@ class DLRPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
     _can_record_outputs = {"hidden_states": DLRBlock}
+    _skip_keys_device_placement = ["past_key_values"]
+    _is_stateful = True
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module):
+    def _init_weights(self, module: nn.Module):  # noqa: PLR0912 - one branch per kind of module
         """Draw fresh values for every parameter that was not loaded; None for initializer_range is the official way."""
         official = self.config.initializer_range is None
         if isinstance(module, Kernel):
@@ -147,6 +200,8 @@ class DLRPreTrainedModel(PreTrainedModel):
                 init.copy_(module.get_buffer(name), value)
         elif isinstance(module, DLRMixer):
             init.normal_(module.D)
+        elif isinstance(module, DLRAttention):
+            init.constant_(module.query_scale, module.head_size**-0.5)
         elif isinstance(module, ScalarLayerNorm):
             init.ones_(module.scale)
             init.zeros_(module.shift)
@@ -167,6 +222,10 @@ class DLRPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code beside the weights, loadable under every Auto class of the family."""
+        # Imported here, where it is needed: that file imports this one. It also makes the code of every head travel
+        # with any of them, for transformers copies what the text of a file imports.
+        from .auto_dlr import AUTO_CLASSES
+
         self.config.auto_map = {
             "AutoConfig": f"{_last_name(type(self.config).__module__)}.DLRConfig",
             **{auto: f"{_last_name(cls.__module__)}.{cls.__name__}" for auto, cls in AUTO_CLASSES.items()},
@@ -187,10 +246,20 @@ class DLRModel(DLRPreTrainedModel):
         elif config.input_size is not None:
             self.input_projection = nn.Linear(config.input_size, config.hidden_size)
             self.main_input_name = "input_values"
+        self.layer_types = list(config.layer_types or [])
+        self.attends = any(kind != "dlr" for kind in self.layer_types)
         self.layers = nn.ModuleList([DLRBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
+
+    @property
+    def no_cache_because(self) -> str | None:
+        """Why this model cannot go on from a state, or None if it can."""
+        if self.config.bidirectional:
+            return "bidirectional=True reads the future"
+        reasons = [module.no_recurrence_because for module in self.modules() if isinstance(module, Kernel)]
+        return next((reason for reason in reasons if reason is not None), None)
 
     @merge_with_config_defaults
     @capture_outputs
@@ -199,31 +268,53 @@ class DLRModel(DLRPreTrainedModel):
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         input_values: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPast:
         r"""
+        position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Only read for where they restart: several documents in a row, each computed as if it were alone.
         input_values (`torch.FloatTensor` of shape `(batch_size, sequence_length, input_size)`, *optional*):
             Real-valued input of a model with `input_size`; `(batch_size, sequence_length)` when `input_size` is 1.
+        cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
+            Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
         """
-        config = self.config
-        check_inputs(
-            input_ids,
-            inputs_embeds,
-            input_values,
-            attention_mask,
-            config.vocab_size,
-            config.input_size,
-            config.hidden_size,
-        )
+        sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
+        batch_size, length = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
         if input_ids is not None and input_ids.device.type != "meta":
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+        past_key_values = self._cache(past_key_values, use_cache, batch_size)
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        layout = build_layout(batch_size, length, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
+        if layout.documents is not None and past_key_values is not None:
+            raise ValueError(
+                "A row of several documents has no single state to go on from: pass use_cache=False and no "
+                "past_key_values, or one document per row."
+            )
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
-        mask = None if attention_mask is None else attention_mask.bool()
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask)
-        return BaseModelOutput(last_hidden_state=normalise(self.norm, hidden_states, mask))
+            hidden_states = layer(hidden_states, layout, past_key_values=past_key_values)
+        hidden_states = normalise(self.norm, hidden_states, layout.here)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+
+    def _cache(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> Cache | None:
+        if cache is None and not use_cache:
+            return None
+        if self.no_cache_because is not None:
+            raise ValueError(
+                f"This model cannot be used with a cache: {self.no_cache_because}. Pass use_cache=False, which "
+                "computes every step anew."
+            )
+        if cache is None:
+            return DynamicCache(config=self.config)
+        state_shape = (self.config.hidden_size, self.config.state_size)
+        check_cache(cache, self.layer_types, batch_size, state_shape)
+        return cache
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None) -> Tensor:
         if inputs_embeds is not None:
@@ -235,119 +326,4 @@ class DLRModel(DLRPreTrainedModel):
         return self.input_projection(values.to(self.dtype))
 
 
-def pool_mean(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """[B, L, H] and [B, L] to [B, H]: the mean over the steps that count."""
-    states = at_least_float32(hidden_states)
-    weights = mask.to(states.dtype).unsqueeze(-1)
-    return (states.mul(weights).sum(1) / weights.sum(1)).to(hidden_states.dtype)
-
-
-def pool_max(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """[B, L, H] and [B, L] to [B, H]: the maximum over the steps that count."""
-    return hidden_states.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1)
-
-
-def pool_first(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """[B, L, H] and [B, L] to [B, H]: the first step that counts."""
-    return _pick(hidden_states, mask.int().argmax(1))
-
-
-def pool_last(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    """[B, L, H] and [B, L] to [B, H]: the last step that counts."""
-    return _pick(hidden_states, mask.shape[1] - 1 - mask.flip(1).int().argmax(1))
-
-
-def _pick(hidden_states: Tensor, steps: Tensor) -> Tensor:
-    return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), steps]
-
-
-POOLINGS = {"mean": pool_mean, "max": pool_max, "first": pool_first, "last": pool_last}
-
-
-class DLRHead(DLRPreTrainedModel):
-    """The one recipe of the heads: features of the hidden states, dropout, a projection, the loss by problem type."""
-
-    output_class: type[SequenceClassifierOutput] | type[TokenClassifierOutput]
-
-    def __init__(self, config: DLRConfig):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.model = DLRModel(config)
-        self.main_input_name = self.model.main_input_name
-        dropout = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
-        # pyrefly: ignore[bad-argument-type] - None only until __post_init__ has set it
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
-        self.loss_function = loss_by_problem_type
-        self.post_init()
-
-    @abstractmethod
-    def features(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """What the projection reads of the hidden states [B, L, H]."""
-
-    @can_return_tuple
-    @auto_docstring
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        input_values: torch.FloatTensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> Any:
-        r"""
-        input_values (`torch.FloatTensor` of shape `(batch_size, sequence_length, input_size)`, *optional*):
-            Real-valued input of a model with `input_size`; `(batch_size, sequence_length)` when `input_size` is 1.
-        labels (`torch.Tensor`, *optional*):
-            One label per sequence, or per step for token classification: integers are classes (-100 is ignored),
-            floats of `num_labels` values are regression targets or several classes at once (NaN is ignored).
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            input_values=input_values,
-            return_dict=True,
-            **kwargs,
-        )
-        logits = self.classifier(self.dropout(self.features(outputs.last_hidden_state, attention_mask)))
-        loss = None
-        if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
-        return self.output_class(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-
-@auto_docstring(custom_intro="DLR with a classification or regression head over the pooled sequence.")
-class DLRForSequenceClassification(DLRHead):
-    output_class = SequenceClassifierOutput
-
-    def features(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """[B, L, H] to [B, H], by ``config.pooling`` over the steps that are not padding."""
-        if attention_mask is None:
-            mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        else:
-            mask = attention_mask.to(hidden_states.device).bool()
-            check_no_empty_row(mask)
-        return POOLINGS[self.config.pooling](hidden_states, mask)
-
-
-@auto_docstring(custom_intro="DLR with a classification or regression head at every step.")
-class DLRForTokenClassification(DLRHead):
-    output_class = TokenClassifierOutput
-
-    def features(self, hidden_states: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """The hidden states [B, L, H] as they are."""
-        return hidden_states
-
-
-# One row per head: the Auto class that finds it.
-AUTO_CLASSES: dict[str, type[DLRPreTrainedModel]] = {
-    "AutoModel": DLRModel,
-    "AutoModelForSequenceClassification": DLRForSequenceClassification,
-    "AutoModelForTokenClassification": DLRForTokenClassification,
-}
-for _auto_class, _model_class in AUTO_CLASSES.items():
-    _model_class.register_for_auto_class(_auto_class)
-
-__all__ = ["DLRForSequenceClassification", "DLRForTokenClassification", "DLRModel", "DLRPreTrainedModel"]
+__all__ = ["DLRModel", "DLRPreTrainedModel"]

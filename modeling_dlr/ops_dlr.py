@@ -195,15 +195,29 @@ def scan(
     return torch.cat(outputs, dim=1), state
 
 
-def step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound."""
+def step(
+    spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None, factors: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound.
+
+    ``factors`` is `step_factors` of the spectrum, for who takes many steps; None computes it.
+    """
     _check_recurrence(spectrum)
-    zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
-    moved = State(zero, zero) if state is None else _advanced(spectrum, state, 1)
-    state = State(moved.real + u.unsqueeze(-1), moved.imag)
-    real, imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
-    y = (spectrum.weights_real * real - spectrum.weights_imag * imag).sum(-1)
+    if state is None:
+        zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
+        state = State(zero + u.unsqueeze(-1), zero)
+    else:
+        moved = product(step_factors(spectrum) if factors is None else factors, state)
+        state = State(moved.real.add_(u.unsqueeze(-1)), moved.imag)
+    real, imag = (part.unsqueeze(1) for part in state)  # [B, 1, H, N]
+    y = torch.linalg.vecdot(spectrum.weights_real, real) - torch.linalg.vecdot(spectrum.weights_imag, imag)
     return y + skip * u.unsqueeze(1), state
+
+
+def step_factors(spectrum: Spectrum) -> Tensor:
+    """Λ as `split` has it, [4, N] or [4, H, N]."""
+    magnitude, phase = torch.exp(spectrum.decay.double()), spectrum.angle.double()
+    return split(magnitude * phase.cos(), magnitude * phase.sin(), spectrum.weights_real.dtype)
 
 
 def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
@@ -224,8 +238,11 @@ def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
     return evaluate_kernel(seen, length).unflatten(0, (-1, C)).permute(0, 3, 1, 2)
 
 
-def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> State:
-    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array."""
+def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps: Tensor | None = None) -> State:
+    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array.
+
+    ``steps`` [B] says of how many steps Λ^L is the power where some of the L do not count; those have u = 0.
+    """
     _check_recurrence(spectrum)
     B, L, H = u.shape
     N = spectrum.decay.shape[-1]
@@ -236,7 +253,7 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None) -> St
     real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
     if state is None:
         return State(real, imag)
-    before = _advanced(spectrum, state, L)
+    before = _advanced(spectrum, state, L if steps is None else steps)
     return State(before.real + real, before.imag + imag)
 
 
@@ -245,11 +262,13 @@ def _check_recurrence(spectrum: Spectrum) -> None:
         raise ValueError("Modes that are read from the end have no recurrence: only convolve with this spectrum.")
 
 
-def _advanced(spectrum: Spectrum, state: State, steps: int) -> State:
-    """Λ^steps x."""
+def _advanced(spectrum: Spectrum, state: State, steps: int | Tensor) -> State:
+    """Λ^steps x, for one number of steps or one per sequence, [B]."""
+    if isinstance(steps, Tensor):
+        steps = steps.double().view(-1, 1, 1)
     magnitude, phase = torch.exp(spectrum.decay.double() * steps), spectrum.angle.double() * steps
     factors = split(magnitude * phase.cos(), magnitude * phase.sin(), state.real.dtype)
-    return add_product(State(torch.zeros_like(state.real), torch.zeros_like(state.imag)), factors, state)
+    return product(factors, state)
 
 
 def split(real: Tensor, imag: Tensor, dtype: torch.dtype) -> Tensor:
@@ -259,11 +278,14 @@ def split(real: Tensor, imag: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([rounded, (parts - rounded).to(dtype)])
 
 
-def add_product(x: State, factors: Tensor, y: State) -> State:
-    """Write x + z y into x, for factors z from `split`: as exact as float64, at the speed of float32."""
-    real, imag = x
+def product(factors: Tensor, x: State) -> State:
+    """The product z x with factors z from `split`: as exact as float64, at the speed of float32."""
+    real, imag, real_rest, imag_rest = factors
     # The rests first: after the large products they would be lost to rounding.
-    for z_real, z_imag in (factors[2:], factors[:2]):
-        real.addcmul_(z_real, y.real).addcmul_(z_imag, y.imag, value=-1)
-        imag.addcmul_(z_real, y.imag).addcmul_(z_imag, y.real)
-    return x
+    return State(
+        (real_rest * x.real)
+        .addcmul_(imag_rest, x.imag, value=-1)
+        .addcmul_(real, x.real)
+        .addcmul_(imag, x.imag, value=-1),
+        (real_rest * x.imag).addcmul_(imag_rest, x.real).addcmul_(real, x.imag).addcmul_(imag, x.real),
+    )

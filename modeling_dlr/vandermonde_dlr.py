@@ -4,19 +4,25 @@ With l = aT + b and 0 <= b < T the matrix factors, V[n,aT+b] = C[a,n] F[n,b], so
 
     Re Σ_n W[r,n] V[n,aT+b] = Re Σ_n (W[r,n] C[a,n]) F[n,b]
 
-is one matrix product after N (L/T + T) exponentials. The exponents are taken in float64: in float32 the product
-angle · l alone is off by a quarter of a radian after a million steps.
+is one matrix product. C and F are tables of powers, and outer products of smaller ones in their turn: there are only
+N (√T + √(L/T)) exponentials or so. Those are taken in float64, because in float32 the product angle · l alone is off by
+a quarter of a radian after a million steps, and rounded before they are multiplied: three roundings in all.
 
-G groups of rows share their poles: one group for DLR, a group per channel for DSS and S4D.
+The adjoint sums over l instead of n, and both share their derivatives: Σ_l g[l] Re(W Λ^l) by W is a sum of g[l] Λ^l,
+and by log Λ one of l g[l] Λ^l, so that the backward pass is one more adjoint.
+
+G groups of rows share their poles: one group for DLR, a group per channel for DSS and S4D. Complex numbers that are
+multiplied lie side by side, [Re | Im] in the last dimension.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Numbers of X = W C that one matrix product works on: 4 MB of float32, so that they stay in the cache.
+# Numbers of F, and of X = W C, that one matrix product works on: 4 MB of float32 each, so that they stay in the cache.
 _NUMBERS_PER_CHUNK = 2**20
 _LARGEST_REMEMBERED = 2**26
 
@@ -66,33 +72,19 @@ class Memo:
             self._last = _Remembered(copies, product.detach(), product._version)
 
 
-def powers(decay: Tensor, angle: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """exp((decay + i angle) · l) for l = 0 … count-1, in float64.
+def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """exp((decay + i angle) · l) for every l of ``steps``.
 
     Args:
         decay: [..., N] real.
         angle: [..., N] real.
-        count: number of powers.
+        steps: [S] float64.
 
     Returns:
-        The real and the imaginary part, each [..., N, count] float64.
+        The real and the imaginary part, each [..., S, N] float64.
     """
-    decay, angle = decay.double().unsqueeze(-1), angle.double().unsqueeze(-1)
-    if count <= 64:
-        return _exponentials(decay, angle, torch.arange(count, dtype=torch.float64, device=decay.device))
-    # l = iS + j: the table is the outer product of two tables of about sqrt(count) entries.
-    inner = 1 << (count.bit_length() // 2)
-    steps = torch.arange(0, count, inner, dtype=torch.float64, device=decay.device)
-    outer_real, outer_imag = (part.unsqueeze(-1) for part in _exponentials(decay, angle, steps))
-    steps = torch.arange(inner, dtype=torch.float64, device=decay.device)
-    inner_real, inner_imag = (part.unsqueeze(-2) for part in _exponentials(decay, angle, steps))
-    real = outer_real * inner_real - outer_imag * inner_imag
-    imag = outer_real * inner_imag + outer_imag * inner_real
-    return real.flatten(-2)[..., :count], imag.flatten(-2)[..., :count]
-
-
-def _exponentials(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
-    magnitude, phase = torch.exp(decay * steps), angle * steps
+    steps = steps.unsqueeze(-1)
+    magnitude, phase = torch.exp(decay.double().unsqueeze(-2) * steps), angle.double().unsqueeze(-2) * steps
     return magnitude * phase.cos(), magnitude * phase.sin()
 
 
@@ -130,10 +122,9 @@ def _plain_tables(decay: Tensor, angle: Tensor, length: int, dtype: torch.dtype)
     A = (length + T - 1) // T
     steps = torch.arange(T, dtype=torch.float64, device=decay.device)
     blocks = T * torch.arange(A, dtype=torch.float64, device=decay.device)
-    decay, angle = decay.double().unsqueeze(-1), angle.double().unsqueeze(-1)
-    fine_real, fine_imag = _exponentials(decay, angle, steps)
-    coarse_real, coarse_imag = (part.mT.unsqueeze(1).to(dtype) for part in _exponentials(decay, angle, blocks))
-    return coarse_real, coarse_imag, torch.cat([fine_real, -fine_imag], dim=-2).unsqueeze(1).to(dtype)
+    fine_real, fine_imag = pole_powers(decay, angle, steps)
+    coarse_real, coarse_imag = (part.unsqueeze(1).to(dtype) for part in pole_powers(decay, angle, blocks))
+    return coarse_real, coarse_imag, torch.cat([fine_real, -fine_imag], dim=-1).mT.unsqueeze(1).to(dtype)
 
 
 def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
@@ -179,12 +170,13 @@ class _Product(torch.autograd.Function):
 
 
 class _Adjoint(torch.autograd.Function):
-    """`vandermonde_adjoint`. Product and adjoint are derivatives of one form, Σ_l g[l] Re(W Λ^l)."""
+    """`vandermonde_adjoint`."""
 
     @staticmethod
     def forward(ctx, decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(decay, angle, g)
-        return _adjoint(decay, angle, g)
+        ((real, minus_imag),) = _moments(decay, angle, g, 1)
+        return real, minus_imag.neg()
 
     @staticmethod
     @once_differentiable
@@ -195,123 +187,137 @@ class _Adjoint(torch.autograd.Function):
         return d_decay, d_angle, _product(decay, angle, *W, g.shape[-1])
 
 
-def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-    plan = _Plan(real.shape, length)
-    product = real.new_empty(plan.G, plan.R, plan.A * plan.T)
-    for groups in plan.group_chunks():
-        tables = _Tables(decay[groups], angle[groups], plan, real.dtype)
-        for rows in plan.row_chunks():
-            X = tables.weighted(real[groups, rows], imag[groups, rows])
-            torch.bmm(X.flatten(1, 2), tables.F, out=product[groups, rows].view(X.shape[0], -1, plan.T))
-    return product[..., :length]
-
-
-def _adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    plan = _Plan((*g.shape[:2], decay.shape[-1]), g.shape[-1])
-    g = plan.padded(g)
-    real, imag = g.new_empty(plan.G, plan.R, plan.N), g.new_empty(plan.G, plan.R, plan.N)
-    for groups in plan.group_chunks():
-        tables = _Tables(decay[groups], angle[groups], plan, g.dtype)
-        for rows in plan.row_chunks():
-            real[groups, rows], imag[groups, rows] = tables.unweighted(tables.correlate(g[groups, rows]))
-    return real, imag.neg_()
-
-
 def _gradients(
     decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives of Σ g · Re(W V) by decay, angle, Re W and Im W.
+    """Derivatives of Σ_l g[l] Re(W Λ^l) by decay, angle, Re W and Im W."""
+    (d_real, d_imag), (l_real, l_imag) = _moments(decay, angle, g, 2)
+    d_decay = (real * l_real).addcmul_(imag, l_imag).sum(1)
+    d_angle = (real * l_imag).addcmul_(imag, l_real, value=-1).sum(1)
+    return d_decay.to(decay.dtype), d_angle.to(angle.dtype), d_real, d_imag
 
-    The factor l of ∂V/∂log Λ splits into b, which meets the small table F, and aT, which meets X: neither needs an
-    array of N × L numbers.
-    """
-    plan = _Plan(real.shape, g.shape[-1])
-    g = plan.padded(g)
-    d_decay, d_angle = torch.empty_like(decay), torch.empty_like(angle)
-    d_real, d_imag = torch.empty_like(real), torch.empty_like(imag)
-    for groups in plan.group_chunks():
-        tables = _Tables(decay[groups], angle[groups], plan, real.dtype)
-        d_F = torch.zeros_like(tables.F)
-        log_gradient = real.new_zeros(2, *decay[groups].shape)
+
+def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+    plan = _Plan(real.shape, length)
+    tables, X_buffer = _Tables(plan, real), _Buffer(real)
+    product = real.new_zeros(plan.G, plan.R, plan.A * plan.T)
+    for groups, poles in plan.table_chunks():
+        C, F = tables.of(decay[groups, poles], angle[groups, poles])
         for rows in plan.row_chunks():
-            X = tables.weighted(real[groups, rows], imag[groups, rows])
-            d_X = tables.correlate(g[groups, rows])
-            d_F.baddbmm_(X.flatten(1, 2).mT, g[groups, rows].reshape(X.shape[0], -1, plan.T))
-            d_real[groups, rows], d_imag[groups, rows] = tables.unweighted(d_X)
-            log_gradient += tables.coarse_log_gradient(X, d_X)
-        d_decay[groups], d_angle[groups] = log_gradient + tables.fine_log_gradient(d_F)
-    return d_decay, d_angle, d_real, d_imag
+            W = torch.cat([real[groups, rows, poles], imag[groups, rows, poles]], dim=-1)
+            X = _outer_product(W, C, X_buffer).flatten(1, 2)
+            product[groups, rows].view(*X.shape[:2], plan.T).baddbmm_(X, F.mT)
+    return product[..., :length]
+
+
+def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """Σ_l l^m g[g,r,l] conj(Λ_n)^l for m = 0 … count-1: real and imaginary parts, each [G, R, N]."""
+    plan = _Plan((*g.shape[:2], decay.shape[-1]), g.shape[-1], count)
+    tables, g_buffer, Y_buffer = _Tables(plan, g), _Buffer(g), _Buffer(g)
+    steps = torch.arange(plan.length, dtype=g.dtype, device=g.device)
+    real, imag = g.new_empty(2, count, plan.G, plan.R, plan.N)
+    for groups, poles in plan.table_chunks():
+        C, F = tables.of(decay[groups, poles], angle[groups, poles])
+        for rows in plan.row_chunks():
+            few = g[groups, rows]
+            blocks = g_buffer.part(len(few), count, few.shape[1], plan.A * plan.T)
+            blocks[..., plan.length :] = 0
+            blocks[:, 0, :, : plan.length] = few
+            for m in range(1, count):
+                torch.mul(blocks[:, m - 1, :, : plan.length], steps, out=blocks[:, m, :, : plan.length])
+            Y = Y_buffer.part(*blocks.shape[:3], plan.A, F.shape[-1])
+            torch.bmm(blocks.view(len(few), -1, plan.T), F, out=Y.view(len(few), -1, F.shape[-1]))
+            sums = _sum_over_blocks(Y, C)
+            real[:, groups, rows, poles], imag[:, groups, rows, poles] = (part.transpose(0, 1) for part in sums)
+    return list(zip(real, imag, strict=True))
 
 
 class _Plan:
-    """How a kernel of G groups × R rows × L steps is cut: blocks of T steps, chunks of groups and of rows."""
+    """How G groups × R rows × L steps and N poles are cut: blocks of T steps, and chunks of groups, poles and rows.
 
-    def __init__(self, shape: tuple[int, ...], length: int):
-        self.G, self.R, self.N = shape
-        # Filling X costs R·L/T numbers per pole and F costs T: they balance at T = sqrt(R L). Measured: 64 … 1024.
-        balanced = 1 << max(0, round((self.R * length) ** 0.5) - 1).bit_length()
+    ``count`` is the number of moments that are taken of every row.
+    """
+
+    def __init__(self, shape: tuple[int, ...], length: int, count: int = 1):
+        (self.G, self.R, self.N), self.length = shape, length
+        # X holds R·L/T numbers per pole and F holds T: they balance at T = sqrt(R L). Measured: 64 … 1024.
+        balanced = 1 << max(0, round((count * self.R * length) ** 0.5) - 1).bit_length()
         self.T = min(max(balanced, 64), 1024, length)
         self.A = -(-length // self.T)
-        self.group_size = min(self.G, max(1, _NUMBERS_PER_CHUNK // (2 * self.N * (self.T + self.A * self.R))))
-        self.row_size = max(1, min(self.R, _NUMBERS_PER_CHUNK // (2 * self.N * self.A)))
+        self.pole_size = _part_of(self.N, _NUMBERS_PER_CHUNK // (2 * self.T))
+        table, row = 2 * self.pole_size * self.T, count * self.A * max(2 * self.pole_size, self.T)
+        self.group_size = _part_of(self.G, _NUMBERS_PER_CHUNK // max(table, self.R * row))
+        self.row_size = _part_of(self.R, _NUMBERS_PER_CHUNK // row)
 
-    def padded(self, g: Tensor) -> Tensor:
-        """[G, R, L] to [G, R, A·T]."""
-        return torch.nn.functional.pad(g, (0, self.A * self.T - g.shape[-1])).contiguous()
-
-    def group_chunks(self) -> list[slice]:
-        """The groups, a few at a time."""
-        return [slice(g, min(g + self.group_size, self.G)) for g in range(0, self.G, self.group_size)]
+    def table_chunks(self) -> list[tuple[slice, slice]]:
+        """A few groups and poles at a time."""
+        poles = _slices(self.N, self.pole_size)
+        return [(groups, few) for groups in _slices(self.G, self.group_size) for few in poles]
 
     def row_chunks(self) -> list[slice]:
         """The rows of a group, a few at a time."""
-        return [slice(r, min(r + self.row_size, self.R)) for r in range(0, self.R, self.row_size)]
+        return _slices(self.R, self.row_size)
+
+
+def _part_of(total: int, largest: int) -> int:
+    """The size of equal parts of ``total``, as few as are not larger than ``largest``; at least 1."""
+    parts = max(1, -(-total // max(1, largest)))
+    return max(1, -(-total // parts))
+
+
+def _slices(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+class _Buffer:
+    """Memory in which one chunk after another is computed: getting fresh memory costs as much as the arithmetic."""
+
+    def __init__(self, like: Tensor):
+        self.memory = like.new_empty(0)
+
+    def part(self, *shape: int) -> Tensor:
+        """A tensor of this shape, whose values are those of whatever was there before."""
+        if math.prod(shape) > self.memory.numel():
+            self.memory = self.memory.new_empty(math.prod(shape))
+        return self.memory[: math.prod(shape)].view(shape)
 
 
 class _Tables:
-    """The exponentials of some groups: C [g, A, N] at l = aT, and F = [Re; -Im] [g, 2N, T] at l = b."""
+    """The powers of one chunk of poles after another."""
 
-    def __init__(self, decay: Tensor, angle: Tensor, plan: _Plan, dtype: torch.dtype):
-        fine = powers(decay, angle, plan.T)
-        coarse = powers(decay.double() * plan.T, angle.double() * plan.T, plan.A)
-        self.F = torch.cat([fine[0], -fine[1]], dim=-2).to(dtype)
-        self.C_real, self.C_imag = (part.mT.to(dtype).contiguous() for part in coarse)
-        self.steps = torch.arange(plan.T, dtype=dtype, device=decay.device)
-        self.blocks = plan.T * torch.arange(plan.A, dtype=dtype, device=decay.device)
+    def __init__(self, plan: _Plan, like: Tensor):
+        self.plan, self.C, self.F = plan, _Buffer(like), _Buffer(like)
 
-    def weighted(self, real: Tensor, imag: Tensor) -> Tensor:
-        """X = W C as [Re | Im], [g, r, A, 2N]."""
-        g, r, N = real.shape
-        X = real.new_empty(g, r, self.C_real.shape[1], 2 * N)
-        real, imag, C_real, C_imag = real.unsqueeze(2), imag.unsqueeze(2), self.C_real[:, None], self.C_imag[:, None]
-        torch.mul(real, C_real, out=X[..., :N]).addcmul_(imag, C_imag, value=-1)
-        torch.mul(real, C_imag, out=X[..., N:]).addcmul_(imag, C_real)
-        return X
+    def of(self, decay: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """C at l = aT, [g, A, 2n], and the conjugate of F at l = b, [g, T, 2n]."""
+        T, A = self.plan.T, self.plan.A
+        return _table(decay.double() * T, angle.double() * T, A, self.C), _table(decay, -angle, T, self.F)
 
-    def correlate(self, g: Tensor) -> Tensor:
-        """The gradient of X from that of X F: [g, r, A·T] to [g, r, A, 2N]."""
-        T = self.F.shape[-1]
-        return (g.reshape(g.shape[0], -1, T) @ self.F.mT).view(*g.shape[:2], -1, self.F.shape[1])
 
-    def unweighted(self, d_X: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradient of W from that of X, two [g, r, N]."""
-        d_real, d_imag = d_X.chunk(2, dim=-1)
-        C_real, C_imag = self.C_real[:, None], self.C_imag[:, None]
-        return (
-            (d_real * C_real).addcmul_(d_imag, C_imag).sum(2),
-            (d_imag * C_real).addcmul_(d_real, C_imag, value=-1).sum(2),
-        )
+def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
+    """exp((decay + i angle) · l) for l = 0 … count-1: [g, n] to [g, count, 2n]."""
+    # l = iS + j: the table is the outer product of two tables of about sqrt(count) entries.
+    inner = 1 << (count.bit_length() // 2)
+    outer = -(-count // inner)
+    steps = torch.cat([inner * torch.arange(outer), torch.arange(inner)]).to(decay.device, torch.float64)
+    small = torch.cat(pole_powers(decay, angle, steps), dim=-1).to(buffer.memory.dtype)
+    return _outer_product(small[:, :outer], small[:, outer:], buffer).flatten(1, 2)[:, :count]
 
-    def coarse_log_gradient(self, X: Tensor, d_X: Tensor) -> Tensor:
-        """What the factors exp(log Λ aT) add to the gradient of (decay, angle), [2, g, N]."""
-        (X_real, X_imag), (d_real, d_imag) = X.chunk(2, dim=-1), d_X.chunk(2, dim=-1)
-        d_decay = (d_real * X_real).addcmul_(d_imag, X_imag).sum(1)  # [g, A, N]
-        d_angle = (d_imag * X_real).addcmul_(d_real, X_imag, value=-1).sum(1)
-        return torch.stack([torch.einsum("gan,a->gn", part, self.blocks) for part in (d_decay, d_angle)])
 
-    def fine_log_gradient(self, d_F: Tensor) -> Tensor:
-        """What the factors exp(log Λ b) add to the gradient of (decay, angle), [2, g, N]."""
-        (F_real, minus_F_imag), (d_real, minus_d_imag) = self.F.chunk(2, dim=-2), d_F.chunk(2, dim=-2)
-        d_decay = (d_real * F_real).addcmul_(minus_d_imag, minus_F_imag)
-        d_angle = (d_real * minus_F_imag).addcmul_(minus_d_imag, F_real, value=-1)
-        return torch.stack([d_decay @ self.steps, d_angle @ self.steps])
+def _outer_product(x: Tensor, y: Tensor, buffer: _Buffer) -> Tensor:
+    """The products of x [g, p, 2n] and y [g, q, 2n] pole by pole, [g, p, q, 2n]."""
+    product = buffer.part(*x.shape[:2], *y.shape[1:])
+    real, imag = product.chunk(2, dim=-1)
+    (x_real, x_imag), (y_real, y_imag) = x.unsqueeze(2).chunk(2, dim=-1), y.unsqueeze(1).chunk(2, dim=-1)
+    torch.mul(x_real, y_real, out=real).addcmul_(x_imag, y_imag, value=-1)
+    torch.mul(x_real, y_imag, out=imag).addcmul_(x_imag, y_real)
+    return product
+
+
+def _sum_over_blocks(Y: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_a Y[a] conj(C[a]): [g, m, r, A, 2n] and [g, A, 2n] to two [g, m, r, n]."""
+    (Y_real, Y_imag), (C_real, C_imag) = Y.chunk(2, dim=-1), C[:, None, None].chunk(2, dim=-1)
+    return (
+        (Y_real * C_real).addcmul_(Y_imag, C_imag).sum(-2),
+        (Y_imag * C_real).addcmul_(Y_real, C_imag, value=-1).sum(-2),
+    )

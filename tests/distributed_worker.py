@@ -18,7 +18,7 @@ from tiny import HEADS, tiny_config
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from modeling_dlr.modeling_dlr import DLRHead
+from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
 
 BATCH, LENGTH, STEPS = 4, 7, 5

@@ -147,6 +147,40 @@ def sgconv(p: Arrays, length: int) -> np.ndarray:
     return np.concatenate(parts, axis=-1)[..., :length] / p["norm"]
 
 
+def attention(
+    p: Arrays, x: np.ndarray, heads: int, causal: bool, window: int | None = None, theta: float = 1e4
+) -> np.ndarray:
+    """Softmax attention of every step to all, or to its own chunk and those beside it: x [B, L, H] to [B, L, H].
+
+    With rotary positions (arXiv 2104.09864): channels (2m, 2m+1) of a head turn by position · theta^(-2m/d). The
+    parameters are those of `DLRAttention` by name.
+    """
+    (B, L, H), d = x.shape, x.shape[2] // heads
+    q, k, v = (x @ p[f"{name}_proj.weight"].T + p[f"{name}_proj.bias"] for name in "qkv")
+    y = np.zeros((B, L, H))
+    for b in range(B):
+        for head in range(heads):
+            channels = slice(head * d, (head + 1) * d)
+            queries, keys = ([turned(x[b, i, channels], i, theta) for i in range(L)] for x in (q, k))
+            for i in range(L):
+                read = [j for j in range(L) if (j <= i or not causal) and _is_near(i, j, window)]
+                scores = np.array([p["query_scale"] * queries[i] @ keys[j] for j in read])
+                weights = np.exp(scores - scores.max())
+                y[b, i, channels] = weights @ v[b, read, channels] / weights.sum()
+    return y @ p["o_proj.weight"].T + p["o_proj.bias"]
+
+
+def _is_near(i: int, j: int, window: int | None) -> bool:
+    return window is None or abs(i // window - j // window) <= 1
+
+
+def turned(x: np.ndarray, position: int, theta: float) -> np.ndarray:
+    """One head's channels [d] at a position."""
+    turn = np.exp(1j * position * theta ** (-np.arange(0, len(x), 2) / len(x)))
+    pairs = as_complex(x.reshape(-1, 2)) * turn
+    return np.stack([pairs.real, pairs.imag], axis=-1).reshape(-1)
+
+
 def read_out(z: np.ndarray, name: str) -> np.ndarray:
     """How a complex kernel [C, H, L] becomes real (`kernel_to_real` of the official code)."""
     half = z.shape[1] // 2

@@ -1,8 +1,9 @@
 """Load saved folders as somebody who does not have this package: run by test_auto.py with `python -S`.
 
-    python -S remote_worker.py FOLDER SECOND_GENERATION
+    python -S remote_worker.py MODELS EXPECTED SECOND_GENERATION
 
-FOLDER holds one folder per model of expected.safetensors, and a tokenizer beside the classifier of texts.
+MODELS holds one folder per Auto class, a tokenizer beside the classifier of texts, and EXPECTED a file of inputs and
+the answer for each.
 """
 
 import importlib.util
@@ -21,14 +22,20 @@ def answers(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Te
         return model(**inputs)[0]
 
 
-def main(folder: Path, second_generation: Path) -> None:
+# A saved folder, and the heads that can be put on what it holds whose code must have come along.
+SERVES = {
+    "AutoModel": ["AutoModelForCausalLM", "AutoModelForQuestionAnswering", "AutoModelForNextSentencePrediction"],
+    "AutoModelForCausalLM": ["AutoModel", "AutoModelForSequenceClassification", "AutoModelForMultipleChoice"],
+    "AutoModelForImageClassification": ["AutoModelForSemanticSegmentation", "AutoModelForAudioFrameClassification"],
+}
+
+
+def main(folder: Path, expectations: Path, second_generation: Path) -> None:
     assert importlib.util.find_spec("modeling_dlr") is None
     torch.set_num_threads(1)
-    expected = load_file(folder / "expected.safetensors")
-    inputs = {name: expected.pop(name) for name in ("input_ids", "attention_mask")}
-
-    for auto_class, answer in expected.items():
-        auto = getattr(transformers, auto_class)
+    for path in expectations.iterdir():
+        auto_class, inputs = path.stem, load_file(path)
+        answer, auto = inputs.pop("answer"), getattr(transformers, auto_class)
         model = auto.from_pretrained(folder / auto_class, trust_remote_code=True).eval()
         assert type(model).__module__.startswith("transformers_modules.")
         torch.testing.assert_close(answers(model, inputs), answer, rtol=0, atol=0)
@@ -41,8 +48,15 @@ def main(folder: Path, second_generation: Path) -> None:
         model = auto.from_pretrained(again, trust_remote_code=True).eval()
         torch.testing.assert_close(answers(model, inputs), answer, rtol=0, atol=0)
 
-    for auto_class in expected:  # whichever head was saved, every head's code came along
-        getattr(transformers, auto_class).from_pretrained(second_generation / "AutoModel", trust_remote_code=True)
+    for saved, heads in SERVES.items():
+        for auto_class in heads:
+            getattr(transformers, auto_class).from_pretrained(second_generation / saved, trust_remote_code=True)
+
+    prompt = torch.tensor([[5, 6, 7]])
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        second_generation / "AutoModelForCausalLM", trust_remote_code=True
+    )
+    assert model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=5).shape == (1, 8)
 
     name = "AutoModelForSequenceClassification"
     classify = pipeline("text-classification", model=str(folder / name), trust_remote_code=True, top_k=None)
@@ -54,4 +68,4 @@ def main(folder: Path, second_generation: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, sys.argv[1:]))

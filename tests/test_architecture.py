@@ -9,11 +9,12 @@ import pytest
 from transformers.dynamic_module_utils import get_relative_imports
 
 import modeling_dlr
-from modeling_dlr.modeling_dlr import AUTO_CLASSES
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modeling_dlr"
 HOME = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
+SUB_PACKAGES = sorted(set(PACKAGE.rglob("*.py")) - set(HOME.values()))
 CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 
 # What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
@@ -26,9 +27,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops_dlr": {"torch", ".convolution_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch"},
     "norms_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
+    "layout_dlr": {"torch"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch", ".kernel_parameters_dlr", ".ops_dlr", ".poles_dlr", ".vandermonde_dlr"},
+    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr"},
+    "cache_dlr": {"torch", "transformers"},
+    "pooling_dlr": {"torch", ".ops_dlr"},
+    "streaming_dlr": {"torch", ".convolution_dlr", ".ops_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
+    "heads_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE} - {".auto_dlr"},
+    "language_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".modeling_dlr"},
+    "signal_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".heads_dlr"},
+    "auto_dlr": {".heads_dlr", ".language_heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
 }
 STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "math", "os", "typing"}
 
@@ -42,6 +52,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.ops_dlr",
+    "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
 }
@@ -94,9 +105,9 @@ def test_imports_stay_within_the_table(name: str):
 
 
 def test_no_cycle():
-    """No file of the package imports one that imports it."""
+    """No file of the package imports one that imports it; what a function imports when called is no such arrow."""
     graph = {
-        name: {module.strip(".") for module in imports_of(path) if module.startswith(".")}
+        name: {node.module or "" for node in tree_of(path).body if isinstance(node, ast.ImportFrom) and node.level}
         for name, path in HOME.items()
     }
     graphlib.TopologicalSorter(graph).prepare()
@@ -107,6 +118,25 @@ def test_relative_imports_are_flat(name: str):
     """Files of the package import one another only as `from .name_dlr import x`."""
     relative = {module for module in imports_of(HOME[name]) if module.startswith(".")}
     assert relative <= {f".{name}" for name in CLOSURE}
+
+
+@pytest.mark.parametrize("path", SUB_PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_sub_packages_are_apart(path: Path):
+    """A sub-package's files import one another as `from .name import x`, and of the package its public modules only."""
+    relative = {module for module in imports_of(path) if module.startswith(".")}
+    assert relative <= {f".{sibling.stem}" for sibling in path.parent.glob("*.py")}
+    names = (node.module for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and not node.level)
+    assert {name for name in names if (name or "").split(".")[0] == "modeling_dlr"} <= PUBLIC_MODULES
+
+
+@pytest.mark.parametrize("folder", {path.parent for path in SUB_PACKAGES}, ids=lambda folder: folder.name)
+def test_no_cycle_in_a_sub_package(folder: Path):
+    """Nor does a file of a sub-package import one that imports it."""
+    graph = {
+        path.stem: {module.strip(".") for module in imports_of(path) if module.startswith(".")}
+        for path in folder.glob("*.py")
+    }
+    graphlib.TopologicalSorter(graph).prepare()
 
 
 @by_name
@@ -150,7 +180,10 @@ def test_public_names():
     assert {model.__name__ for model in AUTO_CLASSES.values()} <= set(modeling_dlr.__all__)
 
 
-@pytest.mark.parametrize("name", ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "poles_dlr", "checks_dlr"])
+@pytest.mark.parametrize(
+    "name",
+    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "poles_dlr", "checks_dlr", "layout_dlr", "streaming_dlr"],
+)
 def test_functions_know_no_module_and_no_configuration(name: str):
     """The mathematics and the checks are functions of tensors and numbers: no nn.Module, no config."""
     assert not names_used(CLOSURE[name]) & {"Module", "nn.Module", "Parameter", "config", "DLRConfig"}

@@ -38,7 +38,7 @@ def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 TINY: dict[str, Callable[[str], dict[str, Any]]] = {
     "kernel": lambda mode: row_and_findings(kernel.Row(3, 5, 63, mode), kernel.measure),
     "peers": lambda mode: row_and_findings(peers.Row(7, mode), lambda row: peers.measure(row, 8, (5, 5))),
-    "decoding": lambda _: decoding.measure(1, 3, 5, tokens=7, rounds=1),
+    "decoding": lambda _: row_and_findings(decoding.Row(1, 3, 5, 128), decoding.measure),
     "accuracy": lambda _: row_and_findings(accuracy.Row("DSS lin", 63), accuracy.measure),
 }
 

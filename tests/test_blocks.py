@@ -152,7 +152,8 @@ def test_type_of_dropout(dropout_type: str, kind: type[nn.Module]):
 @pytest.mark.parametrize("layer_idx", [0, 1, 6])
 def test_decaying_residual(layer_idx: int, norm_position: str):
     """Layer i, counted from 1, keeps sqrt(1 - 1/i) of its input and adds 1/sqrt(i) of its branch."""
-    block = DLRBlock(tiny_config(residual_type="decay", norm_position=norm_position), layer_idx).double()
+    config = tiny_config(num_hidden_layers=7, residual_type="decay", norm_position=norm_position)
+    block = DLRBlock(config, layer_idx).double()
     x, i = torch.randn(2, 7, H, dtype=torch.float64), layer_idx + 1
     branch = block.mixer(block.norm(x) if norm_position == "pre" else x)
     mixed = (1 - 1 / i) ** 0.5 * x + i**-0.5 * branch
@@ -170,7 +171,7 @@ GATES: dict[str, tuple[dict[str, Any], Any]] = {
 def test_mixer_of_several_kernels(fields: dict[str, Any], gate: Any, bidirectional: bool, device: torch.device):
     """Two kernels per channel, or four of which two gate the others, and one projection of all that they give."""
     config = tiny_config(num_kernel_channels=2, bidirectional=bidirectional, hidden_act="relu", **fields)
-    mixer = DLRMixer(config).double().to(device)
+    mixer = DLRMixer(config, 0).double().to(device)
     u = torch.randn(2, 7, H, dtype=torch.float64, device=device)
     taps = oracle.dlr(arrays_of(mixer.kernel), 7, "complex").real
     assert len(taps) == 2 * (1 + bool(fields)) * (1 + bidirectional)

@@ -103,7 +103,7 @@ def test_mixer_is_the_official_block(case: str, device: torch.device):
     def ours(x: Tensor) -> Tensor:
         return x.transpose(1, 2) if spec["transposed"] else x
 
-    mixer = loaded(DLRMixer(config_of(spec)), fields(data, "sd.", spec["kernel_type"]), device)
+    mixer = loaded(DLRMixer(config_of(spec), 0), fields(data, "sd.", spec["kernel_type"]), device)
     u = data["u"].to(device).double().requires_grad_()
     y = ours(mixer(ours(u)))
     in_float64 = "y64" in data and spec["kernel_type"] != "sgconv"  # whose norm is a float32 number

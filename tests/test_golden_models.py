@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from hub_upload.official import config_of
 from modeling_dlr import DLRForSequenceClassification, DLRForTokenClassification, DLRModel
-from modeling_dlr.modeling_dlr import DLRHead
+from modeling_dlr.heads_dlr import DLRHead
 
 CASES = specs("backbones")
 
@@ -51,7 +51,7 @@ def logits_of(case: str, model: DLRHead, device: torch.device) -> Tensor:
     states = model.model(**inputs_of(case, device)).last_hidden_state
     steps = torch.arange(states.shape[1], device=device)
     mask = steps < data["batch.2"].to(device).unsqueeze(-1) if "batch.2" in data else None
-    logits = model.classifier(model.features(states, mask))
+    logits = model.predict(states, mask, None)
     return logits[:, -l_output:] if l_output else logits
 
 

@@ -88,7 +88,7 @@ def test_distributions(way: Callable[[DLRConfig], torch.nn.Module], initializer_
 
 def test_bare_layers():
     """A mixer and a kernel on their own, without a model around them, start like those of a model."""
-    for name, values in DLRMixer(config(None)).named_parameters(prefix="mixer"):
+    for name, values in DLRMixer(config(None), 0).named_parameters(prefix="mixer"):
         kind = ".".join(name.split(".")[-2:])
         if kind != "kernel.angle":
             assert_drawn_from(values, OFFICIAL[kind])

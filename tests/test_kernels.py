@@ -106,7 +106,7 @@ def test_mixer_convolves_with_the_kernel(family: Family, read_out: str, bidirect
     for max_length in (None, 3):
         options = family.with_read_out(read_out) | {"max_length": max_length}
         sizes = {"hidden_size": H, "state_size": 4, "num_kernel_channels": C}
-        mixer = DLRMixer(DLRConfig(**sizes, bidirectional=bidirectional, kernel_parameters=options))
+        mixer = DLRMixer(DLRConfig(**sizes, bidirectional=bidirectional, kernel_parameters=options), 0)
         mixer = mixer.double().to(device)
         taps = family.taps(arrays_of(moved(mixer.kernel)), read_out, max_length or 7)
         u = torch.randn(2, 7, H, dtype=torch.float64, device=device)

@@ -8,8 +8,8 @@ import torch
 from tiny import HEADS, draw_input, tiny_config
 from torch import Tensor
 
+from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.losses_dlr import loss_by_problem_type
-from modeling_dlr.modeling_dlr import DLRHead
 
 IGNORED = -100
 NAN = float("nan")

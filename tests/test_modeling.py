@@ -19,7 +19,7 @@ from tiny import (
 )
 
 from modeling_dlr import DLRModel
-from modeling_dlr.modeling_dlr import POOLINGS
+from modeling_dlr.pooling_dlr import POOLINGS, pool
 
 SIZES = {
     "one step": {"batch": 1, "length": 1},
@@ -145,8 +145,8 @@ def test_poolings(pooling: str, masked: bool, size: dict[str, int], device: torc
     mask = torch.rand(*size.values(), device=device) < (0.5 if masked else 2)
     mask[torch.arange(len(mask)), torch.randint(size["length"], (len(mask),))] = True
     expected = torch.stack([REDUCE[pooling](row[steps]) for row, steps in zip(states, mask, strict=True)])
-    torch.testing.assert_close(POOLINGS[pooling](states, mask), expected)
-    torch.testing.assert_close(model.features(states, mask.long() if masked else None), expected)
+    torch.testing.assert_close(pool(pooling, states, mask)[0], expected)
+    torch.testing.assert_close(model.pool(states, mask if masked else None, None), expected)
 
 
 @pytest.mark.parametrize("norm_position", ["pre", "post"])

@@ -131,18 +131,18 @@ def test_kernel_of_a_million_steps(compiling: bool, device: torch.device, monkey
 @pytest.mark.parametrize(
     ("numbers", "sizes", "chunks"),
     [
-        pytest.param(1, Sizes(C=2, H=3, N=5, L=100), (1, 6), id="shared poles, a row at a time"),
-        pytest.param(80, Sizes(C=2, H=3, N=5, L=100), (1, 2), id="shared poles, four rows and two"),
-        pytest.param(1, Sizes(C=2, H=3, N=5, L=100, shared=False), (3, 2), id="poles per channel, a row at a time"),
+        pytest.param(1, Sizes(C=2, H=3, N=5, L=100), (5, 6), id="shared poles, each pole and row apart"),
+        pytest.param(400, Sizes(C=2, H=3, N=5, L=100), (2, 2), id="shared poles, three and two poles"),
+        pytest.param(1, Sizes(C=2, H=3, N=5, L=100, shared=False), (15, 2), id="poles per channel, all apart"),
         pytest.param(
-            400, Sizes(C=2, H=3, N=1, L=100, shared=False), (2, 1), id="poles per channel, two groups and one"
+            600, Sizes(C=2, H=3, N=1, L=100, shared=False), (2, 1), id="poles per channel, two groups and one"
         ),
     ],
 )
 def test_kernel_does_not_depend_on_its_chunks(
     numbers: int, sizes: Sizes, chunks: tuple[int, int], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ):
-    """Cutting the work into chunks of groups and rows changes neither values nor gradients."""
+    """Cutting the work into chunks of groups, poles and rows changes neither values nor gradients."""
     spectrum = sizes.spectrum(torch.float64, device)
 
     def kernel(*parts: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def test_kernel_does_not_depend_on_its_chunks(
     monkeypatch.setattr(vandermonde_dlr, "_NUMBERS_PER_CHUNK", numbers)
     G, R = (1, sizes.C * sizes.H) if sizes.shared else (sizes.H, sizes.C)
     plan = vandermonde_dlr._Plan((G, R, sizes.N), sizes.L)
-    assert (len(plan.group_chunks()), len(plan.row_chunks())) == chunks
+    assert (len(plan.table_chunks()), len(plan.row_chunks())) == chunks
     for chunked, expected in zip(values_and_gradients(kernel, *parts_of(spectrum)), whole, strict=True):
         assert_close(chunked, expected, torch.float64)
 
@@ -295,17 +295,20 @@ def test_convolution_takes_an_empty_batch(bidirectional: bool, device: torch.dev
         assert torch.equal(gradient, torch.zeros_like(x))
 
 
-@pytest.mark.parametrize(("channels", "blocks"), [(17, 3), (16, 2)], ids=["uneven blocks", "even blocks"])
+@pytest.mark.parametrize(
+    ("numbers", "blocks"), [(1, (2, 3)), (2500, (2, 2)), (2**13, (1, 1))], ids=["least", "uneven", "one"]
+)
 def test_convolution_does_not_depend_on_its_blocks(
-    channels: int, blocks: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+    numbers: int, blocks: tuple[int, int], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ):
-    """Cutting the channels into blocks changes neither values nor gradients."""
-    case = Convolution(B=2, C=2, H=channels, L=63, Lk=7, bidirectional=True)
+    """Cutting channels and sequences into blocks changes neither values nor gradients."""
+    case = Convolution(B=3, C=2, H=17, L=63, Lk=7, bidirectional=True)
     function, inputs = differentiable(case.inputs(torch.float64, device))
     whole = values_and_gradients(function, *inputs)
-    monkeypatch.setattr(convolution_dlr, "_NUMBERS_PER_BLOCK", 1)
+    monkeypatch.setattr(convolution_dlr, "_NUMBERS_PER_BLOCK", numbers)
     u, kernel, *_ = inputs
-    assert len(list(convolution_dlr._Workspace(u.mT, kernel).blocks())) == blocks
+    work = convolution_dlr._Workspace(u, kernel)
+    assert (len(work.channels()), len(work.sequences())) == blocks
     for blocked, expected in zip(values_and_gradients(function, *inputs), whole, strict=True):
         assert_close(blocked, expected, torch.float64)
 

@@ -19,8 +19,9 @@ from tiny import (
 )
 from torch import Tensor
 
+from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.kernels_dlr import DSSKernel
-from modeling_dlr.modeling_dlr import POOLINGS, DLRHead
+from modeling_dlr.pooling_dlr import POOLINGS
 
 LENGTHS = (7, 1, 63)
 AMOUNTS = (0, 1, 5, 64)

@@ -1,12 +1,13 @@
 """Tiny models, odd batches and the tables of heads and inputs that several test files walk through."""
 
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification
-from modeling_dlr.modeling_dlr import DLRHead
+from modeling_dlr.heads_dlr import DLRHead
 
 TINY = {"hidden_size": 3, "num_hidden_layers": 2, "state_size": 5, "num_labels": 4}
 VOCABULARY = {"vocab_size": 11, "pad_token_id": 0}
@@ -15,6 +16,66 @@ VOCABULARY = {"vocab_size": 11, "pad_token_id": 0}
 HEADS: dict[str, type[DLRHead]] = {
     "sequence head": DLRForSequenceClassification,
     "token head": DLRForTokenClassification,
+}
+
+
+class Example(NamedTuple):
+    """What a model under an Auto class reads: fields it needs, inputs and labels for a batch of a length."""
+
+    fields: dict[str, Any]
+    inputs: Callable[[DLRConfig, int, int], dict[str, Tensor]]
+    labels: Callable[[DLRConfig, int, int], dict[str, Tensor]]
+
+    def arguments(self, config: DLRConfig, batch: int = 2, length: int = 7) -> dict[str, Tensor]:
+        """Inputs and labels."""
+        return self.inputs(config, batch, length) | self.labels(config, batch, length)
+
+
+def tokens(config: DLRConfig, *shape: int) -> dict[str, Tensor]:
+    """Random tokens of any shape, without the padding token."""
+    return {"input_ids": torch.randint(1, config.vocab_size, shape)}
+
+
+def classes(config: DLRConfig, *shape: int) -> dict[str, Tensor]:
+    """Random classes of any shape."""
+    return {"labels": torch.randint(config.num_labels, shape)}
+
+
+BIDIRECTIONAL = VOCABULARY | {"bidirectional": True}
+SOUND, IMAGE = {"input_size": 1}, {"input_size": 3, "bidirectional": True}
+
+# One row per Auto class; images are `length` pixels wide and two high.
+EXAMPLES: dict[str, Example] = {
+    "AutoModel": Example(VOCABULARY, tokens, lambda *_: {}),
+    "AutoModelForAudioClassification": Example(
+        SOUND, lambda _, b, n: {"input_values": torch.randn(b, n)}, lambda c, b, _: classes(c, b)
+    ),
+    "AutoModelForAudioFrameClassification": Example(
+        SOUND, lambda _, b, n: {"input_values": torch.randn(b, n)}, classes
+    ),
+    "AutoModelForCausalLM": Example(VOCABULARY, tokens, lambda c, b, n: {"labels": tokens(c, b, n)["input_ids"]}),
+    "AutoModelForImageClassification": Example(
+        IMAGE, lambda _, b, n: {"pixel_values": torch.randn(b, 3, 2, n)}, lambda c, b, _: classes(c, b)
+    ),
+    "AutoModelForMaskedLM": Example(BIDIRECTIONAL, tokens, lambda c, b, n: {"labels": tokens(c, b, n)["input_ids"]}),
+    "AutoModelForMultipleChoice": Example(
+        BIDIRECTIONAL,
+        lambda c, b, n: tokens(c, b, 3, n),
+        lambda _, b, __: {"labels": torch.randint(3, (b,))},
+    ),
+    "AutoModelForNextSentencePrediction": Example(
+        BIDIRECTIONAL, lambda c, b, n: tokens(c, b, 2, n), lambda c, b, _: classes(c, b)
+    ),
+    "AutoModelForQuestionAnswering": Example(
+        BIDIRECTIONAL,
+        tokens,
+        lambda _, b, n: {name: torch.randint(n, (b,)) for name in ("start_positions", "end_positions")},
+    ),
+    "AutoModelForSemanticSegmentation": Example(
+        IMAGE, lambda _, b, n: {"pixel_values": torch.randn(b, 3, 2, n)}, lambda c, b, n: classes(c, b, 2, n)
+    ),
+    "AutoModelForSequenceClassification": Example(BIDIRECTIONAL, tokens, lambda c, b, _: classes(c, b)),
+    "AutoModelForTokenClassification": Example(BIDIRECTIONAL, tokens, classes),
 }
 
 # One row per kind of input: the name of the argument, and the fields of the configuration that it needs.

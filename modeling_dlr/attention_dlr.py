@@ -1,0 +1,264 @@
+"""Softmax attention over all steps or over chunks: the baseline of the DLR paper (arXiv 2212.00768, §5), and its cache.
+
+Full attention has transformers' own cache layers. Local attention reads the own and the previous chunk (and the next,
+in both directions), so its cache keeps less than two chunks of keys, however long the sequence.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Cache
+from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, DynamicLayer
+
+from .configuration_dlr import DLRConfig
+from .layout_dlr import Layout, apart
+from .ops_dlr import at_least_float32
+
+# The position of what is not there: padding, and the chunks before the first and after the last.
+NOWHERE = -1
+
+
+class LocalAttentionLayer(DynamicLayer):
+    """The keys and values, [B, heads, S, head_size], that later steps of local attention can still see.
+
+    Each row holds its last steps that count, the newest one last; S is at most two chunks less one step. Rows that
+    have seen fewer begin with keys that do not count.
+
+    Args:
+        max_cache_len: what a `StaticCache` would reserve; this layer needs no more than its chunks.
+    """
+
+    _layer_type = "local_attention"
+    is_sliding = True
+    is_croppable = False
+
+    def __init__(self, max_cache_len: int | None = None):
+        super().__init__()
+        self.cumulative_length = 0
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, window: int, counts: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Add new keys and values, and forget those that no later step sees.
+
+        Args:
+            key_states: [B, heads, L, head_size]; in each row, steps that count come first.
+            value_states: likewise.
+            window: steps per chunk.
+            counts: [B, 1], how many of the L steps count; None if all do.
+
+        Returns:
+            Keys and values [B, heads, S + L, head_size]: those kept before, and the new ones.
+        """
+        keys, values = super().update(key_states, value_states)
+        length, stop = key_states.shape[2], keys.shape[2]
+        self.cumulative_length += length
+        last = torch.arange(max(0, stop - 2 * window + 1), stop, device=keys.device).unsqueeze(0)
+        if counts is not None:
+            last = (last - length + counts).clamp(min=0)
+        # Copies, because a slice would keep all that it was cut from.
+        self.keys, self.values = (x.take_along_dim(last[:, None, :, None], dim=2) for x in (keys, values))
+        return keys, values
+
+    def get_seq_length(self) -> int:
+        """Steps seen, with padding and with those forgotten."""
+        return self.cumulative_length
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refused, since what was forgotten cannot come back.
+
+        Raises:
+            NotImplementedError: unless there is nothing to remove.
+        """
+        if tokens_to_remove:
+            raise NotImplementedError(
+                f"Local attention forgets old keys, so its cache cannot take back {abs(tokens_to_remove)} steps: copy "
+                "the cache before steps that you may want to undo."
+            )
+
+
+# pyrefly: ignore[bad-assignment] - the mapping is typed by the layers of transformers alone
+STATIC_LAYER_TYPE_MAPPING["local_attention"] = LocalAttentionLayer
+
+
+def visible(queries: Tensor, keys: Tensor, causal: bool, window: int | None = None) -> Tensor:
+    """Which keys each query reads.
+
+    Args:
+        queries: [..., L], positions. A negative one is padding: it reads every key, because a softmax over nothing is
+            not a number, and nothing reads what comes of it.
+        keys: [..., K], positions; negative ones are not read.
+        causal: read no later position.
+        window: steps per chunk, to read only the own chunk and those beside it; None reads all.
+
+    Returns:
+        [..., L, K], True where the query reads the key.
+    """
+    queries, keys = queries.unsqueeze(-1), keys.unsqueeze(-2)
+    reads = keys >= 0
+    if causal:
+        reads = reads & (keys <= queries)
+    if window is not None:
+        reads = reads & ((queries // window - keys // window).abs() <= 1)
+    return reads | (queries < 0)
+
+
+class Stretches(NamedTuple):
+    """Overlapping stretches of a sequence, ``width`` blocks of ``size`` steps each, every one a block after the other.
+
+    Attributes:
+        size: steps per block.
+        width: blocks per stretch.
+        left: steps to add before the sequence.
+        right: steps to add after it.
+    """
+
+    size: int
+    width: int
+    left: int
+    right: int
+
+    def of(self, x: Tensor, fill: int = 0) -> Tensor:
+        """[B, h, K, d] to [B, h, stretches, width · size, d], with ``fill`` in what is added."""
+        blocks = functional.pad(x, (0, 0, self.left, self.right), value=fill).unflatten(2, (-1, self.size))
+        count = blocks.shape[2] - self.width + 1
+        return torch.cat([blocks[:, :, i : i + count] for i in range(self.width)], dim=3)
+
+    def of_positions(self, positions: Tensor) -> Tensor:
+        """[B, K] to [B, stretches, width · size], nowhere in what is added."""
+        return self.of(positions[:, None, :, None], fill=NOWHERE)[:, 0, ..., 0]
+
+
+class DLRAttention(nn.Module):
+    """Multi-head softmax attention with rotary positions (arXiv 2104.09864) and a learned scale of the queries.
+
+    Positions count the steps that are not padding. Local attention reads the chunk of ``attention_window`` steps that a
+    step is in, the one before it and, in both directions, the one after it, in O(L · window) time and memory.
+
+    Args:
+        config: of the model. With ``attention_ff_ratio`` e > 0 comes o + FF(o), twice, after the output projection,
+            where FF is LayerNorm, Linear(H, eH), GELU, Linear(eH, H).
+        layer_idx: counted from 0; ``config.layer_types[layer_idx]`` is "full_attention" or "local_attention".
+    """
+
+    def __init__(self, config: DLRConfig, layer_idx: int):
+        super().__init__()
+        H, inner = config.hidden_size, config.hidden_size * config.attention_ff_ratio
+        # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled them
+        kind, self.theta = config.layer_types[layer_idx], config.rope_parameters["rope_theta"]
+        self.layer_idx = layer_idx
+        self.causal = not config.bidirectional
+        self.local, self.window = kind == "local_attention", config.attention_window
+        self.head_size = H // config.num_attention_heads
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(H, H) for _ in range(4))
+        self.query_scale = nn.Parameter(torch.full((1,), self.head_size**-0.5))
+        self.feed_forwards = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(H), nn.Linear(H, inner), nn.GELU(), nn.Linear(inner, H))
+            for _ in range(2 if inner else 0)
+        )
+
+    def forward(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+        """[B, L, H] to [B, L, H]; at padding, numbers that mean nothing."""
+        if layout.documents is not None:
+            return apart(hidden_states, layout.documents, self._attend)
+        return self._attend(hidden_states, layout, past_key_values)
+
+    def _attend(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+        if layout.here is not None:
+            hidden_states = hidden_states.masked_fill(~layout.here.unsqueeze(-1), 0)
+        attend = self._attend_locally if self.local else self._attend_fully
+        o = self.o_proj(attend(hidden_states, layout, past_key_values).transpose(1, 2).flatten(2))
+        for feed_forward in self.feed_forwards:
+            o = o + feed_forward(o)
+        return o
+
+    def _attend_fully(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None) -> Tensor:
+        """[B, L, H] to [B, heads, L, head_size]."""
+        length = hidden_states.shape[1]
+        positions = layout.positions(length, hidden_states.device)
+        if layout.mask is not None:
+            positions = positions.masked_fill(~layout.mask, NOWHERE)
+        q, k, v = self._project(hidden_states, positions[:, layout.past :])
+        if past_key_values is not None:  # a static cache returns all that it has room for
+            k, v = (x[:, :, : layout.past + length] for x in past_key_values.update(k, v, self.layer_idx))
+        if layout.mask is None and layout.past == 0:
+            return self._softmax(q, k, v)
+        return self._softmax(q, k, v, visible(positions[:, layout.past :], positions, self.causal))
+
+    def _attend_locally(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None) -> Tensor:
+        """[B, L, H] to [B, heads, L, head_size]."""
+        if layout.mask is None:
+            return self._attend_chunks(hidden_states, layout.past, None, past_key_values)
+        # Chunks begin at the first step that counts: bring such steps to the front, and take them back afterwards.
+        past, here = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
+        order = (~here).int().argsort(dim=1, stable=True)
+        packed = hidden_states.take_along_dim(order.unsqueeze(-1), dim=1)
+        y = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), past_key_values)
+        return y.take_along_dim(order.argsort(dim=1)[:, None, :, None], dim=2)
+
+    def _attend_chunks(
+        self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, past_key_values: Cache | None
+    ) -> Tensor:
+        """As above, for rows of which ``past`` steps [B, 1] came before, and only the first ``counts`` [B, 1] count."""
+        length, window = hidden_states.shape[1], self.window
+        steps = torch.arange(length, device=hidden_states.device).unsqueeze(0)
+        queries_at = past + steps if counts is None else (past + steps).masked_fill(steps >= counts, NOWHERE)
+        q, k, v = self._project(hidden_states, queries_at)
+        if past_key_values is not None:
+            k, v = past_key_values.update(k, v, self.layer_idx, window=window, counts=counts)
+        kept = k.shape[2] - length
+        keys_at = torch.cat([past + torch.arange(-kept, 0, device=k.device).unsqueeze(0), queries_at], dim=1)
+        if isinstance(length, int) and length <= window:  # one that torch.export leaves open is no int
+            within_chunk = counts is None and kept == 0
+            return self._softmax(q, k, v, None if within_chunk else visible(queries_at, keys_at, self.causal, window))
+        return self._softmax_of_blocks(q, k, v, queries_at, keys_at)
+
+    def _softmax_of_blocks(self, q: Tensor, k: Tensor, v: Tensor, queries_at: Tensor, keys_at: Tensor) -> Tensor:
+        """Blocks of queries as long as a chunk, each with the blocks around it.
+
+        Blocks are chunks, unless kept keys come before: then they may begin anywhere in one, and reach back two blocks.
+        """
+        (B, _, length, _), size, kept = q.shape, self.window, k.shape[2] - q.shape[2]
+        rest, back, ahead = -length % size, 2 if kept else 1, 0 if self.causal else 1
+        own = Stretches(size, 1, 0, rest)
+        around = Stretches(size, back + 1 + ahead, back * size - kept, rest + ahead * size)
+        reads = visible(own.of_positions(queries_at), around.of_positions(keys_at), self.causal, size)
+        blocks = [places.of(x).transpose(1, 2) for x, places in ((q, own), (k, around), (v, around))]
+        q, k, v, reads = (x.flatten(0, 1) for x in (*blocks, reads.expand(B, -1, -1, -1)))
+        y = self._softmax(q, k, v, reads).unflatten(0, blocks[0].shape[:2])
+        return y.transpose(1, 2).flatten(2, 3)[:, :, :length]
+
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None = None) -> Tensor:
+        """[B, heads, L, head_size]; ``reads`` [B or 1, L, K] is True where a key is read, None is one whole window."""
+        mask, causal = (None, self.causal) if reads is None else (reads.unsqueeze(1), False)
+        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0)
+
+    def _project(self, hidden_states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Turned and scaled queries, turned keys, and values, each [B, heads, L, head_size]."""
+        q, k, v = (
+            projection(hidden_states).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = rotate(q, positions, self.theta), rotate(k, positions, self.theta)
+        return (q * self.query_scale).to(v.dtype), k.to(v.dtype), v
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Turn each pair (x[2m], x[2m+1]) by position · theta^(-2m/d) (arXiv 2104.09864, eq. 34).
+
+    Args:
+        x: [B, heads, L, d].
+        positions: [B or 1, L].
+        theta: the base of the frequencies.
+
+    Returns:
+        [B, heads, L, d] in at least float32. The angles are float64: in float32 their error grows with the position.
+    """
+    d = x.shape[-1]
+    frequencies = theta ** (torch.arange(0, d, 2, dtype=torch.float64, device=x.device) / -d)
+    a, b = at_least_float32(x).unflatten(-1, (-1, 2)).unbind(-1)
+    angles = positions[:, None, :, None] * frequencies
+    cos, sin = angles.cos().to(a.dtype), angles.sin().to(a.dtype)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)

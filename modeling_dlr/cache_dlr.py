@@ -1,0 +1,144 @@
+"""The recurrent state as a layer of a transformers cache: of constant size, however long the sequence."""
+
+from torch import Tensor
+from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
+
+
+class DLRCacheLayer(CacheLayerMixin):
+    """The state of one DLR layer, [B, H, N] complex: ``keys`` holds its real and ``values`` its imaginary part.
+
+    Defining it makes `DynamicCache(config=...)` and `StaticCache(config=...)` use it for layers of type "dlr". States
+    are replaced, never written into, so gradients flow through a carried state; `detach_cache` cuts them.
+    """
+
+    _layer_type = "dlr"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.cumulative_length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take a first state."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = key_states, value_states
+        self.is_initialized = True
+
+    @property
+    def contents(self) -> tuple[Tensor, Tensor] | None:
+        """Real and imaginary part, or None before the first step."""
+        return None if self.keys is None or self.values is None else (self.keys, self.values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, steps: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        """Replace the state by the one ``steps`` steps later; real and imaginary part, each [B, H, N]."""
+        self.lazy_initialization(key_states, value_states)
+        self.cumulative_length += steps
+        return key_states, value_states
+
+    def get_seq_length(self) -> int:
+        """Steps seen so far, padding included."""
+        return self.cumulative_length
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns of the mask that belong to the next ``query_length`` steps and those before, and their offset."""
+        return self.cumulative_length + query_length, 0
+
+    def get_max_length(self) -> int:
+        """-1: there is no longest sequence."""
+        return -1
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.keys = self.values = None
+        self.is_initialized = False
+        super().reset()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: what a state has summed up cannot be taken out again."""
+        if tokens_to_remove:
+            raise ValueError("A recurrent state cannot be cropped: keep a copy of the cache from before those tokens.")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every sequence."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = (part.repeat_interleave(repeats, dim=0) for part in (self.keys, self.values))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some sequences."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[indices], self.values[indices]
+
+
+class PoolingCacheLayer(DLRCacheLayer):
+    """What a pooling head has seen, a last layer of the cache: ``keys`` holds the value, ``values`` the count."""
+
+    _layer_type = None
+
+
+# pyrefly: ignore[bad-assignment] - the mapping is typed by the layers of transformers alone
+STATIC_LAYER_TYPE_MAPPING["dlr"] = DLRCacheLayer
+
+
+def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
+    """The layer of a cache that holds the state of a layer of the model."""
+    # pyrefly: ignore[bad-return] - check_cache has seen to it
+    return cache.layers[layer_idx]
+
+
+def pooling_layer(cache: Cache, num_layers: int) -> PoolingCacheLayer:
+    """The layer of a cache after those of the model, where pooling heads keep what they have seen."""
+    if len(cache.layers) == num_layers:
+        cache.layers.append(PoolingCacheLayer())
+    # pyrefly: ignore[bad-return] - the one just appended, or an earlier one
+    return cache.layers[num_layers]
+
+
+def detach_cache(cache: Cache) -> Cache:
+    """Cut the gradient between what the cache has seen and what comes next (truncated back-propagation through time).
+
+    >>> import torch
+    >>> from modeling_dlr import DLRConfig, DLRModel
+    >>> model = DLRModel(DLRConfig(hidden_size=4, num_hidden_layers=1, state_size=3))
+    >>> cache = model(torch.ones(1, 5, dtype=torch.long), use_cache=True).past_key_values
+    >>> detach_cache(cache).layers[0].keys.requires_grad
+    False
+    """
+    for layer in cache.layers:
+        if isinstance(layer, CacheLayerMixin) and layer.keys is not None and layer.values is not None:
+            layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+    return cache
+
+
+def check_cache(cache: Cache, layer_types: list[str], batch_size: int, state_shape: tuple[int, int]) -> None:
+    """Refuse a cache that is not of this model and batch, before anything is computed.
+
+    Args:
+        cache: to go on from.
+        layer_types: of the model.
+        batch_size: B.
+        state_shape: (H, N) of the model.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    # By name, for every folder of remote code has a DLRCacheLayer of its own, and the last one loaded is registered.
+    kinds = ["dlr" if type(layer).__name__ == DLRCacheLayer.__name__ else "attention" for layer in cache.layers]
+    wanted = ["dlr" if kind == "dlr" else "attention" for kind in layer_types]
+    if kinds[: len(wanted)] != wanted:
+        raise ValueError(
+            f"This cache has layers {[type(layer).__name__ for layer in cache.layers]}, but the model has "
+            f"{layer_types}: make it with DynamicCache(config=model.config), or pass use_cache=True and go on from the "
+            "one returned."
+        )
+    for layer, kind in zip(cache.layers, layer_types, strict=False):
+        if not isinstance(layer, CacheLayerMixin) or layer.keys is None:
+            continue
+        shape = tuple(layer.keys.shape)
+        if layer.get_seq_length() and shape[0] != batch_size:
+            raise ValueError(
+                f"This cache holds a batch of {shape[0]} sequences, got {batch_size}: go on with the same batch."
+            )
+        if kind == "dlr" and shape[1:] != state_shape:
+            raise ValueError(
+                f"This cache holds states of (hidden_size, state_size) = {shape[1:]}, but the model has {state_shape}: "
+                "it belongs to another model."
+            )

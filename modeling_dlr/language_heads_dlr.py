@@ -1,0 +1,147 @@
+"""Language models: the next token (causal) and the hidden token (masked)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, GenerationMixin
+from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring, logging
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_dlr import DLRConfig
+from .modeling_dlr import DLRModel, DLRPreTrainedModel
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class MaskedLMOutputWithPast(MaskedLMOutput):
+    """transformers' `MaskedLMOutput`, and the cache to go on from."""
+
+    past_key_values: Cache | None = None
+
+
+class DLRLanguageHead(DLRPreTrainedModel):
+    """The recipe: the backbone, and a projection onto the vocabulary that may share the embedding's weights."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    output_class: type[CausalLMOutputWithPast] | type[MaskedLMOutputWithPast]
+
+    def __init__(self, config: DLRConfig):
+        super().__init__(config)
+        if config.vocab_size is None:
+            raise ValueError(
+                f"{type(self).__name__} predicts tokens, but input_size={config.input_size} says the input is "
+                "real-valued: set vocab_size instead."
+            )
+        self.model = DLRModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        cu_seq_lens_q: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Any:
+        r"""
+        position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Only read for where they restart: several documents in a row, each computed as if it were alone.
+        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+            Tokens to predict at each step (a causal model shifts them by itself); -100 is ignored.
+        cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
+            Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            cu_seq_lens_q=cu_seq_lens_q,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return self.output_class(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
+
+
+@auto_docstring(custom_intro="DLR that predicts the next token, and generates with a state of constant size.")
+class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
+    output_class = CausalLMOutputWithPast
+
+    def __init__(self, config: DLRConfig):
+        if config.bidirectional:
+            raise ValueError(
+                "DLRForCausalLM predicts the next token and generates, but bidirectional=True reads it: use "
+                "DLRForMaskedLM, or train with bidirectional=False."
+            )
+        super().__init__(config)
+        # Generation carries a state wherever there is one, whatever config.use_cache says of other forward passes.
+        self.generation_config.use_cache = self.model.no_cache_because is None
+
+    @torch.no_grad()
+    def generate(self, inputs: Tensor | None = None, *args, **kwargs) -> Any:
+        """As in transformers.
+
+        Raises:
+            ValueError: for a batch that begins with padding and has no attention_mask, where padding is also a token of
+                the text, so that nobody could tell them apart.
+        """
+        prompt = kwargs.get("input_ids", inputs)
+        if prompt is not None and kwargs.get("attention_mask") is None:
+            self._refuse_padding_without_mask(prompt)
+        # pyrefly: ignore[bad-argument-type] - transformers types self by a protocol of its own
+        return super().generate(inputs, *args, **kwargs)
+
+    def _refuse_padding_without_mask(self, prompt: Tensor) -> None:
+        pad, end = self.config.pad_token_id, self.config.eos_token_id
+        ends = end if isinstance(end, list) else [end]
+        if pad is None or pad not in ends or prompt.dim() != 2 or prompt.shape[0] == 1:
+            return
+        padded = prompt[:, 0] == pad
+        if padded.any() and not padded.all():
+            raise ValueError(
+                f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which is also the end "
+                "of a text: pass the attention_mask that the tokenizer returned."
+            )
+
+    @staticmethod
+    def create_masks_for_generate(*, attention_mask: Tensor | None = None, **_) -> Tensor | None:
+        """The mask as it is: every layer reads one number per step."""
+        return attention_mask
+
+
+@auto_docstring(custom_intro="DLR that predicts hidden tokens from both sides.")
+class DLRForMaskedLM(DLRLanguageHead):
+    output_class = MaskedLMOutputWithPast
+
+    def __init__(self, config: DLRConfig):
+        super().__init__(config)
+        if not config.bidirectional:
+            logger.warning_once(
+                "DLRForMaskedLM sees only what is left of a hidden token, because bidirectional=False: set "
+                "bidirectional=True in DLRConfig and train anew, or use DLRForCausalLM."
+            )
+
+
+__all__ = ["DLRForCausalLM", "DLRForMaskedLM"]

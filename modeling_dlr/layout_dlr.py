@@ -1,0 +1,186 @@
+"""Where the steps of a batch stand: which count, how many came before them, and which document they belong to."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Documents(NamedTuple):
+    """Documents of similar length, each a run of steps of one row.
+
+    Attributes:
+        rows: [D, 1], the row of each document.
+        steps: [D, l], its steps, the last one repeated up to the longest of the group.
+        mask: [D, l], True where a step is not such a repetition.
+    """
+
+    rows: Tensor
+    steps: Tensor
+    mask: Tensor
+
+
+class Layout(NamedTuple):
+    """Where the steps of a batch stand.
+
+    Attributes:
+        past: P, steps before these that matter here: those that attention looks back upon. A state has no use for them.
+        mask: [B, P + L], False where a step is padding; None counts every step.
+        documents: groups that cover the row when several documents share it; None is one document per row.
+    """
+
+    past: int = 0
+    mask: Tensor | None = None
+    documents: list[Documents] | None = None
+
+    @property
+    def here(self) -> Tensor | None:
+        """The mask of these steps alone, [B, L]."""
+        return None if self.mask is None else self.mask[:, self.past :]
+
+    def positions(self, length: int, device: torch.device) -> Tensor:
+        """Steps that count before each one, [B or 1, P + L]; ``length`` is L. Padding moves no position."""
+        if self.mask is None:
+            return torch.arange(self.past + length, device=device).unsqueeze(0)
+        return (self.mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+ONE_DOCUMENT_PER_ROW = Layout()
+
+
+def build_layout(
+    batch_size: int,
+    length: int,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    cu_seq_lens: Tensor | None,
+    past: int,
+    attends: bool,
+) -> Layout:
+    """The layout that a model's arguments describe. Explicit boundaries of documents win over the mask.
+
+    Args:
+        batch_size: B.
+        length: L.
+        attention_mask: [B, P + L], 0 for padding; [B, L] will do for a model without attention layers.
+        position_ids: [B, L] or [1, L]; where they restart, a document begins.
+        cu_seq_lens: [D + 1], where the documents of a single row begin, and its end.
+        past: P, steps that a cache has seen.
+        attends: whether the model has attention layers, which look back upon padding, too.
+
+    Raises:
+        ValueError: for shapes or boundaries that do not fit.
+    """
+    mask = None if attention_mask is None else _checked_mask(attention_mask, batch_size, length, past, attends)
+    here = None if mask is None else mask[:, -length:]
+    documents = find_documents(batch_size, length, here, position_ids, cu_seq_lens)
+    if documents is not None:
+        return Layout(documents=documents)
+    return Layout(past, mask) if attends else Layout(0, here)
+
+
+def find_documents(
+    batch_size: int, length: int, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None
+) -> list[Documents] | None:
+    """The documents that boundaries or restarting positions mark, or None if every row is one; see `build_layout`."""
+    if cu_seq_lens is not None:
+        if batch_size != 1:
+            raise ValueError(f"cu_seq_lens_q describes one row of documents, got {batch_size} rows: join them in one.")
+        return split_documents(_starts_from_boundaries(cu_seq_lens, length))
+    if position_ids is None or torch.compiler.is_compiling():
+        return None
+    if position_ids.shape not in ((batch_size, length), (1, length)):
+        raise ValueError(
+            f"position_ids must have the shape {[batch_size, length]} of the input, got {list(position_ids.shape)}."
+        )
+    return split_documents(_starts_from_positions(position_ids.expand(batch_size, -1), mask))
+
+
+def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor:
+    shapes = [(batch_size, past + length)] if attends else [(batch_size, past + length), (batch_size, length)]
+    if attention_mask.shape not in shapes:
+        raise ValueError(
+            f"attention_mask must have the shape {list(shapes[0])} of the batch and of the steps so far, got "
+            f"{list(attention_mask.shape)}: one number per step, 0 for padding."
+        )
+    return attention_mask.bool()
+
+
+def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Layout], Tensor]) -> Tensor:
+    """Apply a function of whole sequences to each document as if it were alone.
+
+    Args:
+        x: [B, L, ...].
+        documents: from `split_documents`.
+        function: (x [D, l, ...], layout) to [D, l, ...], where the steps that its layout masks do not count.
+
+    Returns:
+        [B, L, ...] of what ``function`` returns.
+    """
+    pieces, places = [], []
+    for rows, steps, mask in documents:
+        pieces.append(function(x[rows, steps], Layout(mask=mask))[mask])
+        places.append((rows * x.shape[1] + steps)[mask])
+    return torch.cat(pieces)[torch.cat(places).argsort()].unflatten(0, x.shape[:2])
+
+
+def split_documents(starts: Tensor) -> list[Documents] | None:
+    """Group the documents of a batch by length, so that padding them to one length at most doubles the work.
+
+    Args:
+        starts: [B, L] bool, True at the first step of a document; the first step of a row is one in any case.
+
+    Returns:
+        The groups, or None if every row is one document.
+    """
+    starts = starts.clone()
+    starts[:, 0] = True
+    rows, first = starts.nonzero(as_tuple=True)
+    if len(rows) == len(starts):
+        return None
+    flat = rows * starts.shape[1] + first
+    lengths = torch.diff(flat, append=flat.new_tensor([starts.numel()]))
+    groups = []
+    # The bit length of l - 1: documents of 5 … 8 steps go together. The longest first: its kernel begins like theirs.
+    sizes = (lengths - 1).double().clamp(min=0.5).log2().floor()
+    for size in sizes.unique().flip(0).tolist():
+        chosen = sizes == size
+        length = lengths[chosen].unsqueeze(1)
+        offsets = torch.arange(int(length.max()), device=starts.device).unsqueeze(0)
+        steps = first[chosen].unsqueeze(1) + torch.minimum(offsets, length - 1)
+        groups.append(Documents(rows[chosen].unsqueeze(1), steps, offsets < length))
+    return groups
+
+
+def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
+    """True where positions do not go on by one, [B, L]; if only those of padding do not, nowhere.
+
+    Where several documents share a row that is padded, the padding is a document of its own.
+    """
+    starts = torch.zeros_like(position_ids, dtype=torch.bool)
+    starts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    if mask is None:
+        return starts
+    both_count = mask[:, 1:] & mask[:, :-1]
+    if not (starts[:, 1:] & both_count).any():
+        return torch.zeros_like(starts)
+    starts[:, 1:] |= mask[:, 1:] != mask[:, :-1]
+    return starts
+
+
+def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
+    """The first steps [1, L] of documents that end where `cu_seq_lens` [D + 1] says: 0, l_1, l_1 + l_2, …, L.
+
+    Raises:
+        ValueError: unless the boundaries rise from 0 to ``length``.
+    """
+    bounds = cu_seq_lens.long()
+    if bounds.dim() != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != length or (bounds.diff() <= 0).any():
+        raise ValueError(
+            f"cu_seq_lens_q must rise from 0 to the {length} steps of the row, got {bounds.tolist()}: leave out empty "
+            "documents, and end with the number of steps."
+        )
+    starts = torch.zeros(1, length, dtype=torch.bool, device=bounds.device)
+    starts[0, bounds[:-1]] = True
+    return starts

@@ -1,0 +1,117 @@
+"""Heads for sound and images: the same recipe, under the names and shapes by which their pipelines call it."""
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_dlr import DLRConfig
+from .heads_dlr import DLRForSequenceClassification, DLRForTokenClassification
+
+
+def _check_real_valued(head: str, config: DLRConfig) -> None:
+    if config.input_size is None:
+        raise ValueError(
+            f"{head} reads real values, but vocab_size={config.vocab_size} says the input is tokens: set input_size."
+        )
+
+
+@auto_docstring(custom_intro="DLR with a classification head over a recording, [B, L] samples in `input_values`.")
+class DLRForAudioClassification(DLRForSequenceClassification):
+    main_input_name = "input_values"
+    input_modalities = "audio"
+
+    def __init__(self, config: DLRConfig):
+        _check_real_valued(type(self).__name__, config)
+        super().__init__(config)
+
+
+@auto_docstring(custom_intro="DLR with a classification head at every sample of a recording.")
+class DLRForAudioFrameClassification(DLRForTokenClassification):
+    main_input_name = "input_values"
+    input_modalities = "audio"
+
+    def __init__(self, config: DLRConfig):
+        _check_real_valued(type(self).__name__, config)
+        super().__init__(config)
+
+
+@auto_docstring(custom_intro="DLR with a classification head over the pixels of an image, row by row.")
+class DLRForImageClassification(DLRForSequenceClassification):
+    main_input_name = "pixel_values"
+    input_modalities = "image"
+
+    def __init__(self, config: DLRConfig):
+        _check_real_valued(type(self).__name__, config)
+        super().__init__(config)
+        self.main_input_name = "pixel_values"
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ImageClassifierOutput:
+        r"""
+        Labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+            One label per image, as for sequence classification.
+        """
+        values = raster(pixel_values, self.config.input_size)
+        outputs = super().forward(input_values=values, labels=labels, return_dict=True, **kwargs)
+        return ImageClassifierOutput(loss=outputs.loss, logits=outputs.logits, hidden_states=outputs.hidden_states)
+
+
+@auto_docstring(custom_intro="DLR with a classification head at every pixel of an image.")
+class DLRForSemanticSegmentation(DLRForTokenClassification):
+    main_input_name = "pixel_values"
+    input_modalities = "image"
+
+    def __init__(self, config: DLRConfig):
+        _check_real_valued(type(self).__name__, config)
+        super().__init__(config)
+        self.main_input_name = "pixel_values"
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SemanticSegmenterOutput:
+        r"""
+        Labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*):
+            The class of every pixel; -100 is ignored.
+        """
+        values = raster(pixel_values, self.config.input_size)
+        flat = None if labels is None else labels.flatten(1)
+        outputs = super().forward(input_values=values, labels=flat, return_dict=True, **kwargs)
+        logits = outputs.logits.transpose(1, 2).unflatten(-1, pixel_values.shape[-2:])
+        return SemanticSegmenterOutput(loss=outputs.loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
+    """The pixels of images as sequences, row by row: [B, C, h, w] to [B, h·w, C].
+
+    Raises:
+        ValueError: for another shape, or another number of channels.
+    """
+    if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
+        raise ValueError(
+            f"pixel_values must have the shape [batch, input_size={channels}, height, width], got "
+            f"{list(pixel_values.shape)}: convert images to {channels} channels, or build a model with another "
+            "input_size."
+        )
+    return pixel_values.flatten(2).transpose(1, 2)
+
+
+__all__ = [
+    "DLRForAudioClassification",
+    "DLRForAudioFrameClassification",
+    "DLRForImageClassification",
+    "DLRForSemanticSegmentation",
+]

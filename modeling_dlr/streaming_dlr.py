@@ -1,0 +1,57 @@
+"""The next steps of a batch of sequences, from and to a state, where any step may be padding."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .convolution_dlr import convolve
+from .ops_dlr import Spectrum, State, final_state, response, step
+
+
+def stream(
+    spectrum: Spectrum,
+    skip: Tensor,
+    u: Tensor,
+    state: State | None,
+    mask: Tensor | None,
+    kernel: Callable[[], Tensor],
+) -> tuple[Tensor, State]:
+    """Convolution or step, whichever fits, of the steps that count; padding neither adds to a state nor moves it.
+
+    Args:
+        spectrum: poles and weights of a kernel with a recurrence.
+        skip: D, [C, H].
+        u: [B, L, H], zero where the mask says padding.
+        state: after the steps before these; None is zero.
+        mask: [B, L], False where a step is padding; None counts every step.
+        kernel: gives the taps [C, H, L] of the spectrum, where they are needed.
+
+    Returns:
+        y [B, L, C, H], of which padding is to be ignored, and the state after these steps.
+    """
+    L = u.shape[1]
+    if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
+        mask = None
+    if mask is None and L == 1:
+        y, state = step(spectrum, skip, u[:, 0], state)
+        return y.unsqueeze(1), state
+    if mask is None:
+        y = convolve(u, kernel(), None, skip)
+        if state is not None:
+            y = y + response(spectrum, state, L)
+        return y, final_state(spectrum, u, state)
+    # Steps that count go to the right end, where left padding has them already: the zeros before them are no input.
+    order = mask.long().argsort(dim=1, stable=True)
+    counts = mask.sum(1)
+    u = _taken(u, order)
+    y = convolve(u, kernel(), None, skip)
+    if state is not None:
+        since = (torch.arange(L, device=u.device) - (L - counts).unsqueeze(1)).clamp(min=0)
+        y = y + _taken(response(spectrum, state, L), since)
+    return _taken(y, order.argsort(dim=1)), final_state(spectrum, u, state, counts)
+
+
+def _taken(x: Tensor, steps: Tensor) -> Tensor:
+    """x[b, steps[b, i]], for x [B, L, ...] and steps [B, L]."""
+    return x[torch.arange(x.shape[0], device=x.device).unsqueeze(1), steps]

@@ -1,0 +1,246 @@
+"""ListOps (arXiv 1804.06028): nested MIN, MAX, median and sum modulo 10 of digits, and all its sub-trees at once.
+
+`ListOps` is that of the Long Range Arena (arXiv 2011.04006): what is the whole expression worth? `ListOpsSubTrees` is
+that of the DLR paper (arXiv 2212.00768, §4.2): what is every sub-tree worth, said at the bracket that closes it?
+"""
+
+import zlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+
+from .seeds import SPLITS, Split, python_random
+from .task import Task
+
+DIGITS = tuple(str(digit) for digit in range(10))
+CLOSE = "X"
+PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
+
+
+def median(values: list[int]) -> int:
+    """Rounded down where the two in the middle differ."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) // 2
+
+
+OPERATORS: dict[str, Callable[[list[int]], int]] = {
+    "[MIN": min,
+    "[MAX": max,
+    "[MED": median,
+    "[SM": lambda values: sum(values) % 10,
+}
+VOCABULARY = (PAD, UNKNOWN, END, CLOSE, *OPERATORS, *DIGITS)
+_IDS = {token: i for i, token in enumerate(VOCABULARY)}
+_OPERATOR_NAMES, _VALUES = tuple(OPERATORS), range(10)
+
+LEAF_PROBABILITY = 0.75
+IGNORED = -100
+
+
+class Expression:
+    """A random tree and, for each node that is not a leaf, in the order in which their brackets close: what it is.
+
+    Args:
+        random: the official code draws the same numbers from it.
+        max_depth: of the tree; its root has depth 1.
+        max_args: of an operator; each has at least 2.
+    """
+
+    def __init__(self, random: Random, max_depth: int, max_args: int):
+        self.tokens: list[str] = []
+        self.ends: list[int] = []
+        self.values: list[int] = []
+        self.heights: list[int] = []
+        self.lengths: list[int] = []
+        self.operators: list[str] = []
+        self.value, self.height = self._grow(random, max_depth, max_args)
+
+    def _grow(self, random: Random, depth_left: int, max_args: int) -> tuple[int, int]:
+        """Append a node with all below it; its value and height."""
+        if depth_left == 1 or random.random() > 1 - LEAF_PROBABILITY:
+            digit = random.choice(_VALUES)
+            self.tokens.append(DIGITS[digit])
+            return digit, 0
+        start = len(self.tokens)
+        self.tokens.append("")  # the operator is drawn after what it is applied to
+        children = [self._grow(random, depth_left - 1, max_args) for _ in range(random.randint(2, max_args))]
+        operator = random.choice(_OPERATOR_NAMES)
+        self.tokens[start] = operator
+        self.tokens.append(CLOSE)
+        value = OPERATORS[operator]([value for value, _ in children])
+        height = 1 + max(height for _, height in children)
+        self.ends.append(len(self.tokens) - 1)
+        self.values.append(value)
+        self.heights.append(height)
+        self.lengths.append(len(self.tokens) - start)
+        self.operators.append(operator)
+        return value, height
+
+    def ids(self) -> np.ndarray:
+        """The tokens as places in `VOCABULARY`."""
+        return np.array([_IDS[token] for token in self.tokens])
+
+
+@dataclass(frozen=True)
+class ListOpsTask(Task):
+    """What both tasks share.
+
+    Args:
+        min_length: an expression has more tokens, brackets counted.
+        max_length: an expression has fewer; rows are padded to this length.
+        max_depth: of a tree; the root has depth 1.
+        max_args: of an operator; the least is 2.
+    """
+
+    min_length: int = 500
+    max_length: int = 2000
+    max_depth: int = 10
+    max_args: int = 10
+
+    def __post_init__(self):
+        name = type(self).__name__
+        if self.min_length < 1 or self.max_depth < 2 or self.max_args < 2:
+            raise ValueError(
+                f"{name} needs min_length >= 1, max_depth >= 2 and max_args >= 2, got {self.min_length}, "
+                f"{self.max_depth} and {self.max_args}: a lone digit is no expression."
+            )
+        if self.count_templates(limit=1) < 1:
+            raise ValueError(
+                f"{name}: no expression of max_depth={self.max_depth} and max_args={self.max_args} has more than "
+                f"min_length={self.min_length} and fewer than max_length={self.max_length} tokens: widen these."
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """Of the tokens in `VOCABULARY`."""
+        return len(VOCABULARY)
+
+    def expressions(self, random: Random) -> Iterator[Expression]:
+        """All that are long enough and not too long, as the official code draws them from ``random``."""
+        while True:
+            expression = Expression(random, self.max_depth, self.max_args)
+            if self.min_length < len(expression.tokens) < self.max_length:
+                yield expression
+
+    def candidates(self, seed: int, split: Split, index: int) -> Iterator[dict[str, Any]]:
+        """Rows of this split; where there are few expressions, each belongs to one split only."""
+        for expression in self.expressions(python_random(seed, split, index)):
+            row = self.row(expression)
+            if not self._few or SPLITS[zlib.crc32(self.identity(row)) % len(SPLITS)] == split:
+                yield row
+
+    @cached_property
+    def _few(self) -> bool:
+        """Whether two splits might share expressions if nothing kept them apart."""
+        return self.count_templates(limit=2.0**40) < 2.0**40
+
+    def identity(self, row: dict[str, Any]) -> bytes:
+        """The expression without its digits: no two examples have the same."""
+        ids = np.minimum(row["input_ids"], _IDS["0"])
+        return ids.astype(np.uint8).tobytes()
+
+    def check(self, num_examples: int) -> None:
+        """Refuse more examples than there are expressions that differ in more than their digits."""
+        there_are = self.count_templates(limit=float(num_examples))
+        if there_are < num_examples:
+            raise ValueError(
+                f"There are only {int(there_are):,} expressions with more than min_length={self.min_length} and fewer "
+                f"than max_length={self.max_length} tokens that differ in more than their digits, but "
+                f"num_examples={num_examples:,}: ask for fewer, or allow longer ones."
+            )
+
+    def count_templates(self, limit: float) -> float:
+        """How many expressions differ in more than their digits; ``limit`` or more where there are as many."""
+        by_length = _leaf(self.max_length)
+        for _ in range(self.max_depth - 1):
+            power, trees = np.convolve(by_length, by_length)[: self.max_length], _leaf(self.max_length)
+            for _ in range(2, self.max_args + 1):
+                trees[2:] += len(OPERATORS) * power[:-2]
+                power = np.convolve(power, by_length)[: self.max_length]
+                np.minimum(power, 1e100, out=power)
+            by_length = np.minimum(trees, 1e100)
+            if by_length[self.min_length + 1 :].sum() >= limit:
+                break
+        return float(by_length[self.min_length + 1 :].sum())
+
+    @abstractmethod
+    def row(self, expression: Expression) -> dict[str, Any]:
+        """The columns of one expression."""
+
+
+def _leaf(length: int) -> np.ndarray:
+    """By the number of tokens: how many trees there are without their digits, if all are leaves."""
+    counts = np.zeros(max(length, 3))
+    counts[1] = 1
+    return counts
+
+
+@dataclass(frozen=True)
+class ListOps(ListOpsTask):
+    """One class for the whole expression, its value: columns ``input_ids``, ``attention_mask``, ``labels``."""
+
+    num_labels = 10
+
+    @property
+    def features(self) -> datasets.Features:
+        """The columns."""
+        steps = datasets.List(datasets.Value("int64"), length=self.max_length)
+        return datasets.Features({"input_ids": steps, "attention_mask": steps, "labels": datasets.Value("int64")})
+
+    def row(self, expression: Expression) -> dict[str, Any]:
+        """The tokens and an ``<eos>``, padded on the right to ``max_length``; the value of the root."""
+        ids = np.append(expression.ids(), _IDS[END])
+        return padded(ids, self.max_length) | {"labels": expression.value}
+
+
+@dataclass(frozen=True)
+class ListOpsSubTrees(ListOpsTask):
+    """One class for every sub-tree at the bracket that closes it: ``input_ids``, ``attention_mask``, ``labels``.
+
+    Args:
+        min_length: an expression has more tokens, brackets counted.
+        max_length: an expression has fewer; rows are padded to this length.
+        max_depth: of a tree; the root has depth 1.
+        max_args: of an operator; the least is 2.
+        target: what is to be said: the value, the height (a leaf has 0), or the operator by its place in `OPERATORS`.
+    """
+
+    min_length: int = 7000
+    max_length: int = 8192
+    max_depth: int = 15
+    max_args: int = 9
+    target: Literal["value", "height", "operator"] = "value"
+
+    @property
+    def num_labels(self) -> int:
+        """Classes."""
+        return {"value": 10, "height": self.max_depth, "operator": len(OPERATORS)}[self.target]
+
+    @property
+    def features(self) -> datasets.Features:
+        """The columns."""
+        steps = datasets.List(datasets.Value("int64"), length=self.max_length)
+        return datasets.Features({"input_ids": steps, "attention_mask": steps, "labels": steps})
+
+    def row(self, expression: Expression) -> dict[str, Any]:
+        """The tokens, padded on the right to ``max_length``; a class at each closing bracket, elsewhere -100."""
+        labels = np.full(self.max_length, IGNORED)
+        labels[expression.ends] = {
+            "value": expression.values,
+            "height": expression.heights,
+            "operator": [_OPERATOR_NAMES.index(name) for name in expression.operators],
+        }[self.target]
+        return padded(expression.ids(), self.max_length) | {"labels": labels}
+
+
+def padded(ids: np.ndarray, length: int) -> dict[str, np.ndarray]:
+    """``input_ids`` with pads on the right, and the ``attention_mask`` that tells them apart."""
+    input_ids = np.full(length, _IDS[PAD])
+    input_ids[: len(ids)] = ids
+    return {"input_ids": input_ids, "attention_mask": (np.arange(length) < len(ids)).astype(np.int64)}

@@ -1,0 +1,187 @@
+"""Generation: with a state of constant size, and the same tokens as computing every step anew."""
+
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES
+from tiny import perturbed, tiny_config
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from modeling_dlr import DLRForCausalLM
+
+RECURRENT = {
+    name: family.options for name, family in FAMILIES.items() if family.kernel(1, 3, 5).no_recurrence_because is None
+}
+LAYERS: dict[str, dict[str, Any]] = {
+    "DLR": {},
+    "gated, post-norm": {"num_kernel_channels": 2, "channel_gate_act": "silu", "norm_position": "post"},
+    "tied": {"tie_word_embeddings": True},
+    "full attention": {"layer_types": ["full_attention"] * 2},
+    "local attention": {"layer_types": ["local_attention"] * 2, "attention_window": 3},
+    "hybrid": {"layer_types": ["dlr", "local_attention"], "attention_window": 5},
+}
+ATTENTION = {"hidden_size": 8, "num_attention_heads": 2}
+by_layers = pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {"do_sample": False},
+    "sampling": {"do_sample": True, "top_k": 5},
+    "beams": {"do_sample": False, "num_beams": 3, "num_return_sequences": 2},
+}
+
+
+def language_model(**fields: Any) -> DLRForCausalLM:
+    """A float64 model whose next tokens are far from ties."""
+    return perturbed(DLRForCausalLM(tiny_config(**ATTENTION, eos_token_id=None, **fields)), 1.0).eval().double()
+
+
+def prompts(length: int = 9, batch: int = 2) -> dict[str, Tensor]:
+    ids = torch.randint(1, 11, (batch, length))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def generate(model: DLRForCausalLM, inputs: dict[str, Tensor], **options: Any) -> Any:
+    torch.manual_seed(0)
+    return model.generate(**inputs, max_new_tokens=12, min_new_tokens=12, **options)
+
+
+@pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
+@by_layers
+def test_a_state_is_as_good_as_the_whole(layers: dict[str, Any], search: dict[str, Any]):
+    """Greedy search, sampling and beams give the tokens that computing every step anew gives."""
+    model, inputs = language_model(**layers), prompts()
+    expected = generate(model, inputs, use_cache=False, **search)
+    assert torch.equal(generate(model, inputs, **search), expected)
+
+
+@pytest.mark.parametrize("options", RECURRENT.values(), ids=RECURRENT.keys())
+def test_every_recurrence_generates(options: dict[str, Any]):
+    """So does every kernel that has a recurrence."""
+    model, inputs = language_model(kernel_parameters=options), prompts()
+    assert torch.equal(
+        generate(model, inputs, do_sample=False), generate(model, inputs, do_sample=False, use_cache=False)
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"kernel_type": "sgconv"}, {"read_out": "prod"}, {"max_length": 5}, {"kernel_type": "dss", "version": "softmax"}],
+    ids=str,
+)
+def test_convolution_only(options: dict[str, Any]):
+    """A kernel without a recurrence generates by computing every step anew; asking for a cache is refused."""
+    model, inputs = language_model(kernel_parameters=options), prompts()
+    tokens = inputs["input_ids"]
+    for _ in range(12):
+        tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(-1)], dim=1)
+    assert torch.equal(generate(model, inputs, do_sample=False), tokens)
+    with pytest.raises(ValueError, match=r"cannot be used with a cache: .*Pass use_cache=False"):
+        generate(model, inputs, do_sample=False, use_cache=True)
+
+
+@by_layers
+@pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prefill_chunk_size": 4}], ids=str)
+def test_kinds_of_caches(layers: dict[str, Any], options: dict[str, Any]):
+    """A static cache and a prompt read in chunks give the same tokens."""
+    model, inputs = language_model(**layers), prompts()
+    expected = generate(model, inputs, do_sample=False)
+    assert torch.equal(generate(model, inputs, do_sample=False, **options), expected)
+
+
+@by_layers
+def test_left_padded_batch(layers: dict[str, Any]):
+    """Every row of a batch of prompts of several lengths goes on as it does alone, under every search."""
+    model = language_model(**layers)
+    lengths = [9, 1, 4]
+    ids, mask = torch.full((3, 9), 7), torch.zeros(3, 9, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        ids[row, 9 - length :] = torch.randint(1, 11, (length,))
+        mask[row, 9 - length :] = 1
+    for search in ({}, {"num_beams": 3}):
+        together = generate(model, {"input_ids": ids, "attention_mask": mask}, do_sample=False, **search)
+        for row, length in enumerate(lengths):
+            prompt = ids[row : row + 1, 9 - length :]
+            alone = generate(
+                model, {"input_ids": prompt, "attention_mask": torch.ones_like(prompt)}, do_sample=False, **search
+            )
+            assert torch.equal(together[row, 9 - length :], alone[0])
+
+
+@by_layers
+def test_going_on_from_a_returned_cache(layers: dict[str, Any]):
+    """A conversation: what comes after new tokens is the same with the cache of what came before and without it."""
+    model, inputs = language_model(**layers), prompts()
+    first = generate(model, inputs, do_sample=False, return_dict_in_generate=True)
+    longer = torch.cat([first.sequences, torch.randint(1, 11, (2, 5))], dim=1)
+    turn = {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
+    expected = generate(model, turn, do_sample=False)
+    again = generate(model, turn, do_sample=False, past_key_values=first.past_key_values)
+    assert torch.equal(again, expected)
+
+
+@by_layers
+def test_from_embeddings(layers: dict[str, Any]):
+    """A prompt of embeddings goes on as the prompt of tokens does."""
+    model, inputs = language_model(**layers), prompts()
+    embeddings = model.get_input_embeddings()(inputs["input_ids"])
+    by_embeddings = generate(
+        model, {"inputs_embeds": embeddings, "attention_mask": inputs["attention_mask"]}, do_sample=False
+    )
+    assert torch.equal(by_embeddings, generate(model, inputs, do_sample=False)[:, 9:])
+
+
+def test_memory_does_not_grow():
+    """After any number of tokens the state holds as many numbers as after one."""
+    model = language_model()
+    sizes = []
+    for tokens in (1, 50, 200):
+        output = model.generate(**prompts(), max_new_tokens=tokens, min_new_tokens=tokens, return_dict_in_generate=True)
+        cache = output.past_key_values
+        assert cache.get_seq_length() == 9 + tokens - 1
+        sizes.append(sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers))
+    # two layers, two sequences, eight channels of five complex poles
+    assert sizes == [2 * 2 * 8 * 5 * 2] * 3
+
+
+def test_long_prompt_in_chunks():
+    """The next token of a long prompt read chunk by chunk is that of the whole."""
+    model = language_model().float()
+    ids = torch.randint(1, 11, (1, 50_000))
+    with torch.no_grad():
+        cache = DynamicCache(config=model.config)
+        for chunk in ids.split(4096, dim=1):
+            logits = model(chunk, past_key_values=cache, logits_to_keep=1).logits
+        expected = model(ids, logits_to_keep=1).logits
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_that_nobody_could_see():
+    """Where the token of padding also ends texts, a batch that begins with it needs its mask."""
+    model = language_model()
+    model.config.pad_token_id = model.config.eos_token_id = 1
+    model.generation_config.pad_token_id = model.generation_config.eos_token_id = 1
+    ids = torch.tensor([[1, 1, 5], [4, 5, 6]])
+    with pytest.raises(ValueError, match=r"Row 0 of the prompts begins with pad_token_id=1.*pass the attention_mask"):
+        model.generate(ids, max_new_tokens=2)
+    mask = torch.tensor([[0, 0, 1], [1, 1, 1]])
+    assert model.generate(ids, attention_mask=mask, max_new_tokens=2).shape[1] <= 5
+
+
+def test_searches_that_go_back():
+    """Speculation, which would have to take tokens back out of a state, is refused by transformers itself."""
+    model = language_model()
+    with pytest.raises(ValueError, match="stateful"):
+        generate(model, prompts(), prompt_lookup_num_tokens=2)
+
+
+def test_saved_model_generates(tmp_path):
+    """A saved language model generates the same, and carries a state although config.use_cache is False."""
+    model = language_model().float()
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loaded.generation_config.use_cache
+    assert not loaded.config.use_cache
+    inputs = prompts()
+    assert torch.equal(generate(loaded, inputs, do_sample=False), generate(model, inputs, do_sample=False))

@@ -1,0 +1,252 @@
+"""Every head: what it reads, what it answers, its loss, and that it learns."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import EXAMPLES, Example, gradients_of, perturbed, tiny_config
+from torch import Tensor
+from torch.nn import functional
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+from modeling_dlr import (
+    DLRForCausalLM,
+    DLRForMaskedLM,
+    DLRForMultipleChoice,
+    DLRForSequencePairClassification,
+    language_heads_dlr,
+)
+from modeling_dlr.auto_dlr import AUTO_CLASSES
+
+by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+by_head = pytest.mark.parametrize("auto_class", [name for name in AUTO_CLASSES if name != "AutoModel"])
+by_size = pytest.mark.parametrize("size", [(1, 1), (3, 7), (2, 63), (1, 100)], ids=str)
+
+# One row per head: the logits' shape for a batch of b and a length of n.
+SHAPES: dict[str, Any] = {
+    "AutoModelForAudioClassification": lambda b, n: (b, 4),
+    "AutoModelForAudioFrameClassification": lambda b, n: (b, n, 4),
+    "AutoModelForCausalLM": lambda b, n: (b, n, 11),
+    "AutoModelForImageClassification": lambda b, n: (b, 4),
+    "AutoModelForMaskedLM": lambda b, n: (b, n, 11),
+    "AutoModelForMultipleChoice": lambda b, n: (b, 3),
+    "AutoModelForNextSentencePrediction": lambda b, n: (b, 4),
+    "AutoModelForQuestionAnswering": lambda b, n: (b, n),
+    "AutoModelForSemanticSegmentation": lambda b, n: (b, 4, 2, n),
+    "AutoModelForSequenceClassification": lambda b, n: (b, 4),
+    "AutoModelForTokenClassification": lambda b, n: (b, n, 4),
+}
+
+
+def build(auto_class: str, **fields: Any) -> tuple[PreTrainedModel, Example]:
+    example = EXAMPLES[auto_class]
+    return perturbed(AUTO_CLASSES[auto_class](tiny_config(**example.fields | fields))), example
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits; those of the first step for question answering."""
+    return output["start_logits" if "start_logits" in output else "logits"]
+
+
+def test_every_auto_class_has_an_example():
+    """The tables of the tests cover every Auto class, and every head has a shape."""
+    assert EXAMPLES.keys() == AUTO_CLASSES.keys()
+    assert SHAPES.keys() == AUTO_CLASSES.keys() - {"AutoModel"}
+
+
+@by_head
+@by_size
+def test_shapes_and_gradients(auto_class: str, size: tuple[int, int], device: torch.device):
+    """A head answers in its shape at every length, and its loss reaches every parameter."""
+    model, example = build(auto_class)
+    arguments = {name: value.to(device) for name, value in example.arguments(model.config, *size).items()}
+    output = model.to(device)(**arguments)
+    assert logits_of(output).shape == SHAPES[auto_class](*size)
+    if auto_class == "AutoModelForCausalLM" and size[1] == 1:
+        return  # there is no next token
+    output.loss.backward()
+    assert all(gradient.isfinite().all() for gradient in gradients_of(model).values())
+
+
+@by_head
+def test_tuples(auto_class: str):
+    """return_dict=False gives loss and logits in a tuple."""
+    model, example = build(auto_class)
+    arguments = example.arguments(model.eval().config)
+    output, as_tuple = model(**arguments), model(**arguments, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], output.loss)
+    assert torch.equal(as_tuple[1], logits_of(output))
+
+
+@by_auto_class
+def test_hidden_states(auto_class: str):
+    """output_hidden_states works for every head: the embeddings and every block."""
+    model, example = build(auto_class)
+    output = model(**example.inputs(model.config, 2, 7), output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+
+
+@by_head
+def test_one_batch_overfits(auto_class: str):
+    """Every head learns a batch by heart."""
+    example = EXAMPLES[auto_class]
+    # A causal model of random tokens, of random frames or of a random answer must tell all prefixes apart.
+    config = tiny_config(**example.fields | {"hidden_size": 24, "state_size": 17})
+    model = AUTO_CLASSES[auto_class](config)
+    arguments = example.arguments(config, 4, 5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    losses = []
+    for _ in range(80):
+        optimizer.zero_grad()
+        losses.append(model(**arguments).loss)
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.25 * losses[0], losses[-1]
+
+
+@by_head
+def test_main_input(auto_class: str):
+    """A model names the argument that pipelines and the Trainer should fill."""
+    model, example = build(auto_class)
+    (name,) = example.inputs(model.config, 1, 7)
+    assert model.main_input_name == name
+
+
+def test_language_losses():
+    """A causal model predicts the next token, a masked one the token itself; -100 is ignored."""
+    for head, shift in ((DLRForCausalLM, 1), (DLRForMaskedLM, 0)):
+        model = perturbed(head(tiny_config(bidirectional=head is DLRForMaskedLM))).double()
+        ids = torch.randint(1, 11, (2, 7))
+        labels = ids.clone()
+        labels[:, 3] = -100
+        output = model(input_ids=ids, labels=labels)
+        logits, targets = output.logits[:, : 7 - shift], labels[:, shift:]
+        expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        torch.testing.assert_close(output.loss.double(), expected, rtol=1e-6, atol=0)
+
+
+def test_logits_to_keep():
+    """A language model computes only the logits that are asked for."""
+    model = perturbed(DLRForCausalLM(tiny_config())).eval()
+    ids = torch.randint(1, 11, (2, 7))
+    full = model(input_ids=ids).logits
+    torch.testing.assert_close(model(input_ids=ids, logits_to_keep=2).logits, full[:, -2:])
+    torch.testing.assert_close(model(input_ids=ids, logits_to_keep=torch.tensor([0, 3])).logits, full[:, [0, 3]])
+
+
+def test_choices_are_scored_apart():
+    """A choice's score does not depend on the other choices, nor on padding."""
+    model = perturbed(DLRForMultipleChoice(tiny_config(bidirectional=True))).eval()
+    ids = torch.randint(1, 11, (2, 3, 7))
+    mask = torch.ones_like(ids)
+    mask[0, 1, 4:] = 0
+    logits = model(input_ids=ids, attention_mask=mask).logits
+    alone = model(input_ids=ids[:1, 1:2, :4]).logits
+    torch.testing.assert_close(logits[:1, 1:2], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_pair_features():
+    """A pair is classified by [a, b, a - b, a · b] of its pooled documents (official retrieval head)."""
+    model = perturbed(DLRForSequencePairClassification(tiny_config(bidirectional=True))).eval()
+    ids = torch.randint(1, 11, (2, 2, 7))
+    a, b = (model.model(input_ids=ids[:, side]).last_hidden_state.mean(1) for side in (0, 1))
+    expected = model.pair_classifier(torch.cat([a, b, a - b, a * b], dim=-1))
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pixels_in_raster_order():
+    """An image is read row by row, and a segmentation's logits stand where their pixels do."""
+    model, _ = build("AutoModelForSemanticSegmentation")
+    pixels = torch.randn(1, 3, 5, 7)
+    states = model.model(input_values=pixels.permute(0, 2, 3, 1).reshape(1, 35, 3)).last_hidden_state
+    logits = model.classifier(states).reshape(1, 5, 7, 4).permute(0, 3, 1, 2)
+    torch.testing.assert_close(model(pixel_values=pixels).logits, logits)
+
+
+def test_padded_sound():
+    """A recording's answer is the same with silence appended that the mask leaves out."""
+    model, _ = build("AutoModelForAudioClassification")
+    sound = torch.randn(1, 63)
+    mask = (torch.arange(100) < 63).long().unsqueeze(0)
+    padded = functional.pad(sound, (0, 37), value=9.0)
+    expected = model.eval()(input_values=sound).logits
+    torch.testing.assert_close(model(input_values=padded, attention_mask=mask).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tied_embeddings(tmp_path):
+    """Tied weights are one tensor, before and after saving; untied ones are two."""
+    for head, tied in ((DLRForCausalLM, True), (DLRForCausalLM, False), (DLRForMaskedLM, True)):
+        config = tiny_config(tie_word_embeddings=tied, bidirectional=head is DLRForMaskedLM)
+        model = perturbed(head(config))
+        model.save_pretrained(tmp_path)
+        for each in (model, head.from_pretrained(tmp_path)):
+            assert (each.lm_head.weight is each.model.embed_tokens.weight) == tied
+            assert torch.equal(each.lm_head.weight, model.lm_head.weight)
+        model.resize_token_embeddings(17, mean_resizing=False)
+        assert model.lm_head.weight.shape == model.model.embed_tokens.weight.shape == (17, 3)
+        assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+
+
+# The head, its fields, its inputs, and what the message must contain.
+REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], list[str]]] = {
+    "next token of both sides": (
+        "AutoModelForCausalLM",
+        {"bidirectional": True},
+        {},
+        ["bidirectional", "DLRForMaskedLM"],
+    ),
+    "hidden values": ("AutoModelForMaskedLM", {"input_size": 3}, {}, ["predicts tokens", "input_size=3", "vocab_size"]),
+    "sound as tokens": ("AutoModelForAudioClassification", {"vocab_size": 5}, {}, ["vocab_size=5", "set input_size"]),
+    "pixels as tokens": ("AutoModelForImageClassification", {"vocab_size": 5}, {}, ["vocab_size=5", "set input_size"]),
+    "wrong channels": (
+        "AutoModelForImageClassification",
+        {"input_size": 1},
+        {"pixel_values": torch.zeros(1, 3, 2, 2)},
+        ["input_size=1", "[1, 3, 2, 2]", "convert images"],
+    ),
+    "image without a batch": (
+        "AutoModelForSemanticSegmentation",
+        {"input_size": 3},
+        {"pixel_values": torch.zeros(3, 2, 2)},
+        ["[batch, input_size=3", "[3, 2, 2]"],
+    ),
+    "one choice": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(2, 7, dtype=torch.long)},
+        ["input_ids", "[batch, sequences, length", "[2, 7]"],
+    ),
+    "no such choice": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 2, 7, dtype=torch.long), "labels": torch.tensor([2])},
+        ["num_labels-1 = 1", "got 2"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("auto_class", "fields", "inputs", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(auto_class: str, fields: dict[str, Any], inputs: dict[str, Tensor], says: list[str]):
+    """What a head cannot be built for or cannot read is refused with the rule, the value and the cure."""
+    fields = {"vocab_size": None, "pad_token_id": None} | fields if "input_size" in fields else fields
+    with pytest.raises(ValueError, match=r".*") as caught:
+        AUTO_CLASSES[auto_class](tiny_config(**fields))(**inputs)
+    assert all(part in str(caught.value) for part in says), caught.value
+
+
+def test_masked_model_of_one_side_warns_once(caplog: pytest.LogCaptureFixture):
+    """A masked language model on a causal configuration says what it cannot see, once."""
+    logger = "modeling_dlr.language_heads_dlr"
+    language_heads_dlr.logger.warning_once.cache_clear()
+    language_heads_dlr.logger.propagate = True
+    with caplog.at_level("WARNING", logger=logger):
+        for _ in range(2):
+            DLRForMaskedLM(tiny_config())
+    assert len([record for record in caplog.records if "bidirectional=True" in record.message]) == 1
+
+
+def test_image_head_by_its_auto_class():
+    """AutoModelForImageClassification.from_config builds the registered head."""
+    config = tiny_config(input_size=3)
+    assert type(AutoModelForImageClassification.from_config(config)) is AUTO_CLASSES["AutoModelForImageClassification"]

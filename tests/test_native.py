@@ -1,0 +1,180 @@
+"""What transformers expects of a model of its own, for every head."""
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import BIDIRECTIONAL, EXAMPLES, VOCABULARY, assert_same_tensors, perturbed, tiny_config
+from torch import nn
+from transformers import (
+    AutoConfig,
+    DataCollatorForLanguageModeling,
+    GenerationMixin,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
+
+from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForMaskedLM, DLRModel
+from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.tokenization import byte_tokenizer
+
+by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+HYBRID = {"hidden_size": 8, "layer_types": ["dlr", "local_attention"]}
+
+
+def build(auto_class: str, **fields: Any) -> PreTrainedModel:
+    return perturbed(AUTO_CLASSES[auto_class](tiny_config(**EXAMPLES[auto_class].fields | fields)).eval())
+
+
+def answer(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs)[0]
+
+
+@by_auto_class
+def test_configuration_round_trip(auto_class: str, tmp_path: Path):
+    """The configuration of a saved model is the same through AutoConfig, a dict, JSON and a copy."""
+    model = build(auto_class, **HYBRID)
+    model.save_pretrained(tmp_path)
+    config = model.config
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    for other in (loaded, DLRConfig.from_dict(config.to_dict()), copy.deepcopy(config)):
+        assert type(other) is DLRConfig
+        assert other.layer_types == ["dlr", "local_attention"]
+        assert other.to_dict().keys() == config.to_dict().keys()
+    differing = {key for key, value in loaded.to_dict().items() if value != config.to_dict()[key]}
+    assert differing <= {"_name_or_path", "architectures", "dtype"}
+
+
+@by_auto_class
+def test_recorded_hidden_states(auto_class: str):
+    """Hidden states are recorded by argument and by configuration: one of the embeddings and one per block."""
+    model = build(auto_class)
+    inputs = EXAMPLES[auto_class].inputs(model.config, 2, 7)
+    by_argument = model(**inputs, output_hidden_states=True).hidden_states
+    model.config.output_hidden_states = True
+    by_configuration = model(**inputs).hidden_states
+    assert len(by_argument) == len(by_configuration) == model.config.num_hidden_layers + 1
+    assert all(torch.equal(one, other) for one, other in zip(by_argument, by_configuration, strict=True))
+    assert len({state.shape for state in by_argument}) == 1
+
+
+@by_auto_class
+def test_backbone_is_found_by_its_prefix(auto_class: str):
+    """A head calls its backbone `model`, by which transformers finds it."""
+    model = build(auto_class)
+    assert model.base_model_prefix == "model"
+    assert type(model.base_model) is DLRModel
+    assert (model.base_model is model) == (auto_class == "AutoModel")
+
+
+@by_auto_class
+def test_names_for_sharding(auto_class: str):
+    """What must not be split, and what the default FSDP plan wraps, are modules that exist."""
+    model = build(auto_class)
+    kinds = {type(module).__name__ for module in model.modules()}
+    assert set(model._no_split_modules or []) <= kinds
+    names = dict(model.base_model.named_modules())
+    assert {"layers.0", "norm"} <= names.keys()
+    if model.config.vocab_size is not None:
+        assert "embed_tokens" in names
+
+
+@by_auto_class
+def test_embeddings(auto_class: str):
+    """Models of tokens hand out their embedding, language models their output, and models of values have neither."""
+    model = build(auto_class)
+    if model.config.vocab_size is None:
+        assert not any(isinstance(module, nn.Embedding) for module in model.modules())
+    else:
+        assert model.get_input_embeddings() is model.base_model.embed_tokens
+    language = isinstance(model, (DLRForCausalLM, DLRForMaskedLM))
+    assert (model.get_output_embeddings() is not None) == language
+    assert isinstance(model, GenerationMixin) == model.can_generate() == isinstance(model, DLRForCausalLM)
+
+
+@by_auto_class
+def test_built_on_the_meta_device(auto_class: str, tmp_path: Path):
+    """A model is built without memory or numbers, and loading fills every parameter and buffer."""
+    model = build(auto_class, **HYBRID)
+    with torch.device("meta"):
+        empty = AUTO_CLASSES[auto_class](copy.deepcopy(model.config))
+    assert {tensor.device.type for tensor in empty.state_dict().values()} == {"meta"}
+    assert empty.state_dict().keys() == model.state_dict().keys()
+    model.save_pretrained(tmp_path)
+    loaded = AUTO_CLASSES[auto_class].from_pretrained(tmp_path, device_map="cpu")
+    assert_same_tensors(loaded.state_dict(), model.state_dict())
+
+
+@by_auto_class
+def test_offloaded_to_disk(auto_class: str, tmp_path: Path):
+    """Accelerate can keep blocks on disk and bring them in one by one: the answers are the same."""
+    model = build(auto_class)
+    model.save_pretrained(tmp_path / "model")
+    prefix = "" if auto_class == "AutoModel" else "model."
+    places = {name: "cpu" for name, _ in model.named_children() if name not in ("model", "layers")}
+    places |= {f"{prefix}{name}": "cpu" for name, _ in model.base_model.named_children() if name != "layers"}
+    places |= {f"{prefix}layers.0": "cpu", f"{prefix}layers.1": "disk"}
+    loaded = AUTO_CLASSES[auto_class].from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "offload"
+    )
+    inputs = EXAMPLES[auto_class].inputs(model.config, 2, 7)
+    torch.testing.assert_close(answer(loaded, inputs), answer(model, inputs), rtol=0, atol=0)
+
+
+@by_auto_class
+def test_copies(auto_class: str):
+    """A model can be copied and pickled (as processes of a pool do): the copy answers the same."""
+    model = build(auto_class)
+    inputs = EXAMPLES[auto_class].inputs(model.config, 2, 7)
+    expected = answer(model, inputs)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):  # noqa: S301 - made in the line itself
+        assert torch.equal(answer(other, inputs), expected)
+
+
+@by_auto_class
+def test_same_seed_same_model(auto_class: str):
+    """The same seed draws the same model, and evaluation draws nothing."""
+    config = build(auto_class).config
+    models = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        models.append(AUTO_CLASSES[auto_class](copy.deepcopy(config)).eval())
+    assert_same_tensors(models[0].state_dict(), models[1].state_dict())
+    inputs = EXAMPLES[auto_class].inputs(config, 2, 7)
+    assert torch.equal(answer(models[0], inputs), answer(models[0], inputs))
+
+
+@by_auto_class
+def test_extra_outputs_of_tokenizers(auto_class: str):
+    """What tokenizers and collators emit besides does not disturb any head that reads tokens."""
+    model = build(auto_class)
+    inputs = EXAMPLES[auto_class].inputs(model.config, 2, 7)
+    if "input_ids" not in inputs:
+        return
+    extra = {"token_type_ids": torch.zeros_like(inputs["input_ids"])}
+    assert torch.equal(answer(model, inputs | extra), answer(model, inputs))
+
+
+@pytest.mark.parametrize("head", [DLRForCausalLM, DLRForMaskedLM])
+def test_language_model_in_the_trainer(head: type[PreTrainedModel], tmp_path: Path):
+    """The stock Trainer and collator train a language model on text: the loss falls."""
+    tokenizer = byte_tokenizer()
+    fields = BIDIRECTIONAL if head is DLRForMaskedLM else VOCABULARY
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 16, "state_size": 8, "initializer_range": 0.02}
+    model = head(tiny_config(**fields | sizes))
+    texts = [{"input_ids": tokenizer("abracadabra " * 3)["input_ids"]} for _ in range(32)]
+    masked = head is DLRForMaskedLM
+    arguments = TrainingArguments(
+        str(tmp_path), use_cpu=True, report_to="none", learning_rate=0.02, num_train_epochs=10, logging_steps=4,
+        per_device_train_batch_size=8, gradient_accumulation_steps=2, save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=masked, seed=0)
+    trainer = Trainer(model, arguments, train_dataset=texts, data_collator=collate)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < 0.5 * losses[0], losses

@@ -1,0 +1,152 @@
+"""Several documents in one row: computed as if each were alone."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import KERNELS, draw_input, gradients_of, perturbed, tiny_config
+from tolerances import assert_close
+from transformers import DataCollatorWithFlattening
+
+from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
+from modeling_dlr.layout_dlr import Layout, apart, split_documents
+
+LENGTHS = [7, 1, 63, 30, 1, 33]
+BOUNDARIES = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()])
+POSITIONS = torch.cat([torch.arange(length) for length in LENGTHS]).unsqueeze(0)
+
+MODELS: dict[str, dict[str, Any]] = {
+    "causal": {},
+    "bidirectional": {"bidirectional": True},
+    "batch norm": {"norm_type": "batch", "norm_position": "post", "bidirectional": True},
+    "short kernel": {"kernel_parameters": {"max_length": 5}, "bidirectional": True},
+    **{name: {"kernel_parameters": parameters, "bidirectional": True} for name, parameters in KERNELS.items()},
+}
+PACKINGS = {"boundaries": {"cu_seq_lens_q": BOUNDARIES}, "positions": {"position_ids": POSITIONS}}
+by_packing = pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS.keys())
+
+
+@by_packing
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS.keys())
+def test_documents_are_alone(fields: dict[str, Any], packing: dict[str, Any]):
+    """Hidden states and gradients are those of running the documents one by one."""
+    model = perturbed(DLRModel(tiny_config(**fields)).eval()).double()
+    ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
+    packed = model(ids, **packing).last_hidden_state
+    packed.square().sum().backward()
+    gradients = gradients_of(model)
+    model.zero_grad()
+    apart_states = torch.cat([model(part).last_hidden_state for part in ids.split(LENGTHS, dim=1)], dim=1)
+    apart_states.square().sum().backward()
+    assert_close(packed, apart_states, torch.float64)
+    for name, expected in gradients_of(model).items():
+        torch.testing.assert_close(gradients[name], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_several_rows():
+    """Positions may restart anywhere in several rows."""
+    model = perturbed(DLRModel(tiny_config()).eval()).double()
+    ids = draw_input("tokens", model.config, 2, 20)["input_ids"]
+    positions = torch.stack([torch.arange(20), torch.cat([torch.arange(13), torch.arange(7)])])
+    states = model(ids, position_ids=positions).last_hidden_state
+    assert_close(states[:1], model(ids[:1]).last_hidden_state, torch.float64)
+    assert_close(states[1:, 13:], model(ids[1:, 13:]).last_hidden_state, torch.float64)
+
+
+def test_boundaries_win_over_the_mask():
+    """What the boundaries say is a document is one, whatever the mask says."""
+    model = perturbed(DLRModel(tiny_config()).eval())
+    ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[:, 100:] = 0
+    expected = model(ids, cu_seq_lens_q=BOUNDARIES).last_hidden_state
+    assert torch.equal(model(ids, attention_mask=mask, cu_seq_lens_q=BOUNDARIES).last_hidden_state, expected)
+
+
+def test_padded_row_of_documents():
+    """Padding behind the documents of a row reaches none of them, whatever positions it has."""
+    model = perturbed(DLRModel(tiny_config(bidirectional=True)).eval()).double()
+    ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
+    expected = model(ids, position_ids=POSITIONS).last_hidden_state
+    padded, mask = torch.nn.functional.pad(ids, (3, 5), value=7), torch.nn.functional.pad(torch.ones_like(ids), (3, 5))
+    for padding in (0, 1):
+        positions = torch.nn.functional.pad(POSITIONS, (3, 5), value=padding)
+        states = model(padded, attention_mask=mask, position_ids=positions).last_hidden_state
+        assert_close(states[:, 3:-5], expected, torch.float64)
+
+
+def test_positions_of_padded_rows_are_no_documents():
+    """Positions that transformers counts from a mask, repeated in the padding, mark no documents."""
+    model = perturbed(DLRModel(tiny_config()).eval())
+    ids = draw_input("tokens", model.config, 2, 9)["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    positions = (mask.cumsum(1) - 1).masked_fill(mask == 0, 0)
+    expected = model(ids, attention_mask=mask).last_hidden_state
+    assert torch.equal(model(ids, attention_mask=mask, position_ids=positions).last_hidden_state, expected)
+
+
+def test_flattening_collator():
+    """transformers' collator for packed rows: the loss is that of the documents in a padded batch."""
+    model = perturbed(DLRForCausalLM(tiny_config()).eval()).double()
+    texts = [draw_input("tokens", model.config, 1, length)["input_ids"][0].tolist() for length in LENGTHS if length > 1]
+    collate = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_tensors="pt")
+    batch = collate([{"input_ids": text} for text in texts])
+    loss = model(**batch).loss
+    sums = [model(torch.tensor([text]), labels=torch.tensor([text])).loss * (len(text) - 1) for text in texts]
+    torch.testing.assert_close(loss, sum(sums) / sum(len(text) - 1 for text in texts), rtol=1e-6, atol=0)
+
+
+def test_token_head():
+    """A head that answers every step works on packed rows."""
+    model = perturbed(DLRForTokenClassification(tiny_config(bidirectional=True)).eval()).double()
+    ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
+    expected = torch.cat([model(part).logits for part in ids.split(LENGTHS, dim=1)], dim=1)
+    assert_close(model(ids, cu_seq_lens_q=BOUNDARIES).logits, expected, torch.float64)
+
+
+@by_packing
+def test_a_pooled_row_is_refused(packing: dict[str, Any]):
+    """A head that pools a row says that documents need rows of their own."""
+    model = DLRForSequenceClassification(tiny_config())
+    with pytest.raises(ValueError, match="several documents share a row: give every document a row of its own"):
+        model(**draw_input("tokens", model.config, 1, sum(LENGTHS)), **packing)
+
+
+REFUSED = {
+    "not to the end": (1, {"cu_seq_lens_q": torch.tensor([0, 5])}, "rise from 0 to the 7 steps"),
+    "an empty document": (1, {"cu_seq_lens_q": torch.tensor([0, 5, 5, 7])}, "leave out empty documents"),
+    "not from the start": (1, {"cu_seq_lens_q": torch.tensor([2, 7])}, "rise from 0"),
+    "several rows": (2, {"cu_seq_lens_q": torch.tensor([0, 7])}, "one row of documents, got 2 rows"),
+    "positions of another length": (1, {"position_ids": torch.arange(5).unsqueeze(0)}, r"\[1, 7\].*got \[1, 5\]"),
+    "a state": (1, {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3]]), "use_cache": True}, "no single state"),
+}
+
+
+@pytest.mark.parametrize(("rows", "arguments", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(rows: int, arguments: dict[str, Any], says: str):
+    """Boundaries that do not fit are refused."""
+    model = DLRModel(tiny_config())
+    with pytest.raises(ValueError, match=says):
+        model(**draw_input("tokens", model.config, rows, 7), **arguments)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
+def test_apart(density: float):
+    """Documents come back where they were, and padding them to one length at most doubles the work."""
+    x = torch.randn(3, 100, 2, requires_grad=True)
+    documents = split_documents(torch.rand(3, 100) < density)
+    if documents is None:
+        assert density == 0.0
+        return
+
+    def doubled(part: torch.Tensor, layout: Layout) -> torch.Tensor:
+        assert layout.mask is not None
+        assert part.shape[:2] == layout.mask.shape
+        return 2 * part
+
+    y = apart(x, documents, doubled)
+    assert torch.equal(y, 2 * x)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert torch.equal(gradient, torch.full_like(x, 2))
+    assert sum(group.mask.numel() for group in documents) <= 2 * 300

@@ -1,0 +1,235 @@
+"""Going on from a cache: chunks, steps and the whole give the same answers, for every kernel that has a recurrence."""
+
+import copy
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from families import FAMILIES, moved
+from tiny import HEADS, INPUTS, draw_input, gradients_of, perturbed, tiny_config
+from tolerances import assert_close
+from torch import Tensor
+from transformers import DynamicCache, StaticCache
+
+from modeling_dlr import DLRForSequenceClassification, DLRModel, detach_cache
+from modeling_dlr.ops_dlr import State
+from modeling_dlr.pooling_dlr import POOLINGS
+from modeling_dlr.streaming_dlr import stream
+
+RECURRENT = {name: family for name, family in FAMILIES.items() if family.kernel(1, 3, 5).no_recurrence_because is None}
+CUTS = {"steps": [1] * 63, "chunks": [7, 40, 1, 1, 14], "prompt and steps": [60, 1, 1, 1], "one chunk": [63]}
+by_cuts = pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS.keys())
+
+
+def masked_recurrence(kernel: Any, u: Tensor, mask: Tensor, start: Any) -> tuple[list[Any], Any]:
+    """Outputs of the steps that count and the last state of each row by the oracle, with padding taken out first."""
+    spectrum = kernel.recurrence()
+    poles = torch.exp(spectrum.decay + 1j * spectrum.angle).detach().numpy()
+    weights = torch.complex(spectrum.weights_real, spectrum.weights_imag).detach().numpy()
+    skip = torch.zeros(*weights.shape[:2]).double().numpy()
+    rows, states = [], []
+    for row, steps, state in zip(u.numpy(), mask.numpy(), start, strict=True):
+        y, last = oracle.recurrence(poles, weights, skip, row[steps][None], state[None])
+        rows.append(y[0])
+        states.append(last[0])
+    return rows, states
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_padding_neither_adds_to_a_state_nor_moves_it(name: str):
+    """From any state, with padding left, right and inside, outputs and last states are those without the padding."""
+    kernel = moved(RECURRENT[name].kernel(2, 3, 5))
+    L = 31
+    u = torch.randn(5, L, 3, dtype=torch.float64)
+    mask = torch.ones(5, L, dtype=torch.bool)
+    mask[1, :9], mask[2, 20:], mask[3, 5:8], mask[4] = False, False, False, torch.rand(L) < 0.5
+    start = State(*torch.randn(2, 5, 3, 5, dtype=torch.float64))
+    skip = torch.zeros(2, 3, dtype=torch.float64)
+    zeroed = u.masked_fill(~mask.unsqueeze(-1), 0)
+    y, last = stream(kernel.recurrence(), skip, zeroed, start, mask, lambda: kernel(L))
+    expected, states = masked_recurrence(kernel, u, mask, torch.complex(*start).numpy())
+    for row, steps, answer in zip(y, mask, expected, strict=True):
+        assert_close(row[steps], answer, torch.float64)
+    for row in range(5):
+        assert_close(last.real[row], states[row].real, torch.float64)
+        assert_close(last.imag[row], states[row].imag, torch.float64)
+
+
+def streamed(model: Any, name: str, values: Tensor, cuts: list[int], **masks: Tensor) -> list[Any]:
+    """Outputs chunk by chunk through one cache."""
+    cache = DynamicCache(config=model.config)
+    outputs, start = [], 0
+    for size in cuts:
+        chunk = slice(start, start + size)
+        mask = {key: mask[:, : chunk.stop] for key, mask in masks.items()}
+        outputs.append(model(**{name: values[:, chunk]}, **mask, past_key_values=cache))
+        start += size
+    assert cache.get_seq_length() == start
+    return outputs
+
+
+@pytest.mark.parametrize("cuts", [CUTS["chunks"], [5] + 9 * [1] + [49]], ids=str)
+@pytest.mark.parametrize("name", RECURRENT)
+def test_chunks_are_the_whole(name: str, cuts: list[int]):
+    """Hidden states of a sequence given in pieces are those of the whole, switching between convolution and steps."""
+    kernel = RECURRENT[name].options
+    fields = {"kernel_parameters": kernel, "num_kernel_channels": 2, "channel_gate_act": "silu"}
+    model = perturbed(DLRModel(tiny_config(**fields)).eval()).double()
+    ids = draw_input("tokens", model.config, 2, 63)["input_ids"]
+    parts = torch.cat([part.last_hidden_state for part in streamed(model, "input_ids", ids, cuts)], dim=1)
+    assert_close(parts, model(input_ids=ids).last_hidden_state, torch.float64)
+
+
+@pytest.mark.parametrize("kind", INPUTS)
+def test_every_input_can_be_streamed(kind: str):
+    """The same holds for embeddings and values."""
+    model = perturbed(DLRModel(tiny_config(**INPUTS[kind][1])).eval()).double()
+    ((argument, values),) = draw_input(kind, model.config, 2, 63).items()
+    values = values.double() if values.is_floating_point() else values
+    parts = [part.last_hidden_state for part in streamed(model, argument, values, CUTS["prompt and steps"])]
+    assert_close(torch.cat(parts, dim=1), model(**{argument: values}).last_hidden_state, torch.float64)
+
+
+@by_cuts
+def test_chunks_in_float32(cuts: list[int]):
+    """In float32 they agree to 1e-5."""
+    model = perturbed(DLRModel(tiny_config(hidden_size=17, state_size=33)).eval())
+    ids = draw_input("tokens", model.config, 2, 63)["input_ids"]
+    parts = torch.cat([part.last_hidden_state for part in streamed(model, "input_ids", ids, cuts)], dim=1)
+    assert_close(parts, model(input_ids=ids).last_hidden_state, torch.float32)
+
+
+@by_cuts
+@pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
+def test_poolings_of_a_stream(cuts: list[int], cache_class: type):
+    """A sequence head that is given pieces, padded or not, answers as if it had been given the whole."""
+    for pooling in POOLINGS:
+        model = perturbed(DLRForSequenceClassification(tiny_config(pooling=pooling)).eval()).double()
+        ids = draw_input("tokens", model.config, 3, 63)["input_ids"]
+        mask = torch.ones_like(ids)
+        mask[0, :9], mask[1, 50:] = 0, 0
+        for masks in ({}, {"attention_mask": mask}):
+            last = streamed(model, "input_ids", ids, cuts, **masks)[-1]
+            assert_close(last.logits, model(input_ids=ids, **masks).logits, torch.float64)
+
+
+def test_token_head_of_a_stream():
+    """A token head answers every piece as it answers the whole."""
+    model = perturbed(HEADS["token head"](tiny_config()).eval()).double()
+    ids = draw_input("tokens", model.config, 2, 63)["input_ids"]
+    parts = torch.cat([part.logits for part in streamed(model, "input_ids", ids, CUTS["chunks"])], dim=1)
+    assert_close(parts, model(input_ids=ids).logits, torch.float64)
+
+
+def test_mask_of_a_piece():
+    """The mask of a piece may be of the piece alone, so that nothing grows with the length of a stream."""
+    model = perturbed(DLRModel(tiny_config()).eval()).double()
+    ids = draw_input("tokens", model.config, 2, 20)["input_ids"]
+    mask = torch.ones_like(ids)
+    mask[0, 12:15] = 0
+    whole, short = DynamicCache(config=model.config), DynamicCache(config=model.config)
+    for steps in (slice(0, 10), slice(10, 20)):
+        expected = model(ids[:, steps], attention_mask=mask[:, : steps.stop], past_key_values=whole)
+        actual = model(ids[:, steps], attention_mask=mask[:, steps], past_key_values=short)
+        assert torch.equal(actual.last_hidden_state, expected.last_hidden_state)
+
+
+def test_state_of_constant_size():
+    """However many steps it has seen, a cache holds the same number of numbers, and says how many steps they were."""
+    model = perturbed(DLRForSequenceClassification(tiny_config()).eval())
+    cache, sizes = DynamicCache(config=model.config), []
+    with torch.no_grad():
+        for _ in range(5):
+            model(**draw_input("tokens", model.config, 2, 100), past_key_values=cache)
+            sizes.append(sum(part.numel() for layer in cache.layers for part in (layer.keys, layer.values)))
+    assert len(set(sizes)) == 1
+    assert cache.get_seq_length() == 500
+    cache.reset()
+    assert cache.get_seq_length() == 0
+
+
+def test_gradient_through_a_carried_state():
+    """Gradients flow through the cache as through the whole sequence; detach_cache cuts them there."""
+    model = perturbed(DLRModel(tiny_config())).double()
+    ids = draw_input("tokens", model.config, 2, 20)["input_ids"]
+
+    def gradients(cut: bool) -> dict[str, Tensor]:
+        model.zero_grad()
+        cache = DynamicCache(config=model.config)
+        first = model(ids[:, :12], past_key_values=cache).last_hidden_state
+        if cut:
+            detach_cache(cache)
+        second = model(ids[:, 12:], past_key_values=cache).last_hidden_state
+        (first.square().sum() + second.square().sum()).backward()
+        return gradients_of(model)
+
+    carried, truncated = gradients(False), gradients(True)
+    model.zero_grad()
+    model(ids).last_hidden_state.square().sum().backward()
+    for name, expected in gradients_of(model).items():
+        torch.testing.assert_close(carried[name], expected, rtol=1e-9, atol=1e-9)
+    assert any(not torch.allclose(truncated[name], carried[name], rtol=1e-3) for name in carried)
+
+
+def test_batches_of_a_cache():
+    """A cache's sequences can be reordered, repeated and chosen, as beam search does."""
+    model = perturbed(DLRModel(tiny_config()).eval()).double()
+    ids = draw_input("tokens", model.config, 3, 20)["input_ids"]
+    rows = torch.tensor([2, 0])
+    expected = model(ids[rows]).last_hidden_state[:, 12:]
+    for change in ("reorder_cache", "batch_select_indices"):
+        cache = model(ids[:, :12], use_cache=True).past_key_values
+        getattr(cache, change)(rows)
+        assert_close(model(ids[rows, 12:], past_key_values=cache).last_hidden_state, expected, torch.float64)
+    cache = model(ids[:, :12], use_cache=True).past_key_values
+    cache.batch_repeat_interleave(2)
+    repeated = ids.repeat_interleave(2, dim=0)
+    answer = model(repeated[:, 12:], past_key_values=cache).last_hidden_state
+    assert_close(answer, model(repeated).last_hidden_state[:, 12:], torch.float64)
+    with pytest.raises(ValueError, match="cannot be cropped"):
+        cache.crop(-1)
+
+
+# Fields of the model, of the model that made the cache (None: there is none), and what the message must contain.
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, list[str]]] = {
+    "both directions": ({"bidirectional": True}, None, ["bidirectional=True", "use_cache=False"]),
+    "a convolution only": ({"kernel_parameters": {"kernel_type": "sgconv"}}, None, ["SGConv", "use_cache=False"]),
+    "a kernel cut off": ({"kernel_parameters": {"max_length": 8}}, None, ["max_length=8", "use_cache=False"]),
+    "a product": ({"kernel_parameters": {"read_out": "prod"}}, None, ["'prod'", "use_cache=False"]),
+    "more layers": (
+        {"num_hidden_layers": 3},
+        {},
+        ["layers", "'dlr', 'dlr', 'dlr'", "DynamicCache(config=model.config)"],
+    ),
+    "another state": ({"state_size": 7}, {}, ["(3, 5)", "(3, 7)", "another model"]),
+}
+
+
+@pytest.mark.parametrize(("fields", "made_by", "says"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(fields: dict[str, Any], made_by: dict[str, Any] | None, says: list[str]):
+    """A cache that cannot be is refused with the reason and the cure, before anything is computed or changed."""
+    model = DLRModel(tiny_config(**fields)).eval()
+    ids = draw_input("tokens", model.config, 2, 7)["input_ids"]
+    cache = None
+    if made_by is not None:
+        with torch.no_grad():
+            cache = DLRModel(tiny_config(**made_by)).eval()(ids, use_cache=True).past_key_values
+    before = copy.deepcopy(cache)
+    with pytest.raises(ValueError, match="cache") as caught:
+        model(ids, past_key_values=cache, use_cache=True)
+    assert all(part in str(caught.value) for part in says), caught.value
+    if cache is not None and before is not None:
+        for layer, earlier in zip(cache.layers, before.layers, strict=True):
+            assert torch.equal(layer.keys, earlier.keys)
+            assert layer.get_seq_length() == earlier.get_seq_length() == 7
+
+
+def test_another_batch():
+    """A cache of another number of sequences is refused."""
+    model = DLRModel(tiny_config()).eval()
+    cache = model(**draw_input("tokens", model.config, 2, 7), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"batch of 2 sequences, got 3"):
+        model(**draw_input("tokens", model.config, 3, 7), past_key_values=cache)
+    with pytest.raises(ValueError, match=r"DynamicCache\(config=model.config\)"):
+        model(**draw_input("tokens", model.config, 2, 7), past_key_values=DynamicCache())
