@@ -1,6 +1,8 @@
 """A checkpoint of the official DLR and DSS code, or of S4D, as a model folder with the right head."""
 
+import hashlib
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_dlr import DLRForSequenceClassification, DLRForTokenClassification, DLRPreTrainedModel, SGConvKernel
 
+from .card import CardOptions, write_card
 from .checkpoint import read_checkpoint, read_hyper_parameters
 from .diagonalise import diagonalise
 from .errors import InputError
@@ -43,6 +46,7 @@ def convert(
     head: str | None = None,
     tokenizer: str | None = None,
     dtype: str = "float32",
+    card: CardOptions | None = None,
 ) -> Conversion:
     """Write the model of a checkpoint into a new folder.
 
@@ -53,6 +57,7 @@ def convert(
         head: "sequence" or "token", if the data set is not one of the official code.
         tokenizer: the folder or name of a tokenizer that is saved beside a model of tokens.
         dtype: "float32" or "float64", of the parameters.
+        card: what its model card says.
 
     Raises:
         InputError: for a checkpoint or hyper-parameters that do not fit, listing every tensor left over or missing.
@@ -65,7 +70,22 @@ def convert(
         conversion.model.save_pretrained(staging)
         if words is not None:
             words.save_pretrained(staging)
+        write_card(staging, _described(card or CardOptions(), folder, checkpoint, conversion.residual))
     return conversion
+
+
+def _described(card: CardOptions, folder: Path, checkpoint: Path, residual: float | None) -> CardOptions:
+    """The card's options, with the folder's final name and where the weights come from."""
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    facts = [f"Converted from the checkpoint `{checkpoint.name}` (SHA-256 `{digest}`)."]
+    if residual is not None:
+        facts.append(f"Its kernels of S4 were made diagonal, with an error of {residual:.1g} of the largest tap.")
+    return replace(
+        card,
+        title=card.title or folder.resolve().name,
+        repo_id=card.repo_id or f"your-name/{folder.resolve().name}",
+        facts=[*facts, *card.facts],
+    )
 
 
 def convert_tensors(

@@ -5,6 +5,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from hub_upload import convert as convert_module
+from hub_upload.card import CardOptions
 from hub_upload.checkpoint import read_checkpoint
-from hub_upload.convert import convert
 from hub_upload.errors import InputError
 from modeling_dlr import DLRPreTrainedModel
 from modeling_dlr.tokenization import byte_tokenizer
@@ -28,6 +29,8 @@ from modeling_dlr.tokenization import byte_tokenizer
 HYPER_PARAMETERS = json.loads((GOLDEN / "hyper_parameters.json").read_text(encoding="utf-8"))
 AUTO = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 CASE = "b_listops_subtrees__dlr"
+
+convert = partial(convert_module.convert, card=CardOptions(picture=False))
 
 
 def state_dict_of(case: str) -> dict[str, Tensor]:

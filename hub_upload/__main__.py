@@ -1,0 +1,171 @@
+"""From a checkpoint or a training run to a Hub repository that anybody can load.
+
+    modeling-dlr-hub convert last.ckpt my-model      official DLR, DSS or S4D checkpoint to model folder
+    modeling-dlr-hub card my-model --language en     write its model card
+    modeling-dlr-hub verify my-model                 load it as a stranger would
+    modeling-dlr-hub push my-model me/my-model       verify, then upload in one commit
+
+Exit codes: 0 done; 1 the folder is not ready; 2 wrong input; 3 the Hub refused; 4 the Hub has newer commits.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .card import CardOptions, write_card
+from .convert import DTYPES, HEADS, convert
+from .errors import HubUploadError
+from .push import PushOptions, dry_run, push
+from .verify import verify
+
+_CONVERT = """examples:
+  modeling-dlr-hub convert last.ckpt my-model
+  modeling-dlr-hub convert weights.safetensors my-model --hyper-parameters run.yaml
+  modeling-dlr-hub convert last.ckpt my-model --tokenizer my-tokenizer --head token
+  modeling-dlr-hub convert s4.ckpt my-model --hyper-parameters s4.json --dtype float64
+
+A checkpoint is read as data: nothing in it is run. Every tensor must find its place, or the error lists what does not.
+"""
+_CARD = """examples:
+  modeling-dlr-hub card outputs/bbc-news --language en --dataset "BBC News"
+  modeling-dlr-hub card my-model --repo-id me/my-model --limit "It knows British newspapers only."
+
+Metrics, baselines and the recipe are read from results.json, where the run has left one.
+"""
+_VERIFY = """examples:
+  modeling-dlr-hub verify my-model
+
+The folder is loaded in a fresh process that cannot import this package. Exit code 1 comes with a list of what is wrong.
+"""
+_PUSH = """examples:
+  modeling-dlr-hub push my-model me/my-model --dry-run
+  modeling-dlr-hub push my-model me/my-model --private
+  modeling-dlr-hub push my-model me/my-model --pull-request
+  modeling-dlr-hub push my-model me/my-model --branch v2 --message "Train longer"
+  modeling-dlr-hub push my-model me/my-demo --repo-type space --model-id me/my-model
+
+It needs an access token, of `hf auth login` or in HF_TOKEN. Exit code 4 means that the repository has commits that this
+folder does not know; nothing was overwritten.
+"""
+
+
+def _run_convert(options: argparse.Namespace) -> None:
+    done = convert(
+        options.checkpoint,
+        options.folder,
+        hyper_parameters=options.hyper_parameters,
+        head=options.head,
+        tokenizer=options.tokenizer,
+        dtype=options.dtype,
+        card=_card_options(options),
+    )
+    if done.residual is not None:
+        print(f"kernels of S4 made diagonal: the largest error of a tap is {done.residual:.1g} of the largest tap")
+    print(f"{type(done.model).__name__} of {done.model.num_parameters():,} parameters is in {options.folder}")
+
+
+def _run_card(options: argparse.Namespace) -> None:
+    print(f"wrote {write_card(options.folder, _card_options(options))}")
+
+
+def _card_options(options: argparse.Namespace) -> CardOptions:
+    return CardOptions(
+        repo_id=options.repo_id,
+        title=options.title,
+        license=options.license,
+        language=options.language,
+        dataset=options.dataset,
+        limits=options.limit,
+        picture=options.picture,
+    )
+
+
+def _run_verify(options: argparse.Namespace) -> None:
+    for fact in verify(options.folder).facts:
+        print(f"ok: {fact}")
+
+
+def _run_push(options: argparse.Namespace) -> None:
+    given = PushOptions(
+        private=options.private,
+        branch=options.branch,
+        pull_request=options.pull_request,
+        parent_commit=options.parent_commit,
+        message=options.message,
+        repo_type=options.repo_type,
+        model_id=options.model_id,
+    )
+    if options.dry_run:
+        plan = dry_run(options.folder, options.repo_id, given)
+        print(f"{options.repo_id}: {plan.describe()}")
+        print("\n".join(plan.lines()))
+    else:
+        done = push(options.folder, options.repo_id, given)
+        print(done.pr_url or done.commit_url)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="modeling-dlr-hub", description=__doc__, formatter_class=raw)
+    verbs = top.add_subparsers(dest="verb", required=True)
+
+    def verb(name: str, run: Callable[[argparse.Namespace], None], summary: str, examples: str):
+        added = verbs.add_parser(name, help=summary, description=summary, epilog=examples, formatter_class=raw)
+        added.set_defaults(run=run)
+        return added
+
+    one = verb("convert", _run_convert, "official checkpoint to model folder", _CONVERT)
+    one.add_argument("checkpoint", type=Path, help="Lightning .ckpt, bare state dict, or .safetensors")
+    one.add_argument("folder", type=Path, help="to be made")
+    one.add_argument("--hyper-parameters", type=Path, metavar="FILE", help="YAML or JSON, instead of the checkpoint's")
+    one.add_argument("--head", choices=HEADS, help="one answer per sequence, or per token; default: by the data set")
+    one.add_argument("--tokenizer", help="folder or name of a tokenizer to save beside a model of tokens")
+    one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the parameters")
+    _add_card_options(one)
+    one = verb("card", _run_card, "write the model card of a folder", _CARD)
+    one.add_argument("folder", type=Path)
+    _add_card_options(one)
+    one = verb("verify", _run_verify, "load a folder as a stranger would", _VERIFY)
+    one.add_argument("folder", type=Path)
+    one = verb("push", _run_push, "verify a folder, then upload it", _PUSH)
+    one.add_argument("folder", type=Path)
+    one.add_argument("repo_id", help="name/repository")
+    one.add_argument("--private", action="store_true", help="make a new repository private")
+    one.add_argument("--branch", help="to push to, instead of main")
+    one.add_argument("--pull-request", action="store_true", help="open one, instead of writing to a branch")
+    one.add_argument("--parent-commit", metavar="SHA", help="a commit of the repository that may be built upon")
+    one.add_argument("--message", default="Upload model", help="of the commit")
+    one.add_argument("--dry-run", action="store_true", help="print what would change, and write nothing")
+    one.add_argument("--repo-type", choices=["model", "space"], default="model", help="space: the model's demo page")
+    one.add_argument("--model-id", help="for a space: the repository of the model; default: the space's own name")
+    return top
+
+
+def _add_card_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--repo-id", help="as the card's examples name it; default: your-name/FOLDER")
+    verb.add_argument("--title", help="of the card; default: the folder's name")
+    verb.add_argument("--license", default="apache-2.0", help="of the weights, by its name at the Hub")
+    verb.add_argument("--language", action="append", default=[], help="of the texts, such as en; may be repeated")
+    verb.add_argument("--dataset", help="what it was trained on; default: what results.json says")
+    verb.add_argument("--limit", action="append", default=[], help="a sentence on its limits; may be repeated")
+    verb.add_argument("--no-picture", dest="picture", action="store_false", help="do not draw the kernels")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except HubUploadError as error:
+        print(f"modeling-dlr-hub {options.verb}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: nothing was left half-written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""The model card of a folder: what it is, what it scored beside its baselines, how to use it, and what it cannot do."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.modelcard import TrainingSummary, parse_log_history
+
+from modeling_dlr import DLRConfig, DLRPreTrainedModel
+from modeling_dlr.figures import kernel_figure
+
+from .errors import InputError
+from .folders import write_whole
+from .samples import Task, auto_class_of, load_tokenizer, task_of
+
+TEMPLATE = Path(__file__).with_name("card_template.md")
+CARD, PICTURE, RESULTS = "README.md", "kernels.png", "results.json"
+TAGS = ["dlr", "state-space-model", "linear-rnn", "long-sequences"]
+
+# Metrics that the Hub knows by another name than ours.
+_HUB_METRICS = {"macro_f1": "f1", "balanced_accuracy": "accuracy", "masked_accuracy": "accuracy"}
+
+
+@dataclass
+class CardOptions:
+    """What no file of the folder says.
+
+    Args:
+        repo_id: where it will live, as the examples of use name it; by default "your-name/FOLDER".
+        title: of the card; by default the folder's name.
+        license: of the weights, by its name at the Hub.
+        language: of the texts, as ISO 639 codes.
+        dataset: name of the data, or of a Hub data set; by default what results.json says.
+        limits: sentences to put before those that every model has.
+        facts: sentences to put before those of the training.
+        picture: draw the kernels, for which matplotlib is needed.
+    """
+
+    repo_id: str | None = None
+    title: str | None = None
+    license: str = "apache-2.0"
+    language: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    limits: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    picture: bool = True
+
+
+def write_card(folder: Path, options: CardOptions | None = None) -> Path:
+    """Write README.md, and the picture of the kernels, into a model folder.
+
+    results.json, where there is one, is what an example or `CardCallback` recorded of the run: "metrics", "recipe",
+    "data", "command", "log_history".
+
+    Raises:
+        InputError: if there is no model in the folder, results.json cannot be read, or matplotlib is missing.
+    """
+    options = options or CardOptions()
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
+    results = _read_results(folder)
+    try:
+        model: Any = getattr(transformers, auto_class_of(folder)).from_pretrained(folder)
+    except Exception as error:
+        raise InputError(f"The model in {folder} cannot be loaded: {error}") from error
+    picture = _draw(model, folder) if options.picture else None
+    card = _render(folder, model, results, options, picture)
+    write_whole(folder / CARD, card)
+    return folder / CARD
+
+
+def _read_results(folder: Path) -> dict[str, Any]:
+    if not (folder / RESULTS).is_file():
+        return {}
+    try:
+        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{folder / RESULTS} is not valid JSON: {error}.") from error
+    if not isinstance(results, dict):
+        raise InputError(f"{folder / RESULTS} must hold a mapping, got a {type(results).__name__}.")
+    return results
+
+
+def _draw(model: DLRPreTrainedModel, folder: Path) -> str | None:
+    """The picture of the first DLR layer; None for a model that has none."""
+    drawn = io.BytesIO()
+    try:
+        kernel_figure(model).savefig(drawn, format="png", dpi=60, metadata={"Software": None})
+    except ImportError as error:
+        raise InputError(f"The card shows the model's kernels. {error}, or pass --no-picture.") from error
+    except TypeError:
+        return None
+    write_whole(folder / PICTURE, drawn.getvalue())
+    return PICTURE
+
+
+def _render(
+    folder: Path, model: DLRPreTrainedModel, results: dict[str, Any], options: CardOptions, picture: str | None
+) -> str:
+    task, auto_class = task_of(folder), auto_class_of(folder)
+    recipe = results.get("recipe", {})
+    title = options.title or folder.resolve().name
+    dataset = options.dataset or recipe.get("dataset")
+    table = MetricTable(results.get("metrics", {}))
+    data = ModelCardData(
+        language=options.language or None,
+        license=options.license,
+        library_name="transformers",
+        tags=list(TAGS),
+        pipeline_tag=None if task is None else task.name,
+        datasets=[dataset] if dataset else None,
+        metrics=table.hub_names() or None,
+        model_name=title,
+        eval_results=_eval_results(task, dataset, table) or None,
+        widget=None if task is None else [{"text": shown_example(folder, task)}],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=title,
+        summary=_summary(model, task, dataset),
+        results=table.render(),
+        interval=table.intervals(),
+        task=None if task is None else task.name,
+        example=None if task is None else json.dumps(shown_example(folder, task), ensure_ascii=False),
+        repo_id=options.repo_id or f"your-name/{folder.resolve().name}",
+        auto_class=auto_class,
+        model_class=type(model).__name__,
+        inputs=_inputs(model.config),
+        picture=picture,
+        training=_training(title, results, options.facts),
+        limits=[*options.limits, *_limits(model.config, dataset)],
+    )
+    return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
+
+
+class MetricTable:
+    """Metrics with their baselines: of two entries, "accuracy" and "accuracy_tfidf", the second is one of the first's.
+
+    An entry that ends in "_95" is the interval of another.
+    """
+
+    def __init__(self, metrics: dict[str, Any]):
+        self.numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        self.pairs = {
+            name: value for name, value in metrics.items() if isinstance(value, list) and name.endswith("_95")
+        }
+        self.own = [name for name in self.numbers if not self._parent(name)]
+
+    def _parent(self, name: str) -> str | None:
+        return next((other for other in self.numbers if name.startswith(f"{other}_")), None)
+
+    def baselines(self, metric: str) -> dict[str, float]:
+        """The baselines of a metric, by name."""
+        names = [name for name in self.numbers if self._parent(name) == metric]
+        return {name.removeprefix(f"{metric}_").replace("_", " "): self.numbers[name] for name in names}
+
+    def scores(self) -> dict[str, float]:
+        """The metrics proper: numbers that are not counts."""
+        return {name: self.numbers[name] for name in self.own if isinstance(self.numbers[name], float)}
+
+    def hub_names(self) -> list[str]:
+        """The metrics by the names of the Hub, each once."""
+        return list(dict.fromkeys(_HUB_METRICS.get(name, name) for name in self.scores()))
+
+    def render(self) -> str:
+        """A Markdown table: a row per metric, a column for the model and for each baseline; empty without metrics."""
+        columns = list(dict.fromkeys(name for metric in self.own for name in self.baselines(metric)))
+        rows = [["", "this model", *columns], ["---"] * (len(columns) + 2)]
+        for metric in self.own:
+            baselines = self.baselines(metric)
+            cells = [_number(self.numbers[metric]), *(_number(baselines.get(name)) for name in columns)]
+            rows.append([metric.replace("_", " "), *cells])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows) if self.own else ""
+
+    def intervals(self) -> str:
+        """A sentence per interval."""
+        return " ".join(
+            f"95 % interval of the {name.removesuffix('_95')}: {_number(low)} … {_number(high)}."
+            for name, (low, high) in self.pairs.items()
+        )
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
+def _eval_results(task: Task | None, dataset: str | None, table: MetricTable) -> list[EvalResult]:
+    if task is None or dataset is None:
+        return []
+    return [
+        EvalResult(
+            task_type=task.name,
+            dataset_type=dataset,
+            dataset_name=dataset,
+            metric_type=_HUB_METRICS.get(name, name),
+            metric_name=name.replace("_", " "),
+            metric_value=round(value, 4),
+        )
+        for name, value in table.scores().items()
+    ]
+
+
+def shown_example(folder: Path, task: Task) -> str:
+    """The text that the card shows, with the tokenizer's own mask where it has one to fill."""
+    if "{mask}" not in task.shown:
+        return task.shown
+    return task.shown.replace("{mask}", load_tokenizer(folder).mask_token)
+
+
+def _summary(model: DLRPreTrainedModel, task: Task | None, dataset: str | None) -> str:
+    config: Any = model.config
+    kind = {"dlr": "diagonal linear RNN (DLR", "dss": "diagonal state space (DSS", "s4d": "diagonal state space (S4D"}
+    name = kind.get(config.kernel_parameters["kernel_type"], "long convolution (SGConv")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    direction = "bidirectional" if config.bidirectional else "causal"
+    reads = (
+        f"a vocabulary of {config.vocab_size:,} tokens"
+        if config.vocab_size
+        else f"{config.input_size} real values per step"
+    )
+    purpose = "" if task is None else f" for {task.name.replace('-', ' ')}"
+    trained = f", trained on {dataset}" if dataset else ""
+    return (
+        f"A {direction} {name}, {config.num_hidden_layers} layers of width {config.hidden_size} with "
+        f"{config.state_size} poles){purpose}{trained}. It has {parameters:,} parameters, and reads {reads}."
+    )
+
+
+def _inputs(config: DLRConfig) -> str:
+    """How the input of a model of values is written, as an argument."""
+    return f"input_values=torch.zeros(1, 100, {config.input_size})"
+
+
+def _training(title: str, results: dict[str, Any], facts: list[str]) -> str:
+    """The recipe, what it was run on, and what transformers' own summary makes of the log."""
+    recipe = results.get("recipe", {})
+    facts = [*(f"* {fact}" for fact in facts), *_facts(results)]
+    hyperparameters = results.get("hyperparameters") or {
+        **recipe.get("training_arguments", {}),
+        **{name: recipe[name] for name in ("state_learning_rate", "max_length", "vocab_size") if name in recipe},
+    }
+    if not facts and not hyperparameters:
+        return ""
+    _, lines, _ = parse_log_history(results.get("log_history") or [])
+    versions = results.get("versions", {})
+    summary = TrainingSummary(model_name=title, eval_lines=lines or None, hyperparameters=hyperparameters, source=None)
+    _, _, procedure = summary.to_model_card().partition("## Training procedure\n\n")
+    procedure, _, _ = procedure.partition("### Framework versions")
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return "\n\n".join(part.strip() for part in ("\n".join(facts), procedure, listed and f"With {listed}.") if part)
+
+
+def _facts(results: dict[str, Any]) -> Iterator[str]:
+    """What the run recorded of itself, as a list in Markdown."""
+    rows = results.get("data", {}).get("rows", {})
+    if rows:
+        yield "* Data: " + ", ".join(f"{count:,} rows to {part}" for part, count in rows.items()) + "."
+    if "command" in results:
+        yield f"* Command: `{results['command']}`."
+    if "seed" in results:
+        yield f"* Seed: {results['seed']}."
+    if "training_seconds" in results:
+        yield f"* Training took {results['training_seconds']:,} s."
+
+
+def _limits(config: DLRConfig, dataset: str | None) -> Iterator[str]:
+    """What holds for every model of its kind."""
+    where = f" on {dataset}" if dataset else ""
+    yield f"It was trained from scratch{where}, without pretraining: away from such data its answers mean little."
+    if config.bidirectional:
+        yield "It reads in both directions, so it needs the whole sequence and cannot generate."
+    # pyrefly: ignore[missing-attribute] - None only until __post_init__ has filled it
+    if config.kernel_parameters.get("version") == "softmax":
+        yield "Its kernels depend on the length of the sequence, so padding changes its answers."
+    yield "It has not been examined for bias, and nothing that matters should be decided by it alone."

@@ -1,0 +1,213 @@
+"""What can be said of a model folder by reading its files: each inspection returns what is wrong, in sentences."""
+
+import ast
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError, safe_open
+from transformers.dynamic_module_utils import get_relative_imports
+
+from modeling_dlr import DLRConfig
+from modeling_dlr.modeling_dlr import AUTO_CLASSES
+
+from .samples import load_tokenizer, read_config, task_of
+
+# What stays at home when a folder is pushed: leftovers of uploads, a run's state, and the Trainer's pickled options.
+NOT_UPLOADED = [".cache/*", ".git/*", "checkpoint-*/*", "runs/*", "training_args.bin", "*.tmp", ".*.swp"]
+
+_PICKLES = {".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
+_LIBRARIES = {"huggingface_hub", "torch", "transformers"}
+_PACKAGE = "modeling_dlr"
+_TOKENS = re.compile(
+    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16}"
+)
+# A path of somebody's machine, at the beginning of a word or a string.
+_PATHS = re.compile(
+    rb"(?<![\w./:%*-])(?:/(?:home|Users|root|tmp|private|mnt|media|work|scratch|opt|srv|var|usr|etc)/[\w.~-][^\s\"'<>`)]*"
+    rb"|[A-Za-z]:\\+(?:Users|Windows|Program)[^\s\"'<>`)]*)"
+)
+# Vocabularies hold pieces of any text.
+_WORD_LISTS = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
+
+
+def uploaded_files(folder: Path) -> list[Path]:
+    """The files of a folder that a push sends, in order."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in files if not any(fnmatch(_name(path, folder), pattern) for pattern in NOT_UPLOADED)]
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def config_of_folder(folder: Path) -> DLRConfig:
+    """The configuration of a folder that has been inspected."""
+    config: Any = DLRConfig.from_pretrained(folder)
+    return config
+
+
+def inspect_config(folder: Path) -> Iterator[str]:
+    """It is one of ours, known in every field, and the same after a round trip."""
+    written = read_config(folder)
+    if written.get("model_type") != DLRConfig.model_type:
+        yield f"config.json must have model_type 'dlr', got {written.get('model_type')!r}"
+        return
+    architectures = {model.__name__ for model in AUTO_CLASSES.values()}
+    if not set(written.get("architectures") or []) & architectures:
+        yield f"architectures must name one of {sorted(architectures)}, got {written.get('architectures')}"
+    try:
+        config = config_of_folder(folder)
+        with tempfile.TemporaryDirectory() as scratch:
+            config.save_pretrained(scratch)
+            again = read_config(Path(scratch))
+    except Exception as error:
+        yield f"config.json cannot be loaded: {error}"
+        return
+    changed = [name for name in written if name != "transformers_version" and again.get(name) != written[name]]
+    if changed:
+        yield f"config.json changes when it is loaded and saved again, in {changed}: save the model again"
+
+
+def inspect_auto_map(folder: Path) -> Iterator[str]:
+    """Every Auto class of the family finds its class in a file that is there."""
+    written = read_config(folder).get("auto_map") or {}
+    missing = sorted(({"AutoConfig"} | AUTO_CLASSES.keys()) - written.keys())
+    if missing:
+        yield f"auto_map lacks {missing}: save the model again with this version"
+    for auto_class, target in written.items():
+        file, _, name = str(target).rpartition(".")
+        path = folder / f"{file}.py"
+        if not path.is_file():
+            yield f"{auto_class} is said to be in {file}.py, which is not there"
+        elif not any(isinstance(node, ast.ClassDef) and node.name == name for node in _tree(path).body):
+            yield f"{auto_class} is said to be {name} of {file}.py, which has no such class"
+
+
+def _tree(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, UnicodeDecodeError):
+        return ast.Module(body=[], type_ignores=[])
+
+
+def inspect_code(folder: Path) -> Iterator[str]:
+    """Copied files parse, and import one another and what everybody has, and never the package itself."""
+    for path in sorted(folder.glob("*.py")):
+        if not _tree(path).body:
+            yield f"{path.name} is no valid Python"
+        for name in get_relative_imports(path):
+            if not (folder / f"{name}.py").is_file():
+                yield f"{path.name} imports {name}.py, which is not beside it"
+        for name in sorted(_imported(_tree(path)) - _LIBRARIES - sys.stdlib_module_names):
+            reason = "which a stranger does not have" if name == _PACKAGE else "which is no library it may count on"
+            yield f"{path.name} imports {name}, {reason}"
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """The roots of absolute imports."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".", maxsplit=1)[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add((node.module or "").split(".", maxsplit=1)[0])
+    return found
+
+
+def inspect_weights(folder: Path) -> Iterator[str]:
+    """Whole safetensors with finite numbers, and nothing that is unpickled."""
+    for path in uploaded_files(folder):
+        if path.suffix in _PICKLES:
+            yield f"{_name(path, folder)} is not safetensors: reading it may run code. Remove it"
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        yield "there is no .safetensors file"
+    for path in shards:
+        try:
+            with safe_open(path, framework="pt") as tensors:
+                bad = [name for name in tensors.keys() if not torch.isfinite(tensors.get_tensor(name)).all()]  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            yield f"{path.name} is not whole: {error}"
+            continue
+        if bad:
+            yield f"{path.name} holds numbers that are not finite, in {bad}"
+
+
+def inspect_words(folder: Path) -> Iterator[str]:
+    """A model of tokens has a tokenizer that fits, and needs no code of its own."""
+    config = read_config(folder)
+    size, pad = config.get("vocab_size"), config.get("pad_token_id")
+    if size is None:
+        return
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:
+        yield f"this model reads tokens, but no tokenizer loads ({str(error).splitlines()[0]}): save one beside it"
+        return
+    if len(tokenizer) > size:
+        yield f"the tokenizer has {len(tokenizer)} tokens, but the model knows {size}"
+    if pad is not None and tokenizer.pad_token_id != pad:
+        yield f"the tokenizer pads with {tokenizer.pad_token_id}, but the model with {pad}"
+
+
+def inspect_card(folder: Path) -> Iterator[str]:
+    """README.md has front-matter that says what the Hub shows and searches by."""
+    path = folder / "README.md"
+    if not path.is_file():
+        yield "there is no README.md: write one with `python -m hub_upload card`"
+        return
+    try:
+        data = ModelCard(path.read_text(encoding="utf-8")).data
+    except Exception as error:
+        yield f"its front-matter cannot be read: {str(error).splitlines()[0]}"
+        return
+    task = task_of(folder)
+    wanted = {"library_name": "transformers"} | ({} if task is None else {"pipeline_tag": task.name})
+    for field, value in wanted.items():
+        if data.get(field) != value:
+            yield f"its front-matter must have {field}: {value}, got {data.get(field)}"
+    if not data.get("license"):
+        yield "its front-matter names no license"
+    if "dlr" not in (data.get("tags") or []):
+        yield "its front-matter must have the tag dlr"
+
+
+def inspect_privacy(folder: Path) -> Iterator[str]:
+    """No access token, and no path of the machine that made it."""
+    home = str(Path.home()).encode()
+    for path in uploaded_files(folder):
+        text = path.read_bytes() if path.suffix != ".safetensors" else _header(path)
+        if _TOKENS.search(text):
+            yield f"{_name(path, folder)} holds what looks like an access token: remove it, and revoke it"
+        private = None if path.name in _WORD_LISTS else _PATHS.search(text)
+        found = private.group() if private else home if len(home) > 1 and home + b"/" in text else None
+        if found:
+            yield f"{_name(path, folder)} holds a path of one machine, {found.decode(errors='replace')[:80]}: remove it"
+
+
+def _header(path: Path) -> bytes:
+    """The names and metadata that a safetensors file begins with."""
+    with path.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), 2**20))
+
+
+# One row per inspection: what is true when it finds nothing.
+INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
+    title: lambda folder, inspect=inspect: list(inspect(folder))
+    for title, inspect in {
+        "config.json is complete and survives a round trip": inspect_config,
+        "auto_map names every Auto class": inspect_auto_map,
+        "its code imports only what everybody has": inspect_code,
+        "its weights are whole safetensors": inspect_weights,
+        "its tokenizer fits": inspect_words,
+        "its card has front-matter": inspect_card,
+        "it holds no token and no path of a machine": inspect_privacy,
+    }.items()
+}

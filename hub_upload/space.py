@@ -1,0 +1,61 @@
+"""The demo page of a model: a Space with one file that runs the model's pipeline."""
+
+import ast
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import RepoCard, SpaceCardData
+
+from .card import shown_example
+from .errors import InputError, VerificationError
+from .inspect_folder import inspect_privacy
+from .samples import task_of
+
+_APP = Path(__file__).with_name("space_app.txt")
+_REQUIREMENTS = "torch\ntransformers>=5.23,<6\n"
+
+
+@contextlib.contextmanager
+def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
+    """A temporary folder with app.py, requirements.txt and README.md.
+
+    Args:
+        model_folder: of the model, which says what its pipeline is.
+        model_id: the repository from which the page loads it.
+
+    Raises:
+        InputError: if there is no model, or none that a pipeline of texts serves.
+    """
+    task = task_of(model_folder)
+    if not (model_folder / "config.json").is_file():
+        raise InputError(f"{model_folder} holds no model: there is no config.json.")
+    if task is None:
+        raise InputError(f"The model in {model_folder} reads real values, for which there is no demo page.")
+    example = shown_example(model_folder, task)
+    app = _APP.read_text(encoding="utf-8").format(model_id=model_id, task=task.name, examples=repr([example]))
+    name = model_id.rpartition("/")[2]
+    data = SpaceCardData(title=name, sdk="gradio", app_file="app.py", models=[model_id], license="apache-2.0")
+    card = RepoCard(f"---\n{data}\n---\n\n# {name}\n\nA page that runs [{model_id}](/{model_id}) on your own text.\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "app.py").write_text(app, encoding="utf-8")
+        (folder / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
+        (folder / "README.md").write_text(str(card), encoding="utf-8")
+        yield folder
+
+
+def verify_space(folder: Path) -> None:
+    """The page is valid Python and private.
+
+    Raises:
+        VerificationError: saying what is wrong.
+    """
+    problems = list(inspect_privacy(folder))
+    try:
+        ast.parse((folder / "app.py").read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        problems.append(f"app.py is no valid Python: {error}")
+    if problems:
+        raise VerificationError("\n".join(["The demo page is not ready:", *(f"  {problem}" for problem in problems)]))

@@ -1,0 +1,31 @@
+"""Load a repository from the Hub as somebody without this package and with an empty cache: run by test_hub_push.py.
+
+python -S hub_worker.py REPOSITORY ANSWERS.json [REVISION]
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+TEXTS = ["a", "Grüße, 世界", "long " * 50]
+
+
+def answers(repository: str, revision: str = "main") -> dict[str, list]:
+    """Logits of the model, and what the pipeline says."""
+    options = {"revision": revision, "trust_remote_code": True}
+    model = AutoModelForSequenceClassification.from_pretrained(repository, **options).eval()
+    tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
+    with torch.no_grad():
+        logits = [model(**tokenizer(text, return_tensors="pt")).logits.tolist() for text in TEXTS]
+    ask = pipeline("text-classification", model=repository, top_k=None, device="cpu", **options)
+    return {"logits": logits, "pipeline": [ask(text) for text in TEXTS]}
+
+
+if __name__ == "__main__":
+    assert importlib.util.find_spec("modeling_dlr") is None
+    torch.set_num_threads(1)
+    Path(sys.argv[2]).write_text(json.dumps(answers(sys.argv[1], *sys.argv[3:])), encoding="utf-8")

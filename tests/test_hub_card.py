@@ -1,0 +1,154 @@
+"""The model card: a whole one, word for word, and what it is made from."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from transformers import Trainer, TrainingArguments
+
+from hub_upload.__main__ import main
+from hub_upload.callback import CardCallback
+from hub_upload.card import CardOptions, write_card
+from hub_upload.errors import InputError
+from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
+from modeling_dlr.tokenization import byte_tokenizer
+
+WHOLE_CARD = Path(__file__).parent / "golden" / "card.md"
+RESULTS = {
+    "command": "python quickstart.py",
+    "seed": 3,
+    "versions": {"python": "3.11", "torch": "2.13"},
+    "data": {"fingerprint": "abc", "rows": {"train": 1700, "test": 425}},
+    "metrics": {"accuracy": 0.97765, "accuracy_95": [0.9589, 0.988], "accuracy_tfidf": 0.9835, "test_texts": 425},
+    "recipe": {
+        "task": "text-classification",
+        "dataset": "bbc-news",
+        "max_length": 512,
+        "state_learning_rate": 0.001,
+        "training_arguments": {"learning_rate": 0.002, "num_train_epochs": 3},
+    },
+    "training_seconds": 64.5,
+}
+
+
+def folder_of(model_class: type, folder: Path, results: dict[str, Any] | None = None, **fields: Any) -> Path:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 3, "num_hidden_layers": 2, "state_size": 5, "bidirectional": True}
+    model_class(DLRConfig(**sizes | fields)).save_pretrained(folder)
+    if results is not None:
+        (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    return folder
+
+
+def test_whole_card(tmp_path: Path):
+    """Every word of a card, from front-matter to citation."""
+    folder = folder_of(DLRForSequenceClassification, tmp_path / "news", RESULTS)
+    options = ["--language", "en", "--repo-id", "me/news", "--limit", "It knows British newspapers only."]
+    assert main(["card", str(folder), *options]) == 0
+    assert (folder / "README.md").read_text(encoding="utf-8") == WHOLE_CARD.read_text(encoding="utf-8")
+    assert (folder / "kernels.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_python_of_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The three ways to use the model work as the card shows them."""
+    folder = folder_of(DLRForSequenceClassification, tmp_path / "news", RESULTS)
+    byte_tokenizer().save_pretrained(folder)
+    write_card(folder, CardOptions(repo_id="me/news", picture=False))
+    (tmp_path / "me").mkdir()
+    shutil.move(folder, tmp_path / "me" / "news")
+    monkeypatch.chdir(tmp_path)
+    text = (tmp_path / "me" / "news" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)  # noqa: S102 - it is what a reader does
+    assert names["outputs"].logits.shape == (1, 2)
+    assert type(names["model"]) is DLRForSequenceClassification
+
+
+def test_card_of_a_model_of_values(tmp_path: Path):
+    """No pipeline serves it, so the card names none, and shows its input."""
+    folder = folder_of(DLRForTokenClassification, tmp_path / "waves", input_size=3, vocab_size=None)
+    write_card(folder, CardOptions(picture=False))
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag is None
+    assert card.data.get("widget") is None
+    assert "pipeline(" not in card.text
+    assert "reads 3 real values per step" in card.text
+    (block, _) = re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(block.replace("your-name/waves", str(folder)), names)  # noqa: S102 - it is what a reader does
+    assert names["outputs"].logits.shape == (1, 100, 2)
+
+
+def test_card_without_a_run(tmp_path: Path):
+    """Without results there are no results and no training, and nothing is made up."""
+    folder = folder_of(DLRModel, tmp_path / "bare", bidirectional=False)
+    write_card(folder, CardOptions(picture=False))
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "## Results" not in text
+    assert "## Training" not in text
+    assert "cannot generate" not in text
+    assert ModelCard(text).data.eval_results is None
+
+
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """No model, results that cannot be read, no matplotlib: one error each, and no card."""
+    assert main(["card", str(tmp_path)]) == 2
+    folder = folder_of(DLRModel, tmp_path / "model")
+    (folder / "results.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="not valid JSON"):
+        write_card(folder)
+    (folder / "results.json").unlink()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(InputError, match=r"pip install 'modeling-dlr\[figures\]'.*--no-picture"):
+        write_card(folder)
+    assert not (folder / "README.md").exists()
+    assert main(["card", str(folder), "--no-picture"]) == 0
+
+
+def test_callback_writes_the_card(tmp_path: Path):
+    """A stock Trainer with the callback leaves model, tokenizer and a card with its log and its last evaluation."""
+    tokenizer = byte_tokenizer()
+    rows = [{**tokenizer(text), "labels": i} for i, text in enumerate(["good", "bad"])] * 4
+    model = DLRForSequenceClassification(DLRConfig(hidden_size=3, num_hidden_layers=1, state_size=5, pad_token_id=0))
+    arguments = TrainingArguments(
+        str(tmp_path / "run"),
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=2,
+        save_strategy="no",
+        use_cpu=True,
+        report_to="none",
+        logging_steps=2,
+        learning_rate=0.004,
+        disable_tqdm=True,
+    )
+    card = CardCallback(CardOptions(dataset="two words", picture=False), baselines={"accuracy_chance": 0.5})
+    trainer = Trainer(
+        model,
+        arguments,
+        train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        compute_metrics=lambda prediction: {"accuracy": float((prediction[0].argmax(-1) == prediction[1]).mean())},
+        callbacks=[card],
+    )
+    trainer.train()
+    first = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert {"config.json", "model.safetensors", "tokenizer.json", "results.json"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    assert "- learning_rate: 0.004" in first
+    assert re.search(r"\| Training Loss \| Epoch\s*\| Step \| Validation Loss \| Accuracy \|", first)
+    assert ModelCard(first).data.eval_results[0].dataset_name == "two words"
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    assert f"| accuracy | {accuracy:.4f} | 0.5000 |" in (tmp_path / "run" / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,405 @@
+"""Pushing to a stand-in Hub: one whole commit or none, never over somebody else's, and what a stranger then loads."""
+
+import contextlib
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import sysconfig
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import hub_server
+import hub_worker
+import pytest
+import torch
+from datasets import Dataset
+from huggingface_hub import HfApi, constants, hf_hub_download
+from test_hub_verify import make_folder
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+
+from hub_upload import push as push_module
+from hub_upload.__main__ import main
+from hub_upload.callback import CardCallback
+from hub_upload.card import CardOptions
+from hub_upload.errors import NewerRemoteError, RemoteError
+from hub_upload.push import PushOptions, dry_run, push
+from modeling_dlr import DLRConfig, DLRForSequenceClassification
+from modeling_dlr.tokenization import byte_tokenizer
+
+# huggingface_hub sends files to Git LFS by an argument that its own HTTP client deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
+    """A stand-in Hub that the client of this process talks to, with its token."""
+    with hub_server.running() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("ready") / "model")
+
+
+@pytest.fixture
+def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a folder that has been verified, so that pushing need not do it again."""
+    monkeypatch.setattr(push_module, "verify", lambda _folder: None)
+    return Path(shutil.copytree(ready, tmp_path / "model"))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def environment(hub: hub_server.Hub, home: Path, **changes: str) -> dict[str, str]:
+    """Of another process that knows this Hub, has its token, an empty cache, and not this package."""
+    return os.environ | {
+        "HF_ENDPOINT": hub.address,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_TOKEN": hub_server.TOKEN,
+        "HF_HOME": str(home),
+        "PYTHONPATH": sysconfig.get_paths()["purelib"],
+        **changes,
+    }
+
+
+def stranger(hub: hub_server.Hub, tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """What a process without this package and with an empty cache is answered."""
+    found = tmp_path / "answers.json"
+    worker = Path(__file__).with_name("hub_worker.py")
+    finished = subprocess.run(
+        [sys.executable, "-S", str(worker), arguments[0], str(found), *arguments[1:]],
+        env=environment(hub, tmp_path / "home"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return json.loads(found.read_text(encoding="utf-8"))
+
+
+def train(folder: Path) -> None:
+    """A few steps of the stock Trainer, with the callback that writes the card."""
+    tokenizer = byte_tokenizer()
+    rows = [{**tokenizer(text), "labels": i} for i, text in enumerate(["good", "bad"])] * 4
+    arguments = TrainingArguments(
+        str(folder), max_steps=2, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    config = DLRConfig(hidden_size=3, num_hidden_layers=1, state_size=5, bidirectional=True, pad_token_id=0)
+    trainer = Trainer(
+        DLRForSequenceClassification(config),
+        arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[CardCallback(CardOptions(picture=False, dataset="two words", repo_id="me/words"))],
+    )
+    trainer.train()
+    trainer.save_model()
+
+
+def test_from_training_to_a_stranger(hub: hub_server.Hub, tmp_path: Path):
+    """Train, card, verify, push; then a process without this package answers the same, from main and by revision."""
+    train(tmp_path / "words")
+    assert main(["push", str(tmp_path / "words"), "me/words", "--private"]) == 0
+    repository = hub.repositories["models/me/words"]
+    assert repository.private
+    assert len(repository.commits) == 2
+    sent = files_of(tmp_path / "words")
+    assert "training_args.bin" in sent
+    expected = {name: content for name, content in sent.items() if name != "training_args.bin"}
+    assert {name: content for name, content in repository.files().items() if name != ".gitattributes"} == expected
+    ours = json.loads(json.dumps(hub_worker.answers(str(tmp_path / "words"))))
+    assert stranger(hub, tmp_path, "me/words") == ours
+    commit = repository.references["main"]
+    repository.commit("main", {}, "everything is lost")
+    assert stranger(hub, tmp_path, "me/words", commit) == ours
+
+
+def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
+    """The plan lists every file; after a push, what is the same, has changed, is new, or is only there."""
+    before = files_of(folder)
+    assert main(["push", str(folder), "me/model", "--dry-run"]) == 0
+    printed = capfd.readouterr().out
+    assert "a new repository would be made" in printed
+    assert all(f"new      {name} (" in printed for name in before)
+    assert not hub.repositories
+    assert not [request for request in hub.requests if not request.startswith("GET")]
+    assert files_of(folder) == before
+
+    push(folder, "me/model")
+    (folder / "notes.txt").write_text("new", encoding="utf-8")
+    (folder / "README.md").write_text((folder / "README.md").read_text(encoding="utf-8") + "More.\n", encoding="utf-8")
+    plan = dry_run(folder, "me/model")
+    assert plan.head == hub.repositories["models/me/model"].references["main"]
+    assert (plan.new, plan.changed, plan.remote_only) == (["notes.txt"], ["README.md"], [".gitattributes"])
+    assert "model.safetensors" in plan.same
+
+
+def test_second_push_sends_what_changed(hub: hub_server.Hub, folder: Path):
+    """The folder knows what it pushed, and builds upon it."""
+    push(folder, "me/model")
+    hub.requests.clear()
+    (folder / "README.md").write_text((folder / "README.md").read_text(encoding="utf-8") + "More.\n", encoding="utf-8")
+    push(folder, "me/model", PushOptions(message="Say more"))
+    repository = hub.repositories["models/me/model"]
+    assert [message for message, _ in repository.commits.values()] == ["initial commit", "Upload model", "Say more"]
+    assert repository.files()["README.md"].endswith(b"More.\n")
+    assert not [request for request in hub.requests if request.startswith("PUT")]
+
+
+def test_newer_remote_is_never_overwritten(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
+    """Somebody else's commit stays, until its name is given."""
+    push(folder, "me/model")
+    repository = hub.repositories["models/me/model"]
+    files = repository.commits[repository.references["main"]][1]
+    theirs = files | {"README.md": hub_server.File(b"theirs", False)}
+    newer = repository.commit("main", theirs, "theirs")
+    local = files_of(folder)
+    assert main(["push", str(folder), "me/model"]) == 4
+    assert newer in capfd.readouterr().err
+    assert repository.references["main"] == newer
+    assert files_of(folder) == local
+    shutil.rmtree(folder / ".cache")
+    with pytest.raises(NewerRemoteError, match="does not know"):
+        push(folder, "me/model")
+    push(folder, "me/model", PushOptions(parent_commit=newer))
+    assert repository.files()["README.md"] == local["README.md"]
+
+
+def test_commit_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A commit that lands between the plan and the upload is not overwritten either."""
+    push(folder, "me/model")
+    repository = hub.repositories["models/me/model"]
+    (folder / "README.md").write_text((folder / "README.md").read_text(encoding="utf-8") + "More.\n", encoding="utf-8")
+    upload = HfApi.upload_folder
+
+    def late(api: HfApi, **options: Any) -> Any:
+        repository.commit("main", repository.commits[repository.references["main"]][1], "in between")
+        return upload(api, **options)
+
+    monkeypatch.setattr(HfApi, "upload_folder", late)
+    with pytest.raises(NewerRemoteError, match="has changed while"):
+        push(folder, "me/model")
+    assert not repository.files()["README.md"].endswith(b"More.\n")
+
+
+def test_pull_request_and_branch(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
+    """Both leave main as it is, and load by their revision."""
+    push(folder, "me/model")
+    repository = hub.repositories["models/me/model"]
+    main_before = repository.references["main"]
+    with torch.no_grad():
+        model = DLRForSequenceClassification.from_pretrained(folder)
+        model.classifier.bias.add_(1)
+    model.save_pretrained(folder)
+    assert main(["push", str(folder), "me/model", "--pull-request"]) == 0
+    assert "/discussions/1" in capfd.readouterr().out
+    assert main(["push", str(folder), "me/model", "--branch", "v2"]) == 0
+    assert repository.references["main"] == main_before
+    for revision in ("refs/pr/1", "v2"):
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            "me/model", revision=revision, cache_dir=constants.HF_HUB_CACHE
+        )
+        assert torch.equal(loaded.classifier.bias, model.classifier.bias)
+    assert main(["push", str(folder), "me/model", "--pull-request", "--branch", "v2"]) == 2
+
+
+@pytest.mark.parametrize("place", ["PUT /large", "POST .*/batch", "POST /verify"])
+def test_server_that_fails_twice(place: str, hub: hub_server.Hub, folder: Path):
+    """The client tries again, and the third time it works: one commit, complete."""
+    hub.trouble(place, 503, times=2)
+    push(folder, "me/model")
+    sent = {name: content for name, content in files_of(folder).items() if name != "training_args.bin"}
+    assert hub.repositories["models/me/model"].files().items() >= sent.items()
+    assert len(hub.repositories["models/me/model"].commits) == 2
+
+
+@pytest.mark.parametrize("place", ["POST .*/commit/", "POST .*/preupload/", "POST /api/repos/create", "GET .*/tree/"])
+@pytest.mark.parametrize("kind", [500, "cut"])
+def test_failed_requests_leave_nothing(
+    place: str, kind: int | str, hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever fails, with an error or half an answer: one error, an unharmed folder, and it can be done again."""
+    HfApi().create_repo("me/model")
+    repository = hub.repositories["models/me/model"]
+    before, local = repository.files(), files_of(folder)
+    hub.trouble(place, kind, times=9)
+    with pytest.raises(RemoteError, match="me/model was not written to"):
+        push(folder, "me/model")
+    if "commit" not in place or kind == 500:
+        assert repository.files() == before
+    assert files_of(folder) == local
+    hub.troubles.clear()
+    push(folder, "me/model")
+    assert repository.files().items() >= local.items()
+
+
+def test_killed_upload(hub: hub_server.Hub, folder: Path, tmp_path: Path):
+    """A process that is killed while it sends the weights leaves a repository in which nothing is visible."""
+    hub.trouble("PUT /large", "hang")
+    code = (
+        "import hub_upload.push as p; p.verify = lambda folder: None; from pathlib import Path; "
+        f"p.push(Path({str(folder)!r}), 'me/model')"
+    )
+    path = os.pathsep.join([str(ROOT), sysconfig.get_paths()["purelib"]])
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment(hub, tmp_path / "home", PYTHONPATH=path),
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        assert hub.reached.wait(120)
+    finally:
+        child.kill()
+        child.wait()
+    assert list(hub.repositories["models/me/model"].files()) == [".gitattributes"]
+    hub.troubles.clear()
+    push(folder, "me/model")
+    assert hub.repositories["models/me/model"].files()["config.json"] == (folder / "config.json").read_bytes()
+
+
+def test_interrupted_upload(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Ctrl-C ends with its own exit code, and nothing is visible."""
+
+    def interrupt(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("huggingface_hub.hf_api._send_commit", interrupt)
+    assert main(["push", str(folder), "me/model"]) == 130
+    assert list(hub.repositories["models/me/model"].files()) == [".gitattributes"]
+
+
+def test_truncated_download_is_noticed(hub: hub_server.Hub, folder: Path, tmp_path: Path):
+    """Half a body never becomes a file in the cache: the client asks again, and what it keeps is whole."""
+    push(folder, "me/model")
+    hub.trouble("GET .*/model.safetensors", "cut")
+    with contextlib.suppress(OSError):
+        hf_hub_download("me/model", "model.safetensors", cache_dir=tmp_path / "cache")
+    found = hf_hub_download("me/model", "model.safetensors", cache_dir=tmp_path / "cache")
+    assert Path(found).read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "code", "message"),
+    [
+        ("hf_wrong", "me/model", 3, "access token is not valid"),
+        ("", "me/model", 3, "no access token"),
+        (hub_server.TOKEN, "me", 2, "write name/repository"),
+        (hub_server.TOKEN, "me/mo del", 2, "is no repository id"),
+        (hub_server.TOKEN, "a/b/c", 2, "is no repository id"),
+        (hub_server.TOKEN, "me/-model-", 2, "is no repository id"),
+    ],
+    ids=["wrong token", "no token", "no name", "space", "three parts", "dashes"],
+)
+def test_bad_input(
+    token: str,
+    repo_id: str,
+    code: int,
+    message: str,
+    hub: hub_server.Hub,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    """Each has its exit code and its sentence; nothing is made."""
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert main(["push", str(folder), repo_id]) == code
+    assert message in capfd.readouterr().err
+    assert not hub.repositories
+
+
+def test_folder_that_is_not_ready_is_not_pushed(hub: hub_server.Hub, ready: Path, tmp_path: Path):
+    """Pushing begins with verifying."""
+    spoiled = Path(shutil.copytree(ready, tmp_path / "model"))
+    (spoiled / "README.md").unlink()
+    assert main(["push", str(spoiled), "me/model"]) == 1
+    assert not hub.requests
+
+
+def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The demo page is a Space whose program loads the model and answers with its pipeline."""
+    push(folder, "me/model")
+    options = ["--repo-type", "space", "--model-id", "me/model"]
+    assert main(["push", str(folder), "me/demo", *options, "--dry-run"]) == 0
+    assert "spaces/me/demo" not in hub.repositories
+    assert main(["push", str(folder), "me/demo", *options]) == 0
+    files = hub.repositories["spaces/me/demo"].files()
+    assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt"}
+    assert b"sdk: gradio" in files["README.md"]
+    page: dict[str, Any] = {}
+
+    class Interface:
+        def __init__(self, **options: Any):
+            page.update(options)
+
+        def launch(self) -> None:
+            page["launched"] = True
+
+    gradio = types.SimpleNamespace(Interface=Interface, Textbox=lambda **_: None, JSON=lambda **_: None)
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    app = tmp_path / "app.py"
+    app.write_bytes(files["app.py"].replace(b"me/model", str(folder).encode()))
+    runpy.run_path(str(app))
+    assert page["launched"]
+    (answer,) = page["fn"](page["examples"][0])
+    assert answer["label"] in ("no", "yes")
+
+
+def test_other_ways_to_push_send_the_same_files(hub: hub_server.Hub, folder: Path, tmp_path: Path):
+    """`push_to_hub` of a model, and of the Trainer, put the same code and weights there; only the card is theirs."""
+    push(folder, "me/ours")
+    ours = hub.repositories["models/me/ours"].files()
+    model = DLRForSequenceClassification.from_pretrained(folder)
+    model.push_to_hub("me/model")
+    byte_tokenizer().push_to_hub("me/model")
+    arguments = TrainingArguments(
+        str(tmp_path / "run"), push_to_hub=True, hub_model_id="me/trainer", use_cpu=True, report_to="none"
+    )
+    Trainer(model, arguments, processing_class=byte_tokenizer()).push_to_hub()
+    for name in ("me/model", "me/trainer"):
+        theirs = hub.repositories[f"models/{name}"].files()
+        assert theirs.keys() - {"training_args.bin"} == ours.keys()
+        assert {key for key in ours if theirs[key] != ours[key]} <= {"README.md"}
+
+
+def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
+    """Every verb's help has examples, and each is a command that the parser takes."""
+    from hub_upload.__main__ import parser
+
+    for verb in ("convert", "card", "verify", "push"):
+        with pytest.raises(SystemExit) as finished:
+            main([verb, "--help"])
+        assert finished.value.code == 0
+        examples = re.findall(r"^  modeling-dlr-hub (.+)$", capsys.readouterr().out, flags=re.MULTILINE)
+        assert examples
+        for example in examples:
+            import shlex
+
+            assert parser().parse_args(shlex.split(example)).verb == verb
+    with pytest.raises(SystemExit) as finished:
+        main(["fetch"])
+    assert finished.value.code == 2

@@ -1,0 +1,197 @@
+"""Verifying: a folder is met in a process without this package, and everything that would trip a stranger is found."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import perturbed
+
+from hub_upload import verify as verify_module
+from hub_upload.__main__ import main
+from hub_upload.card import CardOptions, write_card
+from hub_upload.errors import InputError, VerificationError
+from hub_upload.verify import verify
+from modeling_dlr import DLRConfig, DLRForSequenceClassification
+from modeling_dlr.modeling_dlr import AUTO_CLASSES
+from modeling_dlr.tokenization import byte_tokenizer
+
+
+def make_folder(folder: Path) -> Path:
+    """A small classifier of texts with tokenizer and card."""
+    torch.manual_seed(0)
+    config = DLRConfig(
+        hidden_size=3,
+        num_hidden_layers=1,
+        state_size=5,
+        bidirectional=True,
+        pad_token_id=0,
+        id2label={0: "no", 1: "yes"},
+    )
+    perturbed(DLRForSequenceClassification(config)).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    write_card(folder, CardOptions(picture=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_folder(tmp_path_factory.mktemp("ready") / "model")
+
+
+@pytest.fixture
+def folder(ready: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(ready, tmp_path / "model"))
+
+
+def test_ready_folder(ready: Path, capfd: pytest.CaptureFixture[str]):
+    """It loads under every Auto class and answers to the bit, in a process that cannot import the package."""
+    before = {path: path.stat().st_mtime_ns for path in ready.rglob("*")}
+    assert main(["verify", str(ready)]) == 0
+    facts = capfd.readouterr().out
+    for auto_class in AUTO_CLASSES:
+        assert f"ok: {auto_class} loads without this package, with the same answers to the bit" in facts
+    assert "ok: its pipeline answers the same without this package" in facts
+    assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
+
+
+def test_other_answers_are_found(folder: Path):
+    """Code beside the weights that computes something else than the installed package is noticed."""
+    code = folder / "modeling_dlr.py"
+    text = code.read_text(encoding="utf-8")
+    assert "return hidden_states + branch" in text
+    code.write_text(
+        text.replace("return hidden_states + branch", "return hidden_states + 2 * branch"), encoding="utf-8"
+    )
+    with pytest.raises(VerificationError, match=r"AutoModel: a stranger's answers differ from ours by"):
+        verify(folder)
+
+
+def test_what_a_stranger_cannot_load_is_found(folder: Path):
+    """An error of the other process is reported by its last line."""
+    code = folder / "configuration_dlr.py"
+    code.write_text(code.read_text(encoding="utf-8") + "\nraise RuntimeError('not here')\n", encoding="utf-8")
+    with pytest.raises(VerificationError, match="without this package cannot use it: RuntimeError: not here"):
+        verify(folder)
+
+
+def rewrite(name: str, pattern: str, replacement: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        text = (folder / name).read_text(encoding="utf-8")
+        changed = re.sub(pattern, replacement, text, count=1)
+        assert changed != text
+        (folder / name).write_text(changed, encoding="utf-8")
+
+    return spoil
+
+
+def write(name: str, content: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_text(content, encoding="utf-8")
+
+    return spoil
+
+
+def remove(pattern: str) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        found = list(folder.glob(pattern))
+        assert found
+        for path in found:
+            path.unlink()
+
+    return spoil
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def spoil_number(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.bias"][0] = torch.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def leave_a_path(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights, folder / "model.safetensors", {"format": "pt", "from": "/home/me/run"})
+
+
+FAKE_TOKEN = "hf_" + "abcDEF123" * 4
+
+SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
+    "another model": (rewrite("config.json", '"model_type": "dlr"', '"model_type": "bert"'), "model_type 'dlr'"),
+    "unknown architecture": (rewrite("config.json", "DLRForSequenceClassification", "Mine"), "architectures must name"),
+    "unknown field": (rewrite("config.json", '"state_size"', '"stat_size"'), "did you mean 'state_size'"),
+    "field without effect": (rewrite("config.json", '"state_size": 5', '"state_size": 5.5'), "cannot be loaded"),
+    "auto_map with a gap": (rewrite("config.json", r'"AutoModelForTokenC.*\n', ""), "auto_map lacks"),
+    "auto_map to no file": (rewrite("config.json", '"modeling_dlr.DLRModel"', '"other.DLRModel"'), "not there"),
+    "auto_map to no class": (rewrite("config.json", '"modeling_dlr.DLRModel"', '"modeling_dlr.No"'), "no such class"),
+    "missing code": (remove("ops_dlr.py"), r"imports ops_dlr\.py, which is not beside it"),
+    "import of the package": (
+        rewrite("ops_dlr.py", "import torch\n", "import torch\nimport modeling_dlr\n"),
+        "a stranger does not have",
+    ),
+    "import of a library": (rewrite("ops_dlr.py", "import torch\n", "import scipy\nimport torch\n"), "imports scipy"),
+    "broken code": (rewrite("ops_dlr.py", "def ", "def def "), "no valid Python"),
+    "pickled weights": (write("pytorch_model.bin", "x"), r"pytorch_model\.bin is not safetensors"),
+    "no weights": (remove("*.safetensors"), r"no \.safetensors"),
+    "cut weights": (cut_weights, r"model\.safetensors is not whole"),
+    "not a number": (spoil_number, r"not finite, in \['classifier\.bias'\]"),
+    "no tokenizer": (remove("tokenizer*"), "no tokenizer loads"),
+    "other padding": (
+        rewrite("config.json", '"pad_token_id": 0', '"pad_token_id": 3'),
+        "pads with 0, but the model with 3",
+    ),
+    "no card": (remove("README.md"), r"no README\.md"),
+    "no license": (rewrite("README.md", "license: .*\n", ""), "names no license"),
+    "no pipeline tag": (rewrite("README.md", "pipeline_tag: .*\n", ""), "pipeline_tag: text-classification"),
+    "bad front-matter": (rewrite("README.md", "tags:", "tags: ]"), "front-matter cannot be read"),
+    "token": (write("notes.txt", f"login with {FAKE_TOKEN}"), r"notes\.txt holds what looks like an access token"),
+    "path": (write("results.json", json.dumps({"command": "python /home/me/x.py"})), r"one machine, /home/me/x\.py"),
+    "path of Windows": (write("results.json", json.dumps({"command": r"C:\Users\me\x.py"})), "path of one machine"),
+    "path in metadata": (leave_a_path, r"model\.safetensors holds a path of one machine, /home/me/run"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda name: name)
+def test_spoiled_folders(spoil: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each is found by reading the files, before any process is started."""
+    monkeypatch.setattr(verify_module.subprocess, "run", None)
+    change, message = SPOILED[spoil]
+    change(folder)
+    with pytest.raises(VerificationError, match=message):
+        verify(folder)
+
+
+def test_everything_wrong_is_listed(folder: Path, capfd: pytest.CaptureFixture[str]):
+    """One report names all that is wrong, and the exit code says so."""
+    for name in ("no card", "no tokenizer", "token"):
+        SPOILED[name][0](folder)
+    assert main(["verify", str(folder)]) == 1
+    report = capfd.readouterr().err
+    assert all(re.search(SPOILED[name][1], report) for name in ("no card", "no tokenizer", "token"))
+
+
+def test_what_stays_at_home_is_not_looked_at(folder: Path):
+    """The Trainer's pickled options and checkpoints are not uploaded, so they are no problem."""
+    (folder / "training_args.bin").write_bytes(b"pickle")
+    (folder / "checkpoint-3").mkdir()
+    (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"pickle")
+    verify_module.INSPECTIONS["its weights are whole safetensors"](folder)
+    assert verify_module.INSPECTIONS["its weights are whole safetensors"](folder) == []
+    assert verify_module.INSPECTIONS["it holds no token and no path of a machine"](folder) == []
+
+
+def test_no_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """A folder without a model, and none at all, are wrong input."""
+    with pytest.raises(InputError, match="holds no model"):
+        verify(tmp_path)
+    assert main(["verify", str(tmp_path / "absent")]) == 2
+    assert "holds no model" in capfd.readouterr().err
