@@ -31,15 +31,24 @@ by_atomic = pytest.mark.parametrize("name", ATOMIC)
 by_task = pytest.mark.parametrize("name", TASKS)
 
 
+SMALL_LISTOPS = {"min_length": 4, "max_length": 40, "max_depth": 5, "max_args": 4}
+SMALL: dict[str, dict[str, Any]] = {
+    **{name: {"length": 24} for name in ATOMIC},
+    "listops": SMALL_LISTOPS,
+    "listops_subtrees": SMALL_LISTOPS,
+    "pathfinder": {},
+    "pathfinder_segmentation": {},
+}
+
+
 def small_task(name: str, **options: Any) -> Any:
     """A task with few steps."""
-    small = {"min_length": 4, "max_length": 40, "max_depth": 5, "max_args": 4} if "listops" in name else {"length": 24}
-    return build_task(name, small | options)
+    return build_task(name, SMALL[name] | options)
 
 
 def load_small(name: str, cache_dir: Path | None, **arguments: Any) -> Any:
-    small = {"min_length": 4, "max_length": 40, "max_depth": 5, "max_args": 4} if "listops" in name else {"length": 24}
-    return load_task(name, **{"split": "train", "num_examples": 5, "cache_dir": cache_dir} | small | arguments)
+    """Two examples, unless more are asked for."""
+    return load_task(name, **{"split": "train", "num_examples": 2, "cache_dir": cache_dir} | SMALL[name] | arguments)
 
 
 def columns_of(data: Any) -> dict[str, Tensor]:
@@ -197,8 +206,8 @@ def test_trees_have_a_depth():
 def test_rows_depend_on_nothing_else(name: str, tmp_path: Path):
     """More examples, processes or streaming change no row; another seed or split changes all."""
     data = load_small(name, tmp_path / "a")
-    assert len(data) == 5
-    assert_same_rows(load_small(name, tmp_path / "b", num_examples=7).select(range(5)), data)
+    assert len(data) == 2
+    assert_same_rows(load_small(name, tmp_path / "b", num_examples=3).select(range(2)), data)
     assert_same_rows(load_small(name, None, streaming=True), data)
     for other in ({"seed": 1}, {"split": "validation"}, {"split": "test"}):
         different = columns_of(load_small(name, tmp_path / "c", **other))
@@ -222,7 +231,7 @@ def test_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("modeling_dlr.tasks.loading._first", lambda *arguments: drawn.append(arguments))
     again = load_small("sort", tmp_path, num_proc=2)
     assert not drawn
-    assert len(again) == 5
+    assert len(again) == 2
     for other in ({"seed": 1}, {"split": "test"}, {"length": 23}, {"num_examples": 6}):
         with pytest.raises(ValueError, match="Got None"):
             load_small("sort", tmp_path, **other)
@@ -234,7 +243,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     def failing(self: AtomicTask, *arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return draw(self, *arguments)
 
@@ -243,7 +252,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(KeyboardInterrupt):
         load_small("sort", tmp_path)
     assert not list(tmp_path.rglob("*.arrow"))
-    assert len(load_small("sort", tmp_path)) == 5
+    assert len(load_small("sort", tmp_path)) == 2
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -28,6 +28,7 @@ from .atomic import (
     Sort,
 )
 from .listops import ListOps, ListOpsSubTrees
+from .pathfinder import Pathfinder, PathfinderSegmentation
 from .seeds import SPLITS, Split
 from .task import Task
 
@@ -44,7 +45,9 @@ TaskName = Literal[
     "context_shift",
     "mips",
     "listops_subtrees",
+    "pathfinder_segmentation",
     "listops",
+    "pathfinder",
 ]
 TASKS: dict[TaskName, type[Task]] = {
     "shift": Shift,
@@ -59,7 +62,9 @@ TASKS: dict[TaskName, type[Task]] = {
     "context_shift": ContextShift,
     "mips": MIPS,
     "listops_subtrees": ListOpsSubTrees,
+    "pathfinder_segmentation": PathfinderSegmentation,
     "listops": ListOps,
+    "pathfinder": Pathfinder,
 }
 
 # Goes into the fingerprint of what is cached: a new number whenever a task draws other rows than before.

@@ -1,0 +1,206 @@
+"""The paths of Pathfinder: two long ones side by side and short ones around them, drawn dash by dash.
+
+The rules are those of the official generator of the DLR paper, which follows arXiv 1805.08315: a path grows by dashes
+that turn a little and keep clear of all other paths; what fails is tried again. The random numbers are the same, too.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import RandomState
+
+from .pathfinder_drawing import Pen, Point, draw_disc, paste, translate
+from .pathfinder_room import Compass, Room, inner_places
+from .pathfinder_settings import PathfinderSetting
+
+_DASH_TRIES = 3
+_DISTRACTOR_TRIES = 5
+_LEAST_FREE_SHARE = 0.01
+_LEAST_CHANCE = 1e-4
+
+
+class Drawing(NamedTuple):
+    """An image of Pathfinder and what is to be found in it."""
+
+    image: np.ndarray
+    """[R, R] uint8."""
+    paths: np.ndarray
+    """[2, R, R] bool: the pixels of the two long paths."""
+    connected: bool
+    """Whether the two markers lie on one path."""
+    marked: int
+    """The path on whose beginning a marker lies."""
+    beginnings: tuple[Point, Point]
+    ends: tuple[Point, Point]
+
+
+class Dash(NamedTuple):
+    """A dash of a path. The next one follows at the pivot in the direction of ``orientation``, in radians."""
+
+    ink: np.ndarray
+    room: np.ndarray
+    tip: Point
+    pivot: Point
+    orientation: float
+
+
+Path = list[Dash]
+
+
+@functools.cache
+def _compass(setting: PathfinderSetting, margin: int) -> Compass:
+    return Compass(Pen(setting, margin))
+
+
+@dataclass
+class Sampler:
+    """Draws images: ``Sampler(setting, RandomState(seed)).draw()``.
+
+    Args:
+        setting: how they look.
+        random: one stream of numbers for all images.
+    """
+
+    setting: PathfinderSetting
+    random: RandomState
+
+    def draw(self) -> Drawing:
+        """The next image."""
+        setting, random = self.setting, self.random
+        connected = bool(random.randint(0, 2))
+        self.margin = setting.margins[random.randint(0, len(setting.margins))]
+        self.compass = _compass(setting, self.margin)
+        pair = self._pair()
+        while pair is None:
+            pair = self._pair()
+        inks = [self._ink(path) for path in pair]
+        image = np.maximum(*inks)
+        for _ in range(setting.num_distractors):
+            any(self._distractor(image) for _ in range(_DISTRACTOR_TRIES))
+        marked = int(random.randint(0, 2))
+        draw_disc(image, setting, pair[marked][0].tip)
+        draw_disc(image, setting, pair[marked if connected else 1 - marked][-1].tip)
+        low, high = image.min(), image.max()
+        return Drawing(
+            _to_bytes(image, low, high),
+            np.stack([_to_bytes(ink, low, high) > 0 for ink in inks]),
+            connected,
+            marked,
+            (pair[0][0].tip, pair[1][0].tip),
+            (pair[0][-1].tip, pair[1][-1].tip),
+        )
+
+    def _ink(self, path: Path) -> np.ndarray:
+        canvas = np.zeros((self.setting.resolution, self.setting.resolution))
+        for dash in path:
+            paste(canvas, dash.ink, dash.tip)
+        return canvas
+
+    def _pair(self) -> tuple[Path, Path] | None:
+        """Two long paths that begin near one another; None if they cannot grow."""
+        self.room = Room(self.setting.resolution, self.compass.rim)
+        first = self._seed(border=2 * self.setting.seed_distance)
+        second = first and self._seed_beside(first.tip)
+        if not first or not second:
+            return None
+        paths: tuple[Path, Path] = ([first], [second])
+        for _ in range(self.setting.contour_length - 1):
+            if not all(self._grow(path) for path in paths):
+                return None
+        self.room.take(paths[1][-1].room, paths[1][-1].tip)  # the official code forgets the last dash of the first path
+        return paths
+
+    def _distractor(self, image: np.ndarray) -> bool:
+        """Add a short path to the image; False, and nothing added, if it cannot grow."""
+        setting, before = self.setting, self.room
+        if before.free_share() < _LEAST_FREE_SHARE:
+            return False
+        seed = self._seed(border=0)
+        if seed is None:
+            return False
+        path, self.room = [seed], before.copy()
+        if not all(self._grow(path) for _ in range(setting.distractor_length - 1)):
+            self.room = before
+            return False
+        self.room.take(path[-1].room, path[-1].tip)
+        for dash in path:
+            paste(image, dash.ink, dash.tip)
+        if setting.mark_distractors:
+            draw_disc(image, setting, seed.pivot)
+        return True
+
+    def _seed(self, border: int) -> Dash | None:
+        """A dash in free room: anywhere, or where there is no path yet at least ``border`` away from the edge."""
+        resolution = self.setting.resolution
+        for _ in range(_DASH_TRIES):
+            orientation = math.radians(self.random.randint(-180, 180))
+            element = self.compass.pen.seed_element(orientation)
+            if element is None:
+                return None
+            free = inner_places(element, border, resolution) if border else self.room.free_places(element)
+            if not len(free):
+                return None
+            dash = self._first_dash(divmod(int(free[self.random.randint(0, len(free))]), resolution), orientation)
+            if dash:
+                return dash
+        return None
+
+    def _seed_beside(self, neighbour: Point) -> Dash | None:
+        """A dash at the seed distance from another."""
+        distance = self.setting.seed_distance
+        for _ in range(_DASH_TRIES):
+            orientation = math.radians(self.random.randint(-180, 180))
+            angle = math.radians(self.random.randint(0, 360))
+            y, x = neighbour[0] + distance * math.sin(angle), neighbour[1] + distance * math.cos(angle)
+            dash = self._first_dash((round(y), round(x)), orientation)
+            if dash:
+                return dash
+        return None
+
+    def _first_dash(self, tail: Point, orientation: float) -> Dash | None:
+        """The dash from ``tail`` in a direction, if it and its margins lie within the image."""
+        length = self.setting.dash_length
+        head = translate(tail, orientation, length)
+        pivot = translate(head, _reversed(orientation), length + self.margin)
+        if not (self._inside(head) and self._inside(pivot)):
+            return None
+        return Dash(*self.compass.pen.stroke(orientation), tail, pivot, orientation)
+
+    def _grow(self, path: Path) -> bool:
+        """Add a dash to a path and take the room of the one before; False if no tip was found for it."""
+        last, dash = path[-1], self._next_dash(path[-1])
+        if dash is None:
+            return False
+        self.room.take(last.room, last.tip)
+        path.append(dash)
+        return True
+
+    def _next_dash(self, last: Dash) -> Dash | None:
+        """The next dash of a path: its tip is drawn among those that turn little and are free."""
+        pivot = translate(last.pivot, last.orientation, self.setting.dash_length + 2 * self.margin)
+        fan = self.compass.fan(pivot, last.orientation)
+        cumulative = self.room.chances(pivot, fan).cumsum()
+        if not len(cumulative) or cumulative[-1] < _LEAST_CHANCE:
+            return None
+        for _ in range(_DASH_TRIES):
+            place = int(cumulative.searchsorted(self.random.rand() * cumulative[-1], "right"))
+            y, x = fan.offsets[place].tolist()
+            point, orientation = (pivot[0] + y, pivot[1] + x), float(fan.orientations[place])
+            ink, room = self.compass.pen.stroke(_reversed(orientation))
+            if self.room.has(room, point):
+                return Dash(ink, room, point, pivot, orientation)
+        return None
+
+    def _inside(self, point: Point) -> bool:
+        return 0 <= point[0] < self.setting.resolution and 0 <= point[1] < self.setting.resolution
+
+
+def _reversed(orientation: float) -> float:
+    return orientation - math.pi if orientation >= 0 else orientation + math.pi
+
+
+def _to_bytes(picture: np.ndarray, low: float, high: float) -> np.ndarray:
+    return np.rint((picture - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)

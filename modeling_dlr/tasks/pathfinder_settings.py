@@ -1,0 +1,47 @@
+"""How the images of Pathfinder are to look, for every size that has been published."""
+
+from typing import NamedTuple
+
+
+class PathfinderSetting(NamedTuple):
+    """Lengths are in pixels."""
+
+    resolution: int
+    """Height and width of an image."""
+    margins: tuple[int, ...]
+    """What is kept free around a dash; one of these is drawn for each image."""
+    seed_distance: int
+    """Between the first dashes of the two long paths."""
+    marker_radius: float
+    contour_length: int
+    """Dashes of a long path."""
+    dash_length: int
+    dash_thickness: float
+    antialias: int
+    """Dashes and discs are drawn this many times larger, and shrunk."""
+    continuity: float
+    """How straight a path is: no turn exceeds 90 degrees over this."""
+    num_distractors: int
+    contrast: float
+    """Of dashes; discs have 1."""
+    mark_distractors: bool
+    """Whether every distractor has a disc, as both long paths have."""
+
+    @property
+    def distractor_length(self) -> int:
+        """Dashes of a distractor."""
+        return self.contour_length // 3
+
+
+# The DLR paper's segmentation (arXiv 2212.00768), by resolution; all that is drawn has discs.
+SEGMENTATION: dict[int, PathfinderSetting] = {
+    128: PathfinderSetting(128, (2, 3), 22, 2.1, 14, 5, 1.5, 2, 1.8, 16, 0.9, True),
+    256: PathfinderSetting(256, (4,), 27, 4.2, 16, 8, 2, 2, 2.2, 16, 1.0, True),
+    512: PathfinderSetting(512, (7,), 40, 9, 12, 22, 6, 3, 2.5, 18, 1.0, True),
+}
+
+# The Long Range Arena's classification (arXiv 2011.04006), as its data set builders say: Pathfinder and Path-X.
+CLASSIFICATION: dict[int, PathfinderSetting] = {
+    32: PathfinderSetting(32, (1,), 7, 1.5, 14, 2, 0.5, 2, 1.0, 5, 1.5, False),
+    128: PathfinderSetting(128, (2, 3), 20, 3, 14, 5, 1.5, 2, 1.8, 8, 0.9, False),
+}
