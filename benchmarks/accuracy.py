@@ -4,8 +4,9 @@
     python benchmarks/accuracy.py --save          # also into benchmarks/results/accuracy.json; goes on where it stopped
 
 The error is max |ours - float64| / max |float64| over the last 1024 steps (of the state: over all poles; of the kernel
-the second maximum is over all steps), in float32 with the same parameters. DSS starts with time steps of 1e-4 here, so that its kernels are still there after a million
-steps. Beside ours, the plain formulation in complex64, which takes up to 8 GB of memory here.
+the second maximum is over all steps), in float32 with the same parameters. DSS starts with time steps of 1e-4 here, so
+that its kernels are still there after a million steps. Beside ours, the plain formulation in complex64, which takes up
+to 8 GB of memory here.
 """
 
 from collections.abc import Callable
