@@ -5,7 +5,6 @@ median of their ratios within a round.
 """
 
 import argparse
-import functools
 import json
 import platform
 import re
@@ -90,9 +89,8 @@ def best_rate(flops: float, run: Callable[[], object]) -> float:
     return flops / min(seconds)
 
 
-@functools.cache
 def matmul_rate(size: int = 2048) -> float:
-    """Flops per second of a square float32 product, by torch's own `@` or by oneDNN, whichever is faster here."""
+    """Flops per second, now, of a square float32 product, by torch's own `@` or by oneDNN, whichever is faster."""
     a = torch.randn(size, size)
     products: list[Callable[[], Tensor]] = [lambda: a @ a]
     if torch.backends.mkldnn.is_available():

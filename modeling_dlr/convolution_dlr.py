@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Numbers that the transforms of a block may hold, to stay in the cache, and channels that fill a line of it.
+# Numbers that the transforms of a block may hold, to stay in the cache.
 _NUMBERS_PER_BLOCK = 2**19
-_CHANNELS_PER_BLOCK = 16
+# Channels that are turned at least: those of one line of the cache, or half of one where a transform is larger than it.
+_FEWEST_CHANNELS, _FEWEST_LONG_CHANNELS, _LONG = 16, 8, 2**19
 
 
 def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
@@ -117,7 +118,8 @@ class _Workspace:
         self.num_channels, self.num_sequences = self.H, self.B
         if u.device.type == "cpu":
             fitting = _NUMBERS_PER_BLOCK // self.n
-            self.num_channels = min(max(_CHANNELS_PER_BLOCK, fitting // max(1, self.B)), self.H)
+            fewest = _FEWEST_CHANNELS if self.n < _LONG else _FEWEST_LONG_CHANNELS
+            self.num_channels = min(max(fewest, fitting // max(1, self.B)), self.H)
             self.num_sequences = min(max(1, fitting // self.num_channels), self.B)
         self.few = u.new_empty(self.num_sequences, self.L, self.num_channels)
         self.padded = u.new_zeros(self.num_sequences, self.num_channels, self.n)

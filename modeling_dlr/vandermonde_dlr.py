@@ -25,6 +25,8 @@ from torch.autograd.function import once_differentiable
 # Numbers of F, and of X = W C, that one matrix product works on: 4 MB of float32 each, so that they stay in the cache.
 _NUMBERS_PER_CHUNK = 2**20
 _LARGEST_REMEMBERED = 2**26
+# Modes that fade sooner are not told apart by how long they last, nor are those of sequences not four times as long.
+_SHORTEST_LIFETIME = 2**12
 
 
 class _Remembered(NamedTuple):
@@ -176,7 +178,7 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(decay, angle, g)
-        ((real, minus_imag),) = _moments(decay, angle, g, 1)
+        real, minus_imag = _moments(decay, angle, g, 1)[:, 0]
         return real, minus_imag.neg()
 
     @staticmethod
@@ -192,13 +194,41 @@ def _gradients(
     decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivatives of Σ_l g[l] Re(W Λ^l) by decay, angle, Re W and Im W."""
-    (d_real, d_imag), (l_real, l_imag) = _moments(decay, angle, g, 2)
+    moments = g.new_empty(2, 2, *real.shape)
+    for poles, steps in _lifetimes(decay, g.shape[-1], g.dtype):
+        moments[..., poles] = _moments(decay[:, poles], angle[:, poles], g[..., :steps], 2)
+    (d_real, l_real), (d_imag, l_imag) = moments
     d_decay = (real * l_real).addcmul_(imag, l_imag).sum(1)
     d_angle = (real * l_imag).addcmul_(imag, l_real, value=-1).sum(1)
     return d_decay.to(decay.dtype), d_angle.to(angle.dtype), d_real, d_imag
 
 
 def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+    (poles, _), *fading = _lifetimes(decay, length, real.dtype)
+    product = _whole_product(decay[:, poles], angle[:, poles], real[..., poles], imag[..., poles], length)
+    for poles, steps in fading:
+        product[..., :steps] += _whole_product(
+            decay[:, poles], angle[:, poles], real[..., poles], imag[..., poles], steps
+        )
+    return product
+
+
+def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Tensor | slice, int]]:
+    """Which poles count for how many steps: the first all ``length``, and others a quarter of it, or a quarter of that.
+
+    What is left out of a mode is smaller than what rounding leaves of its beginning. Undamped modes never fade, and
+    poles that are not shared by the rows are not told apart.
+    """
+    quarters = int(math.log2(length / _SHORTEST_LIFETIME)) // 2
+    if quarters < 1 or len(decay) > 1 or decay.device.type != "cpu":
+        return [(slice(None), length)]
+    lifetime = (4 - math.log(torch.finfo(dtype).eps)) / (-decay[0].double()).clamp(min=1e-300)
+    times = (length / lifetime).log2().div(2).floor().clamp(0, quarters)
+    found = [(times == quarter).nonzero().squeeze(-1) for quarter in range(quarters + 1)]
+    return [(poles, -(-length // 4**i)) for i, poles in enumerate(found) if i == 0 or len(poles) > 0]
+
+
+def _whole_product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
     plan = _Plan(real.shape, length)
     tables, X_buffer = _Tables(plan, real), _Buffer(real)
     product = real.new_zeros(plan.G, plan.R, plan.A * plan.T)
@@ -211,12 +241,12 @@ def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: i
     return product[..., :length]
 
 
-def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
-    """Σ_l l^m g[g,r,l] conj(Λ_n)^l for m = 0 … count-1: real and imaginary parts, each [G, R, N]."""
+def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
+    """Σ_l l^m g[g,r,l] conj(Λ_n)^l for m = 0 … count-1: real and imaginary parts, [2, count, G, R, N]."""
     plan = _Plan((*g.shape[:2], decay.shape[-1]), g.shape[-1], count)
     tables, g_buffer, Y_buffer = _Tables(plan, g), _Buffer(g), _Buffer(g)
     steps = torch.arange(plan.length, dtype=g.dtype, device=g.device)
-    real, imag = g.new_empty(2, count, plan.G, plan.R, plan.N)
+    moments = g.new_empty(2, count, plan.G, plan.R, plan.N)
     for groups, poles in plan.table_chunks():
         C, F = tables.of(decay[groups, poles], angle[groups, poles])
         for rows in plan.row_chunks():
@@ -228,9 +258,9 @@ def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> list[tuple[
                 torch.mul(blocks[:, m - 1, :, : plan.length], steps, out=blocks[:, m, :, : plan.length])
             Y = Y_buffer.part(*blocks.shape[:3], plan.A, F.shape[-1])
             torch.bmm(blocks.view(len(few), -1, plan.T), F, out=Y.view(len(few), -1, F.shape[-1]))
-            sums = _sum_over_blocks(Y, C)
-            real[:, groups, rows, poles], imag[:, groups, rows, poles] = (part.transpose(0, 1) for part in sums)
-    return list(zip(real, imag, strict=True))
+            for part, sums in zip(moments, _sums_over_blocks(Y, C), strict=True):
+                part[:, groups, rows, poles] = sums.transpose(0, 1)
+    return moments
 
 
 class _Plan:
@@ -315,7 +345,7 @@ def _outer_product(x: Tensor, y: Tensor, buffer: _Buffer) -> Tensor:
     return product
 
 
-def _sum_over_blocks(Y: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+def _sums_over_blocks(Y: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
     """Σ_a Y[a] conj(C[a]): [g, m, r, A, 2n] and [g, A, 2n] to two [g, m, r, n]."""
     (Y_real, Y_imag), (C_real, C_imag) = Y.chunk(2, dim=-1), C[:, None, None].chunk(2, dim=-1)
     return (

@@ -319,3 +319,32 @@ def test_transform_sizes_are_the_next_fast_ones():
     for smaller, size in pairwise([0, *fast]):
         if size <= 2**14:
             assert {transform_size(n) for n in range(smaller + 1, size + 1)} == {size}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_modes_that_have_faded_are_left_out(dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch):
+    """Poles of every lifetime: what is left out of the sum is less than its rounding, in values and gradients."""
+    sizes = Sizes(C=2, H=3, N=9, L=997)
+    spectrum = sizes.spectrum(torch.float64, device)
+    with torch.no_grad():
+        spectrum.decay.copy_(-torch.tensor([0, 1e-5, 0.03, 0.05, 0.1, 0.2, 0.5, 2, 30]))
+    spectrum = Spectrum(*(part.detach().to(dtype).requires_grad_() for part in parts_of(spectrum)))
+    monkeypatch.setattr(vandermonde_dlr, "_SHORTEST_LIFETIME", 8)
+    lifetimes = vandermonde_dlr._lifetimes(spectrum.decay.detach().unsqueeze(0), sizes.L, dtype)
+    assert len(lifetimes) == (4 if device.type == "cpu" else 1)
+    K = evaluate_kernel(spectrum, sizes.L)
+    assert_close(K, oracle.kernel(*as_complex(spectrum), sizes.L), dtype)
+    G, gradients = backpropagated(K, parts_of(spectrum))
+    expected = oracle.kernel_gradients(*as_complex(spectrum), G.cpu().double().numpy())
+    for actual, derived in zip(gradients, expected, strict=True):
+        assert_close(actual, derived, dtype)
+
+
+def test_growing_and_separate_poles_are_never_left_out():
+    """A mode that grows or stays, and poles of each channel's own, count to the end of a sequence of any length."""
+    L = 2**20
+    decay = torch.tensor([[1e-4, 0.0, -1.0, -1e-5, -1e-3]])
+    lifetimes = vandermonde_dlr._lifetimes(decay, L, torch.float32)
+    found = {steps: poles.tolist() for poles, steps in lifetimes if isinstance(poles, Tensor)}
+    assert found == {L: [0, 1, 3], 2**16: [4], 2**12: [2]}
+    assert vandermonde_dlr._lifetimes(torch.full((2, 3), -1.0), L, torch.float32) == [(slice(None), L)]
