@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_dlr import DLRConfig
-from modeling_dlr.modeling_dlr import AUTO_CLASSES
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 
 from .samples import load_tokenizer, read_config, task_of
 

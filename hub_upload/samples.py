@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from modeling_dlr import DLRConfig
-from modeling_dlr.modeling_dlr import AUTO_CLASSES
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 
 _LENGTH, _SHORT = 63, 7
 _TEXTS = ["a", "Grüße, 世界", "Every word of this is read, one byte or one piece at a time. " * 3]

@@ -17,7 +17,7 @@ from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import InputError, VerificationError
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
-from modeling_dlr.modeling_dlr import AUTO_CLASSES
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.tokenization import byte_tokenizer
 
 
