@@ -41,6 +41,7 @@ _NEEDED = {
     "dss": {"version", "kernel_to_real", "Lambda_init", "sep_dt_re_im"},
     "s4d": {"disc"},
     "sgconv": set(),
+    "attn": {"chunk_size", "attn_ff"},
 }
 _NEEDED_BY_ALL = {"bidirectional", "activation", "postact", "transposed", "norm", "decoder"}
 
@@ -55,6 +56,7 @@ _CHOICES_OF_KERNEL = {
     "dss": {"Lambda_init": DSS_INITS},
     "s4d": {"disc": {"zoh", "bilinear"}, "real_transform": {"exp"}, "dt_transform": {"exp"}},
     "sgconv": {},
+    "attn": {},
 }
 
 

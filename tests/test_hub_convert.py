@@ -13,7 +13,7 @@ import pytest
 import torch
 from golden_data import GOLDEN, assert_gradients, fields, tensors
 from safetensors.torch import load_file, save_file
-from test_golden_models import CASES, LOSSES, WITH_HEAD, WRONG_LAGS, inputs_of, logits_of
+from test_golden_models import CASES, LOSSES, WITH_HEAD, WRONG_LAGS, inputs_of, logits_of, official_logits
 from tiny import assert_same_tensors
 from tolerances import assert_close
 from torch import Tensor
@@ -67,8 +67,7 @@ def test_converted_model_is_the_official_one(case: str, tmp_path: Path):
     data, spec = tensors("backbones")[case], CASES[case]
     with torch.no_grad():
         logits = logits_of(case, model.eval(), device)
-    in_float32 = case.startswith("dssrepo") or spec["kernel_type"] == "sgconv"  # their kernel, or its norm
-    assert_close(logits, data["eval.logits64"], "official float32" if in_float32 else torch.float64)
+    assert_close(logits, *official_logits(case))
     model.train()
     loss = LOSSES[spec["loss"]](logits_of(case, model, device).flatten(0, -2), data["batch.1"])
     loss.backward()
