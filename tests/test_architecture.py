@@ -55,6 +55,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
+    "modeling_dlr.weighted_loss",
 }
 
 
