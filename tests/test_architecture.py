@@ -56,6 +56,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
+    "modeling_dlr.weighted_loss",
 }
 
 
