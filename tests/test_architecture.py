@@ -53,6 +53,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.ops_dlr",
+    "modeling_dlr.processing",
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
