@@ -99,16 +99,14 @@ RENAMED = {
     r"\bnorm\.m$": "norm.shift",
     r"\bnorm\.s$": "norm.scale",
     r"\boutput_linear\.(0\.)?": "out_proj.",
+    r"\battn\.": "attention.",
     r"\b([QKVO])\.": lambda match: f"{match[1].lower()}_proj.",
     r"\bff(2?)\.": lambda match: f"feed_forwards.{1 if match[1] else 0}.",
-    r"(^|\battn\.)scale$": r"\1query_scale",
-    r"\battn\.": "attention.",
+    r"(^|\battention\.)scale$": r"\1query_scale",
 }
-# What attention layers hold and never use, or compute from their sizes.
-UNUSED = re.compile(r"\blayer\.D$|\brope\.freqs$")
 
-
-_ATTENTION_HEADS = 4
+# A skip that the official attention layer has and does not read, and a table that follows from the sizes.
+UNUSED_BY_ATTENTION = r"(^|\.)(D|rope\.freqs)$"
 
 
 def state_size_of(official: dict[str, Any]) -> int:
@@ -124,15 +122,29 @@ def kernel_parameters_of(official: dict[str, Any]) -> dict[str, Any]:
     return {"kernel_type": kernel_type} | options | family.options(official)
 
 
+def attention_of(official: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a block or model that attends, without or with a chunk size."""
+    window = official["chunk_size"]
+    kind = "full_attention" if window is None else "local_attention"
+    return {
+        "layer_types": [kind] * official.get("n_layers", 1),
+        "num_attention_heads": official.get("n_heads", 4),
+        "attention_window": 1024 if window is None else window,
+        "attention_ff_ratio": official["attn_ff"],
+    }
+
+
 def config_of(official: dict[str, Any]) -> DLRConfig:
     """The configuration of a block or model; what a block leaves out takes its default."""
-    mixer = _attention_of(official) if official["kernel_type"] == "attn" else _kernel_of(official)
+    attends = official["kernel_type"] == "attn"
+    mixer = attention_of(official) if attends else {"kernel_parameters": kernel_parameters_of(official)}
     return DLRConfig(
         **mixer,
         vocab_size=official.get("n_tokens"),
         input_size=official.get("d_input"),
         hidden_size=official["d_model"],
         num_hidden_layers=official.get("n_layers", 1),
+        state_size=state_size_of(official),
         bidirectional=official["bidirectional"],
         num_kernel_channels=official.get("channels", 1),
         channel_gate_act=official.get("hyper_act"),
@@ -149,24 +161,10 @@ def config_of(official: dict[str, Any]) -> DLRConfig:
     )
 
 
-def _kernel_of(official: dict[str, Any]) -> dict[str, Any]:
-    return {"state_size": state_size_of(official), "kernel_parameters": kernel_parameters_of(official)}
-
-
-def _attention_of(official: dict[str, Any]) -> dict[str, Any]:
-    kind = "full_attention" if official["chunk_size"] is None else "local_attention"
-    window = {} if official["chunk_size"] is None else {"attention_window": official["chunk_size"]}
-    return window | {
-        "layer_types": [kind] * official.get("n_layers", 1),
-        "num_attention_heads": _ATTENTION_HEADS,
-        "attention_ff_ratio": official["attn_ff"],
-    }
-
-
 def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Tensor]:
     """A state dict, or the gradients by it, under our names; shapes may differ by axes of one."""
     if kernel_type == "attn":
-        official = {name: value for name, value in official.items() if not UNUSED.search(name)}
+        official = {name: value for name, value in official.items() if not re.search(UNUSED_BY_ATTENTION, name)}
     ours = {our_name(name, kernel_type): value for name, value in _stacked(official).items()}
     if "model.embed_tokens.bias" in ours:  # an embedding has none: this encoder is a projection
         ours = {name.replace("embed_tokens", "input_projection"): value for name, value in ours.items()}

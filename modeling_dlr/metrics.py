@@ -1,63 +1,181 @@
-"""Metrics as `evaluate.Metric`s that need no download: `MaskedAccuracy().compute(predictions=…, references=…)`."""
+"""Metrics as `evaluate.Metric`s that need no download: `MaskedAccuracy().compute(predictions=…, references=…)`.
 
-from typing import Any
+Each comes twice: over all references at once, and (`Batch…`) as the DLR paper reports it, the mean over batches, which
+is another number and depends on the size of the batches. Arrays of several dimensions are given flat.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
 import numpy as np
 
 IGNORED_CLASS = -100
+# The least variance that R² divides by (arXiv 2212.00768).
+_LEAST_VARIANCE = 1e-5
 
-_CLASS_FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+
+class _Metric(evaluate.Metric):
+    """One number over the references that count."""
+
+    key: ClassVar[str]
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            module_name=self.key,
+            description=self.__doc__ or "",
+            citation="",
+            inputs_description="predictions and references, one per example or step",
+            features=self._features(),
+        )
+
+    @abstractmethod
+    def _features(self) -> datasets.Features: ...
+
+    @abstractmethod
+    def _score(self, predictions: np.ndarray, references: np.ndarray) -> float: ...
 
 
-class MaskedAccuracy(evaluate.Metric):
+class _ClassMetric(_Metric):
+    """Of class indices; ``ignore_index`` does not count."""
+
+    def _features(self) -> datasets.Features:
+        return datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+
+    def _compute(self, predictions: Any, references: Any, ignore_index: int = IGNORED_CLASS) -> dict[str, float]:
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        counts = references != ignore_index
+        if not counts.any():
+            raise ValueError(f"Every reference is {ignore_index}, the ignored class: there is nothing to score.")
+        return {self.key: float(self._score(predictions[counts], references[counts]))}
+
+
+class MaskedAccuracy(_ClassMetric):
     """Share of right answers among the references that are not ``ignore_index`` (-100).
 
     >>> MaskedAccuracy().compute(predictions=[1, 0, 2], references=[1, -100, 0])
     {'accuracy': 0.5}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _class_metric_info(self, "masked_accuracy")
+    key = "accuracy"
 
-    def _compute(self, predictions: Any, references: Any, ignore_index: int = IGNORED_CLASS) -> dict[str, float]:
-        predictions, references = _counted(predictions, references, ignore_index)
-        return {"accuracy": float(np.mean(predictions == references))}
+    def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
+        return np.mean(predictions == references)
 
 
-class MacroF1(evaluate.Metric):
+class MacroF1(_ClassMetric):
     """F1 averaged over the classes that occur in the references or the predictions, ``ignore_index`` (-100) apart.
 
     >>> MacroF1().compute(predictions=[0, 0, 1, 1], references=[0, 1, 1, -100])
     {'f1_macro': 0.6666666666666666}
     """
 
-    def _info(self) -> evaluate.MetricInfo:
-        return _class_metric_info(self, "macro_f1")
+    key = "f1_macro"
 
-    def _compute(self, predictions: Any, references: Any, ignore_index: int = IGNORED_CLASS) -> dict[str, float]:
-        predictions, references = _counted(predictions, references, ignore_index)
+    def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
         scores = []
         for label in np.union1d(predictions, references):
             hits = np.sum((predictions == label) & (references == label))
             scores.append(2 * hits / (np.sum(predictions == label) + np.sum(references == label)))
-        return {"f1_macro": float(np.mean(scores))}
+        return float(np.mean(scores))
 
 
-def _class_metric_info(metric: evaluate.Metric, name: str) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        module_name=name,
-        description=metric.__doc__ or "",
-        citation="",
-        inputs_description="predictions and references: class indices, one per example or step",
-        features=_CLASS_FEATURES,
-    )
+class BalancedAccuracy(_ClassMetric):
+    """Recall averaged over the classes that occur in the references, ``ignore_index`` (-100) apart.
+
+    >>> BalancedAccuracy().compute(predictions=[0, 0, 1, 1], references=[0, 1, 1, -100])
+    {'accuracy_balanced': 0.75}
+    """
+
+    key = "accuracy_balanced"
+
+    def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
+        return float(np.mean([np.mean(predictions[references == label] == label) for label in np.unique(references)]))
 
 
-def _counted(predictions: Any, references: Any, ignore_index: int) -> tuple[np.ndarray, np.ndarray]:
-    predictions, references = np.asarray(predictions), np.asarray(references)
-    counts = references != ignore_index
-    if not counts.any():
-        raise ValueError(f"Every reference is {ignore_index}, the ignored class: there is nothing to score.")
-    return predictions[counts], references[counts]
+class R2(_Metric):
+    """1 - the mean squared error over the variance of all references together, at least 1e-5; NaN does not count.
+
+    >>> R2().compute(predictions=[0.0, 0.5, 1.0], references=[0.0, float("nan"), 2.0])
+    {'r2': 0.5}
+    """
+
+    key = "r2"
+
+    def _features(self) -> datasets.Features:
+        return datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("float64")})
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        predictions, references = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
+        counts = ~np.isnan(references)
+        if not counts.any():
+            raise ValueError("Every reference is NaN, which is ignored: there is nothing to score.")
+        return {self.key: self._score(predictions[counts], references[counts])}
+
+    def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
+        return float(1 - np.mean((predictions - references) ** 2) / max(np.var(references), _LEAST_VARIANCE))
+
+
+class _PerBatch(_Metric):
+    """The mean of a metric over batches; an incomplete last batch is left out, as the official loaders do."""
+
+    def _compute(self, predictions: Any, references: Any, batch_size: int, **options: int) -> dict[str, float]:
+        scores = [
+            super(_PerBatch, self)._compute(batch, wanted, **options)[self.key]
+            for batch, wanted in _batches(np.asarray(predictions), np.asarray(references), batch_size)
+        ]
+        return {f"{self.key}_batch_mean": float(np.mean(scores))}
+
+
+def _batches(
+    predictions: np.ndarray, references: np.ndarray, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    count = len(references) // batch_size
+    if not count:
+        raise ValueError(
+            f"batch_size={batch_size} is more than the {len(references)} references there are: give the number of "
+            "references in one batch, which is sequences times steps."
+        )
+    for start in range(0, count * batch_size, batch_size):
+        yield predictions[start : start + batch_size], references[start : start + batch_size]
+
+
+class BatchMaskedAccuracy(_PerBatch, MaskedAccuracy):
+    """`MaskedAccuracy` averaged over batches of ``batch_size`` references; 1 where all of a batch is ignored.
+
+    >>> BatchMaskedAccuracy().compute(predictions=[1, 0, 2, 2], references=[1, -100, 0, 2], batch_size=2)
+    {'accuracy_batch_mean': 0.75}
+    """
+
+    def _compute(
+        self, predictions: Any, references: Any, batch_size: int, ignore_index: int = IGNORED_CLASS
+    ) -> dict[str, float]:
+        pairs = _batches(np.asarray(predictions), np.asarray(references), batch_size)
+        counted = [(batch == wanted)[wanted != ignore_index] for batch, wanted in pairs]
+        return {f"{self.key}_batch_mean": float(np.mean([right.mean() if right.size else 1.0 for right in counted]))}
+
+
+class BatchMacroF1(_PerBatch, MacroF1):
+    """`MacroF1` averaged over batches of ``batch_size`` references.
+
+    >>> BatchMacroF1().compute(predictions=[0, 0, 1, 1], references=[0, 0, 1, 0], batch_size=2)
+    {'f1_macro_batch_mean': 0.6666666666666666}
+    """
+
+
+class BatchBalancedAccuracy(_PerBatch, BalancedAccuracy):
+    """`BalancedAccuracy` averaged over batches of ``batch_size`` references.
+
+    >>> BatchBalancedAccuracy().compute(predictions=[0, 0, 1, 1], references=[0, 0, 1, 0], batch_size=2)
+    {'accuracy_balanced_batch_mean': 0.75}
+    """
+
+
+class BatchR2(_PerBatch, R2):
+    """`R2` averaged over batches of ``batch_size`` references.
+
+    >>> BatchR2().compute(predictions=[0.0, 1.0, 0.0, 2.0], references=[0.0, 2.0, 0.0, 2.0], batch_size=2)
+    {'r2_batch_mean': 0.75}
+    """

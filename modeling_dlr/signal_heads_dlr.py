@@ -97,9 +97,13 @@ class DLRForSemanticSegmentation(DLRForTokenClassification):
 def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
     """The pixels of images as sequences, row by row: [B, C, h, w] to [B, h·w, C].
 
+    A model of one channel reads RGB in grey, for pipelines turn every image into RGB.
+
     Raises:
         ValueError: for another shape, or another number of channels.
     """
+    if channels == 1 and pixel_values.dim() == 4 and pixel_values.shape[1] == 3:
+        pixel_values = luma(pixel_values)
     if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:
         raise ValueError(
             f"pixel_values must have the shape [batch, input_size={channels}, height, width], got "
@@ -107,6 +111,12 @@ def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
             "input_size."
         )
     return pixel_values.flatten(2).transpose(1, 2)
+
+
+def luma(rgb: Tensor) -> Tensor:
+    """How bright RGB images are (ITU-R BT.601), as when Pillow converts to "L": [B, 3, h, w] to [B, 1, h, w]."""
+    red, green, blue = rgb.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 __all__ = [

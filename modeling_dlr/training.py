@@ -21,6 +21,8 @@ def parameter_groups(
     learning_rate: float,
     weight_decay: float = 0.0,
     state_learning_rate: float | Mapping[str, float] | None = None,
+    *,
+    decay_vectors: bool = False,
 ) -> list[dict[str, Any]]:
     """The parameter groups of an optimizer, always in the same order.
 
@@ -33,6 +35,7 @@ def parameter_groups(
         weight_decay: of the weights of projections and embeddings.
         state_learning_rate: of the kernel parameters: one rate, or one per kind (those left out take
             ``learning_rate``), or None for ``learning_rate``.
+        decay_vectors: whether biases, norms and D decay, too, as both papers had it.
 
     Returns:
         Groups with the keys ``name``, ``params``, ``lr`` and ``weight_decay``; none of them empty.
@@ -55,7 +58,10 @@ def parameter_groups(
         members = [parameter for key, parameter in named if _group_of(key, parameter) == name]
         return {"name": name, "params": members, "lr": lr, "weight_decay": decay}
 
-    groups = [group("decayed", learning_rate, weight_decay), group("undecayed", learning_rate, 0.0)]
+    groups = [
+        group("decayed", learning_rate, weight_decay),
+        group("undecayed", learning_rate, weight_decay if decay_vectors else 0.0),
+    ]
     groups += [group(f"kernel.{kind}", rate, 0.0) for kind, rate in rates.items()]
     return [group for group in groups if group["params"]]
 
@@ -80,7 +86,10 @@ class AdamWFactory:
 
 
 def optimizer_for_trainer(
-    args: TrainingArguments, state_learning_rate: float | Mapping[str, float] | None = None
+    args: TrainingArguments,
+    state_learning_rate: float | Mapping[str, float] | None = None,
+    *,
+    decay_vectors: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
     """The ``optimizer_cls_and_kwargs`` of a stock Trainer: AdamW with the rates, betas and decay of ``args``.
 
@@ -88,6 +97,7 @@ def optimizer_for_trainer(
         args: its learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon are used, and whether its optim,
             which must be "adamw_torch" or "adamw_torch_fused", is the fused one.
         state_learning_rate: as in `parameter_groups`. The scheduler scales it with all other rates.
+        decay_vectors: as in `parameter_groups`.
 
     Raises:
         ValueError: if ``args.optim`` names another optimizer.
@@ -101,6 +111,7 @@ def optimizer_for_trainer(
         "learning_rate": args.learning_rate,
         "weight_decay": args.weight_decay,
         "state_learning_rate": state_learning_rate,
+        "decay_vectors": decay_vectors,
     }
     adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
     adamw["fused"] = args.optim == "adamw_torch_fused"

@@ -47,14 +47,17 @@ FOLDERS = ["modeling_dlr", "examples", "tests", "hub_upload", "benchmarks", "doc
 SCRIPTS = {path.stem for folder in ("examples", "benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")}
 PUBLIC_MODULES = {
     "modeling_dlr",
+    "modeling_dlr.auto_dlr",
     "modeling_dlr.decoding",
     "modeling_dlr.figures",
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.ops_dlr",
+    "modeling_dlr.processing",
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
+    "modeling_dlr.weighted_loss",
 }
 
 

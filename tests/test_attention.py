@@ -16,11 +16,15 @@ from tolerances import assert_close
 from torch import Tensor
 from transformers import Cache, DynamicCache, StaticCache
 
+from hub_upload.official import attention_of
+from hub_upload.official import config_of as official_config
 from modeling_dlr import DLRConfig
 from modeling_dlr.attention_dlr import DLRAttention, rotate
 from modeling_dlr.layout_dlr import Layout, split_documents
+from modeling_dlr.modeling_dlr import AttentionMixer
 
-CASES = {case: spec for case, spec in specs("attention").items() if case.startswith("attn/")}
+CASES = specs("attention")
+ALONE, BLOCKS = ([case for case in CASES if case.startswith(prefix)] for prefix in ("attn/", "block/"))
 
 HIDDEN_SIZE, HEADS, WINDOW = 6, 3, 16
 KINDS = ["full_attention", "local_attention"]
@@ -51,14 +55,14 @@ by_padding = pytest.mark.parametrize("padding", PADDINGS.values(), ids=PADDINGS.
 by_split = pytest.mark.parametrize("split", SPLITS.values(), ids=SPLITS.keys())
 
 
-def config_of(kind: str, **changes: Any) -> DLRConfig:
+def config_of(**changes: Any) -> DLRConfig:
     sizes = {"hidden_size": HIDDEN_SIZE, "num_attention_heads": HEADS, "attention_window": WINDOW}
-    return DLRConfig(num_hidden_layers=1, layer_types=[kind], **sizes | changes)
+    return DLRConfig(num_hidden_layers=1, **sizes | changes)
 
 
 def attention(kind: str, device: torch.device, **changes: Any) -> DLRAttention:
     """A layer in float64 whose every parameter has moved."""
-    return perturbed(DLRAttention(config_of(kind, **changes), 0).double()).to(device)
+    return perturbed(DLRAttention(config_of(layer_types=[kind], **changes), 0).double()).to(device)
 
 
 def mask_of(padding: list[list[int]]) -> Tensor:
@@ -72,20 +76,23 @@ def draw(batch: int, length: int, device: torch.device) -> Tensor:
     return torch.randn(batch, length, HIDDEN_SIZE, dtype=torch.float64, device=device)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALONE)
 def test_attention_is_the_official_one(case: str, device: torch.device):
     """Output of every case, and its gradients by the input and all parameters."""
     spec, data = CASES[case], tensors("attention")[case]
-    window = spec["chunk_size"]
-    config = config_of(
-        "local_attention" if window else "full_attention",
-        hidden_size=spec["d_model"],
-        num_attention_heads=spec["n_heads"],
-        attention_window=window or 1,
-        attention_ff_ratio=spec["attn_ff"],
-        bidirectional=not spec["causal"],
-    )
-    module = loaded(DLRAttention(config, 0), fields(data, "sd.", "attn"), device)
+    config = config_of(**attention_of(spec), hidden_size=spec["d_model"], bidirectional=not spec["causal"])
+    assert_official(loaded(DLRAttention(config, 0), fields(data, "sd.", "attn"), device), data, device)
+
+
+@pytest.mark.parametrize("case", BLOCKS)
+def test_mixer_is_the_official_block(case: str, device: torch.device):
+    """The same for the block around it, whose skip goes round the attention."""
+    data = {name: value.mT if value.dim() == 3 else value for name, value in tensors("attention")[case].items()}
+    mixer = AttentionMixer(official_config(CASES[case]), 0)
+    assert_official(loaded(mixer, fields(data, "sd.", "attn"), device), data, device)
+
+
+def assert_official(module: Any, data: dict[str, Tensor], device: torch.device) -> None:
     u = data["u"].to(device).double().requires_grad_()
     y = module(u, Layout())
     assert_close(y, data["y"], "official float32")
@@ -163,7 +170,7 @@ def test_documents_are_attended_apart(kind: str, bidirectional: bool, device: to
 
 
 def cache_of(kind: str, static: bool) -> Cache:
-    config = config_of(kind)
+    config = config_of(layer_types=[kind])
     return StaticCache(config=config, max_cache_len=2 * STEPS) if static else DynamicCache(config=config)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from remote_worker import ask
 from safetensors.torch import load_file, save_file
 from tiny import EXAMPLES, HEADS, VOCABULARY, assert_same_tensors, perturbed, tiny_config
-from transformers import Trainer, TrainingArguments, pipeline
+from transformers import Trainer, TrainingArguments
 
 from modeling_dlr import DLRForSequenceClassification, DLRModel, DLRPreTrainedModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.tokenization import byte_tokenizer
 
 CODE = {path.name for path in Path(sys.modules[DLRModel.__module__].__file__ or "").parent.glob("*_dlr.py")}
@@ -36,6 +38,27 @@ CANNOT_BE = [
     ("AutoModelForMaskedLM", "input_size"),
     ("AutoModelForCausalLM", "bidirectional", "output_gate"),
 ]
+
+HYBRID = {
+    "layer_types": ["dlr", "local_attention"],
+    "hidden_size": 4,
+    "num_attention_heads": 2,
+    "vocab_size": 261,
+}
+
+# What pipelines are asked where the package is not: the Auto class of the folder, what is saved beside the model, a
+# question, and options.
+QUESTIONS: dict[str, tuple[str, Any, Any, dict[str, Any]]] = {
+    "text-classification": ("AutoModelForSequenceClassification", byte_tokenizer(), "Grüße, 世界", {"top_k": None}),
+    "text-generation": ("AutoModelForCausalLM", byte_tokenizer(), "né", {"max_new_tokens": 5, "do_sample": False}),
+    "audio-classification": ("AutoModelForAudioClassification", sound_extractor(8000), [0.5, -1.0, 0.25] * 9, {}),
+    "image-segmentation": (
+        "AutoModelForSemanticSegmentation",
+        pixel_processor(3, 5),
+        [[[9 * x, 40 * y, 200] for x in range(7)] for y in range(6)],
+        {},
+    ),
+}
 
 # One kernel of parameters only, and one that has a buffer.
 by_kernel = pytest.mark.parametrize("kernel", [{}, {"kernel_type": "sgconv"}], ids=["DLR", "SGConv"])
@@ -207,7 +230,6 @@ def test_trainer_saves_the_code(tmp_path: Path):
 
 def test_remote_code(tmp_path: Path):
     """Without the package, a saved folder loads under every Auto class, runs in a pipeline, and can be saved again."""
-    tokenizer = byte_tokenizer()
     (tmp_path / "expected").mkdir()
     for auto_class, example in EXAMPLES.items():
         tokens = "vocab_size" in example.fields
@@ -222,14 +244,14 @@ def test_remote_code(tmp_path: Path):
             answer = model(**inputs)[0].contiguous()
         save_file(inputs | {"answer": answer}, tmp_path / "expected" / f"{auto_class}.safetensors")
 
-    folder = tmp_path / "models" / "AutoModelForSequenceClassification"
-    tokenizer.save_pretrained(folder)
-    classify = pipeline("text-classification", model=str(folder), top_k=None)
-    texts = ["a", "Grüße, 世界", "long " * 50]
-    scores = {
-        text: {row["label"]: row["score"] for row in rows} for text, rows in zip(texts, classify(texts), strict=True)
-    }
-    (tmp_path / "models" / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    model_of("AutoModel", **HYBRID).save_pretrained(tmp_path / "models" / "hybrid")
+    byte_tokenizer().save_pretrained(tmp_path / "models" / "hybrid")
+    questions = []
+    for task, (auto_class, processor, question, options) in QUESTIONS.items():
+        folder = tmp_path / "models" / auto_class
+        processor.save_pretrained(folder)
+        questions.append((task, auto_class, question, options, ask(task, folder, question, **options)))
+    (tmp_path / "questions.json").write_text(json.dumps(questions), encoding="utf-8")
 
     worker = Path(__file__).with_name("remote_worker.py")
     # -S leaves the .pth files alone, by which an editable installation would be found.

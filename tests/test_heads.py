@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tiny import EXAMPLES, Example, gradients_of, perturbed, tiny_config
 from torch import Tensor
 from torch.nn import functional
@@ -17,6 +19,7 @@ from modeling_dlr import (
     language_heads_dlr,
 )
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.signal_heads_dlr import raster
 
 by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
 by_head = pytest.mark.parametrize("auto_class", [name for name in AUTO_CLASSES if name != "AutoModel"])
@@ -164,6 +167,18 @@ def test_pixels_in_raster_order():
     torch.testing.assert_close(model(pixel_values=pixels).logits, logits)
 
 
+@pytest.mark.parametrize("auto_class", ["AutoModelForImageClassification", "AutoModelForSemanticSegmentation"])
+def test_colour_in_grey(auto_class: str):
+    """A model of one channel reads RGB as Pillow would convert it; grey as RGB is the same image."""
+    model, _ = build(auto_class, input_size=1)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    grey = torch.from_numpy(np.array(Image.fromarray(pixels).convert("L")) / 255).float()[None, None]
+    colour = torch.from_numpy(pixels / 255).float().permute(2, 0, 1)[None]
+    expected = model.eval()(pixel_values=grey).logits
+    torch.testing.assert_close(model(pixel_values=grey.expand(-1, 3, -1, -1)).logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(raster(colour, 1), raster(grey, 1), rtol=0, atol=0.51 / 255)  # Pillow rounds
+
+
 def test_padded_sound():
     """A recording's answer is the same with silence appended that the mask leaves out."""
     model, _ = build("AutoModelForAudioClassification")
@@ -201,9 +216,15 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], list[str]]] = {
     "pixels as tokens": ("AutoModelForImageClassification", {"vocab_size": 5}, {}, ["vocab_size=5", "set input_size"]),
     "wrong channels": (
         "AutoModelForImageClassification",
+        {"input_size": 3},
+        {"pixel_values": torch.zeros(1, 1, 2, 2)},
+        ["input_size=3", "[1, 1, 2, 2]", "convert images to 3 channels"],
+    ),
+    "colour with transparency": (
+        "AutoModelForSemanticSegmentation",
         {"input_size": 1},
-        {"pixel_values": torch.zeros(1, 3, 2, 2)},
-        ["input_size=1", "[1, 3, 2, 2]", "convert images"],
+        {"pixel_values": torch.zeros(1, 4, 2, 2)},
+        ["input_size=1", "[1, 4, 2, 2]", "convert images to 1 channels"],
     ),
     "image without a batch": (
         "AutoModelForSemanticSegmentation",

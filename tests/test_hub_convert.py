@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from golden_data import GOLDEN, assert_gradients, fields, specs, tensors
+from golden_data import GOLDEN, assert_gradients, fields, tensors
 from safetensors.torch import load_file, save_file
-from test_golden_models import LOSSES, WRONG_LAGS
+from test_golden_models import CASES, LOSSES, WRONG_LAGS, official_logits
 from tiny import assert_same_tensors
 from tolerances import assert_close
 from torch import Tensor
@@ -37,9 +37,6 @@ AUTO = {
     "DLRForSequencePairClassification": AutoModelForNextSentencePrediction,
     "DLRForTokenClassification": AutoModelForTokenClassification,
 }
-# All 43 models of the official code: in one file those with kernels, in the other those with attention.
-FILES = {case: file for file in ("backbones", "attention_backbones") for case in specs(file)}
-CASES = {case: specs(file)[case] for case, file in FILES.items()}
 RIGHT = [case for case in CASES if case != WRONG_LAGS]
 CASE = "b_listops_subtrees__dlr"
 
@@ -47,7 +44,7 @@ convert = partial(convert_module.convert, card=CardOptions(picture=False))
 
 
 def numbers_of(case: str) -> dict[str, Tensor]:
-    return tensors(FILES[case])[case]
+    return tensors("backbones")[case]
 
 
 def state_dict_of(case: str) -> dict[str, Tensor]:
@@ -100,15 +97,14 @@ def test_converted_model_is_the_official_one(case: str, tmp_path: Path):
     data, spec = numbers_of(case), CASES[case]
     with torch.no_grad():
         logits = logits_of(case, model.eval())
-    # Their kernels of the DSS repository, their norm of SGConv and their rotary positions are in float32.
-    in_float32 = case.startswith("dssrepo") or spec["kernel_type"] in ("sgconv", "attn")
-    expected = data.get("eval.logits64", data.get("eval.logits"))
-    assert_close(logits, expected, "official float32" if in_float32 else torch.float64)
+    assert_close(logits, *official_logits(case))
     model.train()
     loss = LOSSES[spec["loss"]](logits_of(case, model).flatten(0, -2), data["batch.1"])
     assert_close(loss, torch.tensor(spec["train_loss"]), "official float32")
     loss.backward()
-    assert_gradients(model, fields(data, "train.grad.", spec["kernel_type"]), "official float32 gradient")
+    # In that case exp(x) - 1 in float32 moves the gradient of a frequency, measured alone, by 5.4e-4.
+    kind = "official float32 gradient, exp(x) - 1" if case == "a_lra_aan__dssexp" else "official float32 gradient"
+    assert_gradients(model, fields(data, "train.grad.", spec["kernel_type"]), kind)
 
 
 def test_pairs_are_read_side_by_side(tmp_path: Path):

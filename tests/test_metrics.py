@@ -7,14 +7,36 @@ from typing import Any
 import evaluate
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score
+import torch
+from golden_data import specs, tensors
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r2_score
 
-from modeling_dlr.metrics import MacroF1, MaskedAccuracy
+from modeling_dlr.metrics import (
+    R2,
+    BalancedAccuracy,
+    BatchBalancedAccuracy,
+    BatchMacroF1,
+    BatchMaskedAccuracy,
+    BatchR2,
+    MacroF1,
+    MaskedAccuracy,
+)
+from modeling_dlr.weighted_loss import class_weighted_cross_entropy, class_weighted_loss
 
 # One row per metric: what scikit-learn makes of the labels that count.
 METRICS: dict[str, tuple[type[evaluate.Metric], Callable[..., Any]]] = {
     "accuracy": (MaskedAccuracy, accuracy_score),
     "f1_macro": (MacroF1, lambda references, predictions: f1_score(references, predictions, average="macro")),
+    "accuracy_balanced": (BalancedAccuracy, balanced_accuracy_score),
+}
+BATCHED = {MaskedAccuracy: BatchMaskedAccuracy, MacroF1: BatchMacroF1, BalancedAccuracy: BatchBalancedAccuracy}
+
+# What the official code calls each metric; here it has no batches, or the one that all is.
+OFFICIAL: dict[str, type[evaluate.Metric]] = {
+    "accuracy_ignore_m100": BatchMaskedAccuracy,
+    "f1_macro": BatchMacroF1,
+    "accuracy_balanced": BatchBalancedAccuracy,
+    "r2": BatchR2,
 }
 
 by_metric = pytest.mark.parametrize("name", METRICS)
@@ -77,3 +99,77 @@ def test_nothing_to_score(name: str):
     """When every reference is ignored there is no score, and the error says so."""
     with pytest.raises(ValueError, match=r"Every reference is -100"):
         METRICS[name][0]().compute(predictions=[1, 2], references=[-100, -100])
+
+
+@pytest.mark.parametrize("case", specs("metrics"))
+def test_official_metrics(case: str):
+    """On the official outputs, for a batch of the size of all."""
+    outputs, targets = tensors("metrics")[case]["outs"], tensors("metrics")[case]["y"].flatten()
+    for name, expected in specs("metrics")[case].items():
+        if name in OFFICIAL:
+            predictions = (outputs if name == "r2" else outputs.argmax(-1)).flatten()
+            score = OFFICIAL[name]().compute(predictions=predictions, references=targets, batch_size=len(targets))
+            assert list(score.values()) == [pytest.approx(expected, rel=1e-5)]
+
+
+@pytest.mark.parametrize("case", ["seg", "seg_missing_class"])
+def test_official_weighted_loss(case: str):
+    """Value and gradient of the class-weighted cross-entropy, with every class there and with one missing."""
+    data = tensors("metrics")[case]
+    outputs = data["outs"].clone().requires_grad_()
+    loss = class_weighted_cross_entropy(outputs, data["y"])
+    loss.backward()
+    assert loss.item() == pytest.approx(specs("metrics")[case]["class_weighted_cross_entropy"], rel=1e-6)
+    torch.testing.assert_close(outputs.grad, data["grad.class_weighted_cross_entropy"], rtol=1e-5, atol=1e-8)
+
+
+def test_weighted_loss_ignores():
+    """What is ignored changes nothing; when everything is, the loss is 0."""
+    logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
+    longer = torch.cat((labels, torch.full((2, 4), -100)), dim=1)
+    loss = class_weighted_cross_entropy(torch.cat((logits, torch.randn(2, 4, 3)), dim=1), longer)
+    torch.testing.assert_close(loss, class_weighted_cross_entropy(logits, labels))
+    assert class_weighted_cross_entropy(logits, torch.full((2, 7), -100)) == 0
+
+
+def test_weighted_loss_of_parts():
+    """Parts of a batch weigh as much as they have labels that count."""
+    logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
+    labels[0, :3] = -100
+    count = (labels != -100).sum()
+    parts = [class_weighted_loss({"logits": logits[i]}, labels[i], count) for i in range(2)]
+    alone = [class_weighted_cross_entropy(logits[i], labels[i]) for i in range(2)]
+    torch.testing.assert_close(parts[0] + parts[1], (4 * alone[0] + 7 * alone[1]) / 11)
+
+
+@pytest.mark.parametrize("metric", BATCHED)
+def test_mean_over_batches(metric: type[evaluate.Metric]):
+    """As if every whole batch were scored alone; what is left over does not count."""
+    predictions, references = draw(23, 3, 0.3)
+    alone = [metric().compute(predictions=predictions[i : i + 7], references=references[i : i + 7]) for i in (0, 7, 14)]
+    score = BATCHED[metric]().compute(predictions=predictions, references=references, batch_size=7)
+    assert list(score.values()) == [pytest.approx(np.mean([list(each.values()) for each in alone]))]
+    assert list(score) == [f"{next(iter(alone[0]))}_batch_mean"]
+
+
+@pytest.mark.parametrize("metric", [*BATCHED.values(), BatchR2])
+def test_batch_too_large(metric: type[evaluate.Metric]):
+    with pytest.raises(ValueError, match="batch_size=5 is more than the 4 references there are"):
+        metric().compute(predictions=[1, 0, 1, 1], references=[1, 1, 0, 1], batch_size=5)
+
+
+@pytest.mark.parametrize("count", [2, 7, 100])
+def test_r2_like_scikit_learn(count: int):
+    """Where the variance is not tiny it is scikit-learn's; NaN does not count."""
+    random = np.random.default_rng(count)
+    references = random.normal(size=count)
+    predictions = references + random.normal(size=count) / 3
+    expected = pytest.approx(r2_score(references, predictions))
+    assert R2().compute(predictions=predictions, references=references) == {"r2": expected}
+    ignored = np.append(references, [np.nan] * 3)
+    assert R2().compute(predictions=np.append(predictions, [9.0] * 3), references=ignored) == {"r2": expected}
+
+
+def test_r2_of_nothing():
+    with pytest.raises(ValueError, match="Every reference is NaN"):
+        R2().compute(predictions=[1.0], references=[float("nan")])

@@ -37,7 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "listops": SMALL_LISTOPS,
     "listops_subtrees": SMALL_LISTOPS,
     "pathfinder": {},
-    "pathfinder_segmentation": {},
+    "pathfinder_segmentation": {"resolution": 32},
 }
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from modeling_dlr.tokenization import SPECIAL_TOKENS, byte_tokenizer, train_bpe_tokenizer
+from modeling_dlr.tasks import load_task
+from modeling_dlr.tasks.listops import VOCABULARY
+from modeling_dlr.tokenization import SPECIAL_TOKENS, byte_tokenizer, symbol_tokenizer, train_bpe_tokenizer
 
 TRAINING_TEXTS = ["the cat sat on the mat", "the dog sat on the cat", "Grüße an die Katze", "x = x + 1\n"] * 5
 
@@ -182,3 +184,79 @@ def test_bpe_needs_room_for_the_bytes():
     """A vocabulary too small for every byte is refused: some text would be lost."""
     with pytest.raises(ValueError, match=r"at least 261 .* got 260"):
         train_bpe_tokenizer(TRAINING_TEXTS, 260)
+
+
+LISTOPS_SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "<eos>"}
+
+
+def listops_tokenizer(task: str) -> PreTrainedTokenizerFast:
+    """As its data set has it: plain ListOps ends every expression, that of sub-trees needs no end."""
+    if task == "listops":
+        return symbol_tokenizer(VOCABULARY, special_tokens=LISTOPS_SPECIAL, append_eos=True)
+    return symbol_tokenizer([symbol for symbol in VOCABULARY if symbol != "<eos>"])
+
+
+@pytest.mark.parametrize("task", ["listops", "listops_subtrees"])
+def test_symbols_are_those_of_the_task(task: str, tmp_path: Path):
+    """The tokenizer of 18 symbols gives the rows of ListOps back from their text, padding and mask included."""
+    symbols = symbol_tokenizer(VOCABULARY, special_tokens=LISTOPS_SPECIAL, append_eos=task == "listops")
+    assert len(symbols) == 18
+    data = load_task(
+        task, split="test", num_examples=5, min_length=4, max_length=40, max_depth=4, max_args=4, cache_dir=tmp_path
+    )
+    for row in data:
+        text = symbols.decode(row["input_ids"], skip_special_tokens=True)
+        assert text.startswith("[")
+        again = symbols(text, padding="max_length", max_length=40)
+        assert again.input_ids == row["input_ids"].tolist()
+        assert again.attention_mask == row["attention_mask"].tolist()
+
+
+@pytest.mark.parametrize(("task", "size"), [("listops", 18), ("listops_subtrees", 17)])
+def test_saved_symbols_load_without_this_package(task: str, size: int, tmp_path: Path):
+    """AutoTokenizer loads a tokenizer of symbols as a stock one: same ids, offsets, special tokens, mask."""
+    tokenizer = listops_tokenizer(task)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load(tmp_path)
+    assert len(loaded) == len(tokenizer) == size
+    assert loaded.special_tokens_map == tokenizer.special_tokens_map
+    texts = ["[SM  3\t[MED 4 47 X 1 X", "8", "[MIN"]
+    for each in (tokenizer, loaded):
+        batch = each(texts, padding=True, return_offsets_mapping=True)
+        assert set(batch) == {"input_ids", "attention_mask", "offset_mapping"}
+        ids, words = batch.input_ids[0], texts[0].split()
+        known = [word if word in VOCABULARY else "<unk>" for word in words]
+        assert each.convert_ids_to_tokens(ids) == known + ["<eos>"] * (task == "listops")
+        starts = batch.offset_mapping[0][: len(words)]
+        assert [texts[0][start:end] for start, end in starts] == words
+        assert sum(batch.attention_mask[1]) == len(ids) - len(words) + 1
+        assert each.decode(ids, skip_special_tokens=True) == "[SM 3 [MED 4 X 1 X"
+
+
+def test_symbols_that_are_masked():
+    """A mask that is named is a token of its own, also beside a symbol; one that is not named is unknown."""
+    special = {"unk_token": "?", "mask_token": "_"}
+    tokenizer = symbol_tokenizer(["?", "_", "a", "b"], special_tokens=special)
+    assert tokenizer("a _ b <mask>").input_ids == [2, 1, 3, 0]
+    assert tokenizer.mask_token_id == 1
+    assert tokenizer.pad_token is None
+
+
+SYMBOLS_REFUSED = {
+    "twice": (["<unk>", "a", "a"], {"unk_token": "<unk>"}, False, r"each there once, got \['a'\]"),
+    "space": (["<unk>", "a b"], {"unk_token": "<unk>"}, False, r"without spaces.*\['a b'\]"),
+    "nothing": (["<unk>", ""], {"unk_token": "<unk>"}, False, r"got \[''\]"),
+    "not a symbol": (["a"], {"unk_token": "<unk>"}, False, r"unk_token.*'<unk>'.*add what is missing"),
+    "no such role": (["a"], {"unk_token": "a", "end": "a"}, False, r"some of pad_token, .* got .*'end'"),
+    "none for the unknown": (["a"], {"pad_token": "a"}, False, "must name unk_token, got"),
+    "no end to append": (["a"], {"unk_token": "a"}, True, "must name eos_token and unk_token, got"),
+}
+
+
+@pytest.mark.parametrize(
+    ("symbols", "special", "append_eos", "says"), SYMBOLS_REFUSED.values(), ids=SYMBOLS_REFUSED.keys()
+)
+def test_symbols_refused(symbols: list[str], special: dict[str, str], append_eos: bool, says: str):
+    """Symbols that no text could hold, and special tokens that are none, are refused with the cure."""
+    with pytest.raises(ValueError, match=says):
+        symbol_tokenizer(symbols, special_tokens=special, append_eos=append_eos)

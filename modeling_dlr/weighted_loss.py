@@ -1,0 +1,44 @@
+"""A cross-entropy in which every class weighs the same, however rare it is: that of PathfinderSegmentation.
+
+trainer = Trainer(model, args, ..., compute_loss_func=class_weighted_loss)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED_CLASS = -100
+
+
+def class_weighted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over the classes that occur in ``labels`` of each class's mean cross-entropy (arXiv 2212.00768, §4.2).
+
+    Args:
+        logits: [..., C].
+        labels: [...] integers; -100 is ignored.
+
+    Returns:
+        A scalar; 0 if every label is ignored.
+    """
+    logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    labels = labels.to(logits.device)
+    counts = torch.bincount(labels[labels != IGNORED_CLASS], minlength=logits.shape[-1])
+    weight = torch.where(counts > 0, 1.0 / counts.clamp(min=1), 0.0).to(logits.dtype)
+    total = functional.cross_entropy(logits, labels, weight=weight, ignore_index=IGNORED_CLASS, reduction="sum")
+    return total / (counts > 0).sum().clamp(min=1)
+
+
+def class_weighted_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """`class_weighted_cross_entropy` as the Trainer's ``compute_loss_func``.
+
+    Args:
+        outputs: of a model, with ``logits``.
+        labels: as above.
+        num_items_in_batch: labels that count in the whole batch, when this call sees a part of it: the parts weigh as
+            much as they have such labels.
+    """
+    logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+    loss = class_weighted_cross_entropy(logits, labels)
+    return loss if num_items_in_batch is None else loss * ((labels != IGNORED_CLASS).sum() / num_items_in_batch)

@@ -1,0 +1,96 @@
+"""examples/train.py: every recipe of a task runs, what is said on the command line holds, and mistakes are named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import train
+from transformers import AutoModelForTokenClassification
+
+from modeling_dlr.configuration_docs import FOLDER
+
+RECIPES = sorted(
+    path.parent.name
+    for path in FOLDER.glob("recipes/*/training.json")
+    if "answers" in json.loads(path.read_text(encoding="utf-8"))
+)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets are cached where the test ends."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def smoke(recipe: str, folder: Path, *arguments: str) -> dict[str, float]:
+    fixed = ["--smoke", "--output_dir", str(folder), "--disable_tqdm", "True", "--dataloader_pin_memory", "False"]
+    return train.main([recipe, *fixed, *arguments])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_runs(recipe: str, tmp_path: Path):
+    """Two steps of a tiny model; a model folder and its metrics are written."""
+    metrics = smoke(recipe, tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "eval_results.json").read_text(encoding="utf-8"))
+    assert written["eval_loss"] == metrics["eval_loss"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_smoke_saves_resumes_and_loads(tmp_path: Path):
+    """The folder loads again, and training goes on from its checkpoint."""
+    metrics = smoke("twin-atomic-dlr", tmp_path / "out", "--task", "masked_select", "--task_options", "num_marked=4")
+    assert {"eval_r2", "eval_r2_batch_mean", "eval_loss"} <= metrics.keys()
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    assert (model.config.input_size, model.config.num_labels) == (4, 1)
+    again = smoke(
+        "twin-atomic-dlr", tmp_path / "out", "--task", "masked_select", "--task_options", "num_marked=4",
+        "--max_steps", "4", "--resume_from_checkpoint", str(tmp_path / "out" / "checkpoint-2"),
+    )  # fmt: skip
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))
+    assert state["global_step"] == 4
+    assert again["eval_loss"] != metrics["eval_loss"]
+
+
+# What is said, and where it must be found.
+SAID: dict[str, tuple[list[str], Any, Any]] = {
+    "training": (["--learning_rate", "0.5"], lambda run: run.training.learning_rate, 0.5),
+    "report": (["--report_to", "tensorboard"], lambda run: run.training.report_to, ["tensorboard"]),
+    "push": (["--push_to_hub"], lambda run: run.training.push_to_hub, True),
+    "model": (["--model_options", "num_hidden_layers=3"], lambda run: run.config.num_hidden_layers, 3),
+    "kernel": (
+        ["--model_options", "kernel_parameters.read_out=prod"],
+        lambda run: run.config.kernel_parameters["read_out"],
+        "prod",
+    ),
+    "task": (["--task", "mips", "--task_options", "dim=2"], lambda run: (run.task.dim, run.config.input_size), (2, 8)),
+    "length": (["--task_options", "length=64"], lambda run: run.task.length, 64),
+    "length is kept": (["--task", "sort"], lambda run: run.task.length, 512),
+    "rates": (["--state_learning_rate", "1e-4"], lambda run: run.options.state_learning_rate, "1e-4"),
+    "recipe": ([], lambda run: (run.training.max_steps, run.options.state_learning_rate), (1500, "0.001")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_command_line_holds(name: str, tmp_path: Path):
+    """Every field can be said otherwise, and what is not said is the recipe's."""
+    arguments, found, expected = SAID[name]
+    run = train.read_run("twin-atomic-dlr", ["--output_dir", str(tmp_path), *arguments])
+    assert found(run) == expected
+
+
+MISTAKES: dict[str, tuple[str, list[str], str]] = {
+    "recipe": ("no-such", [], "There is no recipe 'no-such'"),
+    "demo": ("bbc-news", [], r"nothing reads \['dataset', 'max_length', 'vocab_size'\]"),
+    "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
+    "task": ("twin-atomic-dlr", ["--task", "shfit"], "did you mean 'shift'"),
+    "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes(mistake: str, tmp_path: Path):
+    recipe, arguments, message = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=message):
+        train.read_run(recipe, ["--output_dir", str(tmp_path), *arguments])
