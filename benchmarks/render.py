@@ -139,6 +139,17 @@ TABLES = {
         },
         ("kind", "L", "N", "B", "H", "mode"),
     ),
+    "million": Table(
+        {
+            "kind": text("kind"),
+            **{name: number(name) for name in ("B", "H", "N", "L")},
+            "pass": text("mode"),
+            "powers alone, MB": rounded("powers_mb"),
+            "ours, MB": rounded("peak_mb"),
+            "goal": lambda _: "< 4,096",
+        },
+        ("L", "N", "H", "B"),
+    ),
     "kernel": Table(
         {
             **{name: number(name) for name in ("H", "N", "L")},

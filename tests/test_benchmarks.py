@@ -12,6 +12,7 @@ import kernel
 import layer
 import measure
 import memory
+import million
 import numpy as np
 import oracle
 import peers
@@ -80,6 +81,15 @@ def test_both_layers_compute_the_same(kind: str):
     G = torch.randn_like(ours)
     mine, other = torch.autograd.grad(ours, layers.u, G)[0], torch.autograd.grad(theirs, layers.plain_u, G)[0].mT
     torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_of_a_million_steps(monkeypatch: pytest.MonkeyPatch):
+    """The table says what was measured, beside the array that is never made."""
+    monkeypatch.setattr(memory, "peak_megabytes", lambda *_: 1234.5)
+    (row,) = million.ROWS
+    line = row_and_findings(row, million.measure)
+    _, _, cells = table_of(render.render_table("million", [line]))
+    assert cells[-3:] == ["32,768", "1,234", "< 4,096"]
 
 
 def test_peak_of_memory_sees_an_allocation():
