@@ -118,7 +118,7 @@ SAMPLES: dict[str, Sample] = {
     "AutoModelForImageClassification": Sample(
         "logits", _pixels, Task("image-classification", "image", '"picture.png"', _LOOK, options={"top_k": None})
     ),
-    "AutoModelForMaskedLM": Sample("logits", _tokens, Task("fill-mask", "text", "def {mask}nit__(self):")),
+    "AutoModelForMaskedLM": Sample("logits", _tokens, Task("fill-mask", "text", "def __{mask}nit__(self):")),
     "AutoModelForMultipleChoice": Sample(
         "logits",
         lambda config: _sequences(config, 3),

@@ -88,12 +88,12 @@ def environment(hub: hub_server.Hub, home: Path, **changes: str) -> dict[str, st
     }
 
 
-def stranger(hub: hub_server.Hub, tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """What a process without this package and with an empty cache is answered."""
+def stranger(hub: hub_server.Hub, tmp_path: Path, repository: str, *revisions: str) -> list[dict[str, Any]]:
+    """What a process without this package and with an empty cache is answered, by each revision."""
     found = tmp_path / "answers.json"
     worker = Path(__file__).with_name("hub_worker.py")
     finished = subprocess.run(
-        [sys.executable, "-S", str(worker), arguments[0], str(found), *arguments[1:]],
+        [sys.executable, "-S", str(worker), repository, str(found), *revisions],
         env=environment(hub, tmp_path / "home"),
         cwd=tmp_path,
         capture_output=True,
@@ -135,10 +135,10 @@ def test_from_training_to_a_stranger(hub: hub_server.Hub, tmp_path: Path):
     expected = {name: content for name, content in sent.items() if name != "training_args.bin"}
     assert {name: content for name, content in repository.files().items() if name != ".gitattributes"} == expected
     ours = json.loads(json.dumps(hub_worker.answers(str(tmp_path / "words"))))
-    assert stranger(hub, tmp_path, "me/words") == ours
-    commit = repository.references["main"]
-    repository.commit("main", {}, "everything is lost")
-    assert stranger(hub, tmp_path, "me/words", commit) == ours
+    first = repository.references["main"]
+    repository.commit("main", repository.commits[first][1] | {"more.txt": hub_server.File(b"more", False)}, "more")
+    assert stranger(hub, tmp_path, "me/words", "main", first) == [ours, ours]
+    assert len(list((tmp_path / "home" / "hub" / "models--me--words" / "snapshots").iterdir())) == 2
 
 
 def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
@@ -404,6 +404,7 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
     assert finished.value.code == 2
 
 
+@pytest.mark.slow
 def test_three_commands_of_the_readme(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Convert, verify, push: as the README shows them, on a checkpoint of the official code."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
