@@ -22,14 +22,12 @@ import fill_code
 import quickstart
 import torch
 from tqdm.auto import tqdm
-from transformers import Wav2Vec2FeatureExtractor
-from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hub_upload.card import CardOptions, write_card
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.tokenization import byte_tokenizer
 
 LARGEST = {"trained": 10_000_000, "tiny": 200_000}
@@ -65,13 +63,10 @@ def tiny_fields(auto_class: str) -> dict[str, Any]:
 
 def processor(auto_class: str) -> Any:
     """What makes its inputs."""
-    size = {"height": _SIDE, "width": _SIDE}
     if "Audio" in auto_class:
-        return Wav2Vec2FeatureExtractor(return_attention_mask=True)
-    if "Segmentation" in auto_class:
-        return SegformerImageProcessorPil(size=size)
-    if "Image" in auto_class:
-        return ViTImageProcessorPil(size=size)
+        return sound_extractor(16000)
+    if "Image" in auto_class or "Segmentation" in auto_class:
+        return pixel_processor(_SIDE, _SIDE)
     return byte_tokenizer()
 
 
