@@ -184,3 +184,9 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     starts = torch.zeros(1, length, dtype=torch.bool, device=bounds.device)
     starts[0, bounds[:-1]] = True
     return starts
+
+
+def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
+    """In each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
+    rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    return x.transpose(1, dim)[rows, steps].transpose(1, dim)
