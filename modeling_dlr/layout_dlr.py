@@ -90,11 +90,6 @@ def steps_that_count_last(mask: Tensor) -> Tensor:
     return mask.long().argsort(dim=1, stable=True)
 
 
-def taken(x: Tensor, steps: Tensor) -> Tensor:
-    """x[b, steps[b, i]], for x [B, L, ...] and steps [B, L]."""
-    return x[torch.arange(x.shape[0], device=x.device).unsqueeze(1), steps]
-
-
 def _together(mask: Tensor) -> bool:
     """Whether the steps that count are one run in every row, as those of padded texts are.
 
@@ -226,3 +221,9 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     starts = torch.zeros(1, length, dtype=torch.bool, device=bounds.device)
     starts[0, bounds[:-1]] = True
     return starts
+
+
+def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
+    """In each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
+    rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    return x.transpose(1, dim)[rows, steps].transpose(1, dim)

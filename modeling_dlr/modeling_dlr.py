@@ -22,7 +22,7 @@ from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
-from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, taken
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, at_least_float32
 from .streaming_dlr import stream
@@ -112,7 +112,7 @@ class DLRMixer(Mixer):
             forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
             if layout.order is None:
                 return convolve(u, forward, backward, skip)
-            return taken(convolve(taken(u, layout.order), forward, backward, skip), layout.order.argsort(dim=1))
+            return take_steps(convolve(take_steps(u, layout.order), forward, backward, skip), layout.order.argsort(dim=1))
         layer = state_layer(past_key_values, self.layer_idx)
         state = None if layer.contents is None else State(*layer.contents)
         # pyrefly: ignore[not-callable] - DLRModel has seen to it that this kernel has a recurrence
