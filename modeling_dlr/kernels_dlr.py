@@ -6,7 +6,7 @@ float64, because a rounded angle is multiplied by up to a million steps.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -35,6 +35,9 @@ _OFFICIAL_FLOOR = 1e-7
 
 class Kernel(nn.Module, ABC):
     """A learned convolution kernel.
+
+    A cast of the model to a half type (`half`, `bfloat16`, `to`) leaves its parameters and buffers in the type they
+    have.
 
     Args:
         num_channels: C, kernels per hidden channel.
@@ -87,6 +90,15 @@ class Kernel(nn.Module, ABC):
         """The kernel [C, H, min(length, max_length)]."""
         limit = self.options["max_length"]
         return self.taps(length if limit is None else min(length, limit))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Kernel":
+        # Every cast and move of torch comes by here. A rounded angle is another kernel, not a rounded one.
+        def unrounded(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            fits = torch.promote_types(moved.dtype, torch.float32) == moved.dtype
+            return moved if fits else tensor.to(moved.device)
+
+        return super()._apply(unrounded, recurse)
 
     def draw_weights(self, std: float) -> Tensor:
         """N(0, std²) for W: [C, H, N, 2]."""

@@ -26,9 +26,9 @@ def loss_by_problem_type(
         labels: [...] integers (-100 is ignored) for single-label classification; [..., num_labels], or [...] when
             num_labels is 1, of floats otherwise (NaN is ignored).
         config: of the model.
-        num_items_in_batch: labels in the whole batch, when this call sees one part of it (gradient accumulation, or one
-            of several processes); the parts' losses then add up to the mean over the whole, exactly so for classes, and
-            for floats if ignored labels are spread evenly over the parts: the Trainer counts them.
+        num_items_in_batch: labels other than -100 in the whole batch, when this call sees one part of it (gradient
+            accumulation, or one of several processes); the parts' losses then add up to the mean over the whole,
+            exactly so for integers, and for floats if NaN is spread evenly over the parts: the Trainer counts it.
 
     Returns:
         A scalar; 0 when every label is ignored.
@@ -52,8 +52,10 @@ def loss_by_problem_type(
     loss = functional.mse_loss if regression else functional.binary_cross_entropy_with_logits
     per_label = loss(logits, target, reduction="none")
     mean = torch.where(counts, per_label, 0).sum() / counts.sum().clamp(min=1)
-    # The Trainer counts every float label, ignored or not: this call weighs as much as its share of them.
-    return mean if num_items_in_batch is None else mean * (labels.numel() / _at_least_one(num_items_in_batch))
+    if num_items_in_batch is None:
+        return mean
+    # This call weighs as much as its share of what the Trainer counts: every label but -100, NaN included.
+    return mean * ((labels != IGNORED_CLASS).sum() / _at_least_one(num_items_in_batch))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:

@@ -29,7 +29,7 @@ class Pooling(NamedTuple):
 
 
 def _sum(hidden_states: Tensor, mask: Tensor) -> Tensor:
-    return (hidden_states * mask.to(hidden_states.dtype).unsqueeze(-1)).sum(1)
+    return hidden_states.masked_fill(~mask.unsqueeze(-1), 0).sum(1)
 
 
 def _max(hidden_states: Tensor, mask: Tensor) -> Tensor:
@@ -66,7 +66,8 @@ def pool(name: str, hidden_states: Tensor, mask: Tensor, earlier: Pooled | None 
         earlier: what was returned for the chunks before.
 
     Returns:
-        The features [B, H], in the type of the hidden states, and what the next chunk needs.
+        The features [B, H], in the type of the hidden states, zeros where no step has counted so far, and what the next
+        chunk needs.
     """
     pooling = POOLINGS[name]
     states = at_least_float32(hidden_states)
@@ -74,4 +75,4 @@ def pool(name: str, hidden_states: Tensor, mask: Tensor, earlier: Pooled | None 
     if earlier is not None:
         so_far = Pooled(pooling.join(earlier, so_far), earlier.count + so_far.count)
     features = so_far.value / so_far.count.clamp(min=1) if name == "mean" else so_far.value
-    return features.to(hidden_states.dtype), so_far
+    return features.masked_fill(so_far.count == 0, 0).to(hidden_states.dtype), so_far

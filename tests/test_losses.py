@@ -135,7 +135,7 @@ def test_ignored_labels_have_no_gradient(ignored: str):
     torch.testing.assert_close(gradient, alone)
 
 
-# Labels of four rows, cut after the first: what the Trainer counts of them, and whether the parts are equally full.
+# Labels of four rows, cut after the first, and how many of them the Trainer counts.
 PARTS: dict[str, tuple[str, dict[str, Any], Tensor, int]] = {
     "a class per row": ("sequence head", {}, torch.tensor([0, 3, 1, 2]), 4),
     "a class per row, one ignored": ("sequence head", {}, torch.tensor([0, 3, IGNORED, 2]), 3),
@@ -143,6 +143,12 @@ PARTS: dict[str, tuple[str, dict[str, Any], Tensor, int]] = {
     "a number per row": ("sequence head", {"num_labels": 1}, torch.tensor([[0.0], [1.0], [2.0], [3.0]]), 4),
     "several classes": ("sequence head", {"num_labels": 3}, torch.tensor([[0.0, 1.0, 1.0]] * 4), 12),
     "several classes, one unknown": ("sequence head", {"num_labels": 2}, torch.tensor([[0.0, NAN]] * 4), 8),
+    "integers per step, padded": (
+        "token head",
+        {"num_labels": 1},
+        torch.tensor([[4, IGNORED, IGNORED], [1, 3, IGNORED], [2, 2, 2], [3, 1, 0]]),
+        9,
+    ),
 }
 
 

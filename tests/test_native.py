@@ -110,6 +110,43 @@ def test_built_on_the_meta_device(auto_class: str, tmp_path: Path):
     assert_same_tensors(loaded.state_dict(), model.state_dict())
 
 
+CASTS: dict[str, Any] = {
+    "half": lambda module: module.half(),
+    "bfloat16": lambda module: module.bfloat16(),
+    "to": lambda module: module.to("cpu", torch.bfloat16),
+    "type": lambda module: module.type(torch.float16),
+}
+
+
+@pytest.mark.parametrize("kernel", ["dlr", "dss", "s4d", "sgconv"])
+@pytest.mark.parametrize("cast", CASTS.values(), ids=CASTS.keys())
+def test_a_cast_to_half_leaves_kernels_exact(cast: Any, kernel: str):
+    """However a model is cast to a half type, its kernels stay as they are; what is not a kernel is cast."""
+    model = perturbed(DLRModel(tiny_config(kernel_parameters={"kernel_type": kernel})))
+    expected = {name: value.clone() for name, value in model.state_dict().items() if ".kernel." in name}
+    kernels = [layer.mixer.kernel(40).detach() for layer in model.layers]
+    cast(model)
+    assert model.dtype in (torch.float16, torch.bfloat16)
+    assert_same_tensors({name: value for name, value in model.state_dict().items() if ".kernel." in name}, expected)
+    for layer, before in zip(model.layers, kernels, strict=True):
+        assert torch.equal(layer.mixer.kernel(40), before)
+
+
+def test_other_casts_of_kernels():
+    """Casts to float64 and back, and moves to and from the meta device, treat kernels like everything else."""
+    model = DLRModel(tiny_config())
+    for change, dtype, device in (
+        (model.double, torch.float64, "cpu"),
+        (model.bfloat16, torch.float64, "cpu"),
+        (model.float, torch.float32, "cpu"),
+        (lambda: model.to("meta", torch.bfloat16), torch.float32, "meta"),
+        (lambda: model.to_empty(device="cpu"), torch.float32, "cpu"),
+    ):
+        change()
+        for parameter in model.layers[0].mixer.kernel.parameters():
+            assert (parameter.dtype, parameter.device.type) == (dtype, device)
+
+
 @by_auto_class
 def test_offloaded_to_disk(auto_class: str, tmp_path: Path):
     """Accelerate can keep blocks on disk and bring them in one by one: the answers are the same."""
