@@ -36,7 +36,7 @@ _OFFICIAL_FLOOR = 1e-7
 class Kernel(nn.Module, ABC):
     """A learned convolution kernel.
 
-    A cast of the model to a half type (`half`, `bfloat16`, `to`) leaves its parameters and buffers in the type they have.
+    A cast of the model to a half type (`half`, `bfloat16`, `to`) leaves its parameters and buffers as they are.
 
     Args:
         num_channels: C, kernels per hidden channel.
