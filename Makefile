@@ -1,13 +1,16 @@
-.PHONY: help setup demo test test-slow format docs
+.PHONY: help setup checkpoints demo test test-slow format docs
 
 help:
-	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-12s %s\n", $$1, $$2}' Makefile
 
 setup: ## create .venv with the locked dependencies
 	python3 make.py setup
 
 demo: ## train and show two small models
 	python3 make.py demo
+
+checkpoints: ## train and verify folders for the Hub, in outputs/checkpoints
+	python3 make.py checkpoints
 
 test: ## lint, types and the fast tests
 	python3 make.py test

@@ -25,6 +25,7 @@ PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=loa
 
 COMMANDS: dict[str, list[list[str]]] = {
     "setup": [],
+    "checkpoints": [["examples/checkpoints.py"]],
     "demo": [["examples/quickstart.py"], ["examples/colour_code.py"]],
     "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
     "types": [["-m", "pyrefly", "check"]],

@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "accuracy_most_frequent_class": most_frequent_class(cut["train"], cut["test"], len(tokenizer), len(names)),
             "test_bytes": total,
         }
-        write_results(folder, options, data, trained.seconds, metrics)
+        write_results(folder, options, data, trained.seconds, metrics, recipe)
     show(Path(options.output_dir), data["test"][0]["text"][:1500], names)
     print(f"held-out byte accuracy {metrics['accuracy']:.4f} over {total} bytes")
     print(f"most frequent class of each byte: {metrics['accuracy_most_frequent_class']:.4f}")

@@ -226,12 +226,15 @@ def interval(correct: int, total: int) -> list[float]:
     return [float(low), float(high)]
 
 
-def write_results(folder: Path, options: Options, data: DatasetDict, seconds: float, metrics: dict[str, Any]) -> None:
-    """``results.json``: what was run, on what, and what came out."""
+def write_results(
+    folder: Path, options: Options, data: DatasetDict, seconds: float, metrics: dict[str, Any], recipe: dict[str, Any]
+) -> None:
+    """``results.json``: what was run, on what, and what came out; of paths only the last part, for it is published."""
     packages = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers")
     results = {
-        "command": " ".join(["python", *(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv))]),
-        "options": vars(options),
+        "command": " ".join(["python", *map(last_part, sys.argv)]),
+        "options": {name: last_part(value) for name, value in vars(options).items()},
+        "recipe": recipe,
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in packages},
         "seed": options.seed,
@@ -242,6 +245,11 @@ def write_results(folder: Path, options: Options, data: DatasetDict, seconds: fl
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
     }
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def last_part(value: Any) -> Any:
+    """The name of an absolute path, which says nothing of the machine; everything else as it is."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def peak_memory() -> int:

@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "accuracy_95": interval(round(trained.metrics["eval_accuracy"] * total), total),
             "accuracy_tfidf": tfidf,
         }
-        write_results(folder, options, data, trained.seconds, metrics)
+        write_results(folder, options, data, trained.seconds, metrics, recipe)
     answer(Path(options.output_dir), data)
     report(metrics, total, trained.seconds, Path(options.output_dir))
     return metrics

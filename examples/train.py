@@ -31,7 +31,7 @@ from modeling_dlr.metrics import (
     MacroF1,
     MaskedAccuracy,
 )
-from modeling_dlr.tasks import Task, build_task, load_task
+from modeling_dlr.tasks import Task, TaskName, build_task, load_task
 from modeling_dlr.training import optimizer_for_trainer
 from modeling_dlr.weighted_loss import class_weighted_loss
 
@@ -75,7 +75,7 @@ SMOKE_TRAINING = {
 class RecipeOptions:
     """What is said of a recipe beside the fields of `TrainingArguments`; the defaults are the recipe's."""
 
-    task: str = field(metadata={"help": "the name of a task of modeling_dlr.tasks"})
+    task: TaskName = field(metadata={"help": "what is learned"})
     num_validation: int = field(metadata={"help": "examples to be scored"})
     answers: Literal["values", "classes", "rare_classes"] = field(metadata={"help": "which loss and metrics"})
     head: Literal["per_step", "per_sequence"] = field(metadata={"help": "an answer per step or per sequence"})
@@ -138,11 +138,12 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
         kinds = {"layer_types": fields["layer_types"][:1]} if "layer_types" in fields else {}
         fields = fields | SMOKE_MODEL | kinds
     task_options = task_options | parse_pairs("--task_options", options.task_options)
-    task: Any = build_task(options.task, task_options)  # pyrefly: ignore[bad-argument-type] - it checks the name
-    sizes = {"num_labels": task.num_labels, "problem_type": METRICS[options.answers][0]}
+    task: Any = build_task(options.task, task_options)
+    sizes: dict[str, Any] = {"num_labels": task.num_labels, "problem_type": METRICS[options.answers][0]}
     if "input_size" in fields:
         sizes["input_size"] = task.input_size
-    config = DLRConfig(**merged(fields, parse_pairs("--model_options", options.model_options)) | sizes)
+    config_fields: dict[str, Any] = merged(fields, parse_pairs("--model_options", options.model_options)) | sizes
+    config = DLRConfig(**config_fields)
     return Run(config, task, options, training, task_options)
 
 
@@ -190,7 +191,7 @@ def train(run: Run) -> dict[str, float]:
     """Train, score the best checkpoint, and save it; the metrics of the validation examples."""
     options, training = run.options, run.training
     examples_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    data = {"seed": options.data_seed_of_task, "num_proc": options.num_proc, **run.task_options}
+    data: dict[str, Any] = {"seed": options.data_seed_of_task, "num_proc": options.num_proc, **run.task_options}
     train_data = load_task(
         options.task,
         split="train",

@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("checkpoint", type=Path, help="Lightning .ckpt, bare state dict, or .safetensors")
     one.add_argument("folder", type=Path, help="to be made")
     one.add_argument("--hyper-parameters", type=Path, metavar="FILE", help="YAML or JSON, instead of the checkpoint's")
-    one.add_argument("--head", choices=HEADS, help="one answer per sequence, or per token; default: by the data set")
+    one.add_argument("--head", choices=HEADS, help="one answer per sequence, token or pair; default: by the data set")
     one.add_argument("--tokenizer", help="folder or name of a tokenizer to save beside a model of tokens")
     one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the parameters")
     _add_card_options(one)

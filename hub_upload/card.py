@@ -17,7 +17,7 @@ from modeling_dlr.figures import kernel_figure
 
 from .errors import InputError
 from .folders import write_whole
-from .samples import Task, auto_class_of, load_tokenizer, task_of
+from .samples import Task, auto_class_of, task_of, with_mask
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 CARD, PICTURE, RESULTS = "README.md", "kernels.png", "results.json"
@@ -118,7 +118,7 @@ def _render(
         metrics=table.hub_names() or None,
         model_name=title,
         eval_results=_eval_results(task, dataset, table) or None,
-        widget=None if task is None else [{"text": shown_example(folder, task)}],
+        widget=_widget(folder, task),
     )
     card = ModelCard.from_template(
         data,
@@ -127,12 +127,14 @@ def _render(
         summary=_summary(model, task, dataset),
         results=table.render(),
         interval=table.intervals(),
-        task=None if task is None else task.name,
-        example=None if task is None else json.dumps(shown_example(folder, task), ensure_ascii=False),
+        task=None if task is None or not task.runs else task.name,
+        reads_text=task is not None and task.kind == "text",
+        imports_numpy=task is not None and task.kind == "audio",
+        example=None if task is None else shown_example(folder, task),
+        code=_code(folder, model.config, task),
         repo_id=options.repo_id or f"your-name/{folder.resolve().name}",
         auto_class=auto_class,
         model_class=type(model).__name__,
-        inputs=_inputs(model.config),
         picture=picture,
         training=_training(title, results, options.facts),
         limits=[*options.limits, *_limits(model.config, dataset)],
@@ -210,10 +212,25 @@ def _eval_results(task: Task | None, dataset: str | None, table: MetricTable) ->
 
 
 def shown_example(folder: Path, task: Task) -> str:
-    """The text that the card shows, with the tokenizer's own mask where it has one to fill."""
-    if "{mask}" not in task.shown:
-        return task.shown
-    return task.shown.replace("{mask}", load_tokenizer(folder).mask_token)
+    """The example of the task, as Python."""
+    if task.kind != "text":
+        return str(task.shown)
+    shown = task.shown if isinstance(task.shown, list) else with_mask(task.shown, folder)
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def _widget(folder: Path, task: Task | None) -> list[dict[str, str]] | None:
+    """What the Hub's own page tries the model with: a text, where its pipeline reads one."""
+    if task is None or task.kind != "text" or not task.runs or isinstance(task.shown, list):
+        return None
+    return [{"text": with_mask(task.shown, folder)}]
+
+
+def _code(folder: Path, config: DLRConfig, task: Task | None) -> str:
+    """How the card calls the model."""
+    if task is None:
+        return f"import torch\n\noutputs = model(input_values=torch.zeros(1, 100, {config.input_size}))"
+    return task.code.format(example=shown_example(folder, task), input_size=config.input_size)
 
 
 def _summary(model: DLRPreTrainedModel, task: Task | None, dataset: str | None) -> str:
@@ -233,11 +250,6 @@ def _summary(model: DLRPreTrainedModel, task: Task | None, dataset: str | None) 
         f"A {direction} {name}, {config.num_hidden_layers} layers of width {config.hidden_size} with "
         f"{config.state_size} poles){purpose}{trained}. It has {parameters:,} parameters, and reads {reads}."
     )
-
-
-def _inputs(config: DLRConfig) -> str:
-    """How the input of a model of values is written, as an argument."""
-    return f"input_values=torch.zeros(1, 100, {config.input_size})"
 
 
 def _training(title: str, results: dict[str, Any], facts: list[str]) -> str:

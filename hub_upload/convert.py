@@ -11,7 +11,13 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from modeling_dlr import DLRForSequenceClassification, DLRForTokenClassification, DLRPreTrainedModel, SGConvKernel
+from modeling_dlr import (
+    DLRForSequenceClassification,
+    DLRForSequencePairClassification,
+    DLRForTokenClassification,
+    DLRPreTrainedModel,
+    SGConvKernel,
+)
 
 from .card import CardOptions, write_card
 from .checkpoint import read_checkpoint, read_hyper_parameters
@@ -25,6 +31,7 @@ from .official import config_of, parameters_of
 HEADS: dict[str, type[DLRPreTrainedModel]] = {
     "sequence": DLRForSequenceClassification,
     "token": DLRForTokenClassification,
+    "pair": DLRForSequencePairClassification,
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -54,7 +61,7 @@ def convert(
         checkpoint: a Lightning checkpoint, a bare state dict, or a safetensors file.
         folder: to be made; it appears whole or not at all.
         hyper_parameters: a YAML or JSON file, for a checkpoint that has none, or instead of those it has.
-        head: "sequence" or "token", if the data set is not one of the official code.
+        head: "sequence", "token" or "pair", if the data set is not one of the official code.
         tokenizer: the folder or name of a tokenizer that is saved beside a model of tokens.
         dtype: "float32" or "float64", of the parameters.
         card: what its model card says.

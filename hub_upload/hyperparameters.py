@@ -8,10 +8,11 @@ from torch import Tensor
 from .errors import InputError
 from .official import DLR_VERSIONS, DSS_INITS, FAMILIES, NORMS, POOLINGS, RESIDUALS
 
-# One answer for the whole sequence, or one per step, by the data set that a model of the official code was made for.
+# One answer for the whole sequence, one per step, or one for two documents, by the data set of the official code.
 DATA_SETS = {
     "listops": "sequence",
     "imdb": "sequence",
+    "aan": "pair",
     "cifar": "sequence",
     "mnist": "sequence",
     "pathfinder": "sequence",
@@ -33,7 +34,7 @@ _S4_EXAMPLE = _S4D | {"disc": "zoh", "norm": "nn.LayerNorm", "prenorm": False, "
 _S4_KERNELS: dict[Any, dict[str, Any]] = {"s4": _S4D, "s4d": _S4D}
 
 # The matrix that gives the answers, by decoder.
-_LAST_LAYERS = ("decoder.output_transform.weight", "decoder.weight")
+_LAST_LAYERS = ("decoder.output_transform.weight", "decoder.weight", "decoder.retrieval.classifier.2.weight")
 
 # The arguments that no shape betrays, by kernel type.
 _NEEDED = {
@@ -73,7 +74,7 @@ def official_arguments(
         config: the merged configuration of the official code ("model" with its "layer", "encoder", "decoder",
             "dataset"), or those arguments in one flat mapping; None for a model whose shapes say everything.
         tensors: the state dict.
-        head: "sequence" or "token"; by default what the data set asks for.
+        head: "sequence", "token" or "pair"; by default what the data set asks for.
         discretization: "bilinear" for kernels of S4 that were not diagonal, whatever the configuration says.
 
     Raises:
@@ -92,7 +93,7 @@ def official_arguments(
     needed = _NEEDED_BY_ALL | _NEEDED[kernel_type] | {"prenorm", "head"}
     missing = sorted(name for name in needed if name not in official)
     if missing:
-        cure = "pass --head sequence or --head token" if missing == ["head"] else "give them with --hyper-parameters"
+        cure = "pass --head sequence, token or pair" if missing == ["head"] else "give them with --hyper-parameters"
         raise InputError(f"The hyper-parameters lack {missing}, and no shape says what they are: {cure}.")
     _check(official, kernel_type)
     return official

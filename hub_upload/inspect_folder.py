@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
+from transformers import AutoFeatureExtractor, AutoImageProcessor
 from transformers.dynamic_module_utils import get_relative_imports
 
 from modeling_dlr import DLRConfig
@@ -33,6 +34,7 @@ _PATHS = re.compile(
     rb"(?<![\w./:%*-])(?:/(?:home|Users|root|tmp|private|mnt|media|work|scratch|opt|srv|var|usr|etc)/[\w.~-][^\s\"'<>`)]*"
     rb"|[A-Za-z]:\\+(?:Users|Windows|Program)[^\s\"'<>`)]*)"
 )
+_PROCESSORS: dict[str, Any] = {"audio": AutoFeatureExtractor, "image": AutoImageProcessor}
 # Vocabularies hold pieces of any text.
 _WORD_LISTS = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
 
@@ -140,8 +142,14 @@ def inspect_weights(folder: Path) -> Iterator[str]:
             yield f"{path.name} holds numbers that are not finite, in {bad}"
 
 
-def inspect_words(folder: Path) -> Iterator[str]:
-    """A model of tokens has a tokenizer that fits, and needs no code of its own."""
+def inspect_processor(folder: Path) -> Iterator[str]:
+    """A model of sounds or images has its processor, one of tokens a tokenizer that fits, without code of their own."""
+    task = task_of(folder)
+    if task is not None and task.kind in _PROCESSORS:
+        try:
+            _PROCESSORS[task.kind].from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:
+            yield f"no processor of {task.kind} loads ({str(error).splitlines()[0]}): save one beside the model"
     config = read_config(folder)
     size, pad = config.get("vocab_size"), config.get("pad_token_id")
     if size is None:
@@ -206,7 +214,7 @@ INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
         "auto_map names every Auto class": inspect_auto_map,
         "its code imports only what everybody has": inspect_code,
         "its weights are whole safetensors": inspect_weights,
-        "its tokenizer fits": inspect_words,
+        "its tokenizer or processor fits": inspect_processor,
         "its card has front-matter": inspect_card,
         "it holds no token and no path of a machine": inspect_privacy,
     }.items()

@@ -92,6 +92,7 @@ RENAMED = {
     r"^s4_layers\.(\d+)\.": r"model.layers.\1.layer.",
     r"^norms\.(\d+)\.": r"model.layers.\1.norm.",
     r"^encoder\.": "model.embed_tokens.",
+    r"^decoder\.retrieval\.classifier\.": "pair_classifier.",
     r"^decoder\.(output_transform\.)?(?=\w+$)": "classifier.",
     r"\.layer\.(layer\.)?": ".mixer.",
     r"\bnorm\.norm\.": "norm.",

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from .folders import write_whole
 from .inspect_folder import NOT_UPLOADED, uploaded_files
 from .space import space_folder, verify_space
 from .verify import verify
+
+logger = logging.getLogger(__name__)
 
 # Where a folder remembers what it last pushed; it is not uploaded.
 _RECORD = Path(".cache") / "hub_upload.json"
@@ -248,5 +251,8 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _remember(folder: Path, repo_id: str, options: PushOptions, commit: str) -> None:
     record = _record(folder) | {_key(repo_id, options): commit}
-    (folder / _RECORD).parent.mkdir(exist_ok=True)
-    write_whole(folder / _RECORD, json.dumps(record, indent=2) + "\n")
+    try:
+        (folder / _RECORD).parent.mkdir(exist_ok=True)
+        write_whole(folder / _RECORD, json.dumps(record, indent=2) + "\n")
+    except (OSError, InputError) as error:
+        logger.warning("Pushed, but the folder cannot remember commit %s: %s", commit, error)

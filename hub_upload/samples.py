@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,53 +13,133 @@ from modeling_dlr import DLRConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 
 _LENGTH, _SHORT = 63, 7
+_HEIGHT, _WIDTH = 5, 7
 _TEXTS = ["a", "Grüße, 世界", "Every word of this is read, one byte or one piece at a time. " * 3]
+
+_ASK = 'outputs = model(**tokenizer({example}, return_tensors="pt"))'
+_ASK_TOGETHER = """inputs = tokenizer({example}, padding=True, return_tensors="pt")
+outputs = model(**{{name: value.unsqueeze(0) for name, value in inputs.items()}})"""
 
 
 class Task(NamedTuple):
-    """A pipeline: its name at the Hub and for `pipeline`, what it is tried with and how, and an example to show."""
+    """What a head is for.
+
+    Attributes:
+        name: the Hub's name of the task.
+        kind: what it reads.
+        shown: an example for the card: a text with {mask} for the mask token, or Python.
+        code: how the card calls the model on it.
+        runs: whether transformers has a pipeline of this name.
+        options: of that pipeline when it is tried.
+    """
 
     name: str
-    examples: Callable[[Path], list[Any]]
-    options: dict[str, Any]
-    shown: str
+    kind: Literal["text", "audio", "image"]
+    shown: str | list[str]
+    code: str = _ASK
+    runs: bool = True
+    options: dict[str, Any] = {}
+
+    def examples(self, folder: Path) -> list[Any]:
+        """What its pipeline is tried with, as JSON: texts, samples, or pixels [height, width, channels]."""
+        generator = torch.Generator().manual_seed(1)
+        if self.kind == "audio":
+            return [(0.1 * torch.randn(size, generator=generator)).tolist() for size in (400, 161)]
+        if self.kind == "image":
+            return [torch.randint(256, (_HEIGHT, _WIDTH, 3), generator=generator).tolist()]
+        return [with_mask(f"{text}{{mask}}" if "{mask}" in self.shown else text, folder) for text in _TEXTS]
 
 
 class Sample(NamedTuple):
-    """One Auto class: which output to compare, a maker of inputs (None where it does not fit), and its pipeline."""
+    """One Auto class: which output to compare, a maker of inputs (None where it does not fit), and what it is for."""
 
     output: str
     inputs: Callable[[DLRConfig], dict[str, Tensor] | None]
     task: Task
 
 
-def _texts(_folder: Path) -> list[Any]:
-    return list(_TEXTS)
+def with_mask(text: str, folder: Path) -> str:
+    """The text with the tokenizer's own mask where it has one to fill."""
+    return text.replace("{mask}", load_tokenizer(folder).mask_token) if "{mask}" in text else text
 
 
-def _sequences(config: DLRConfig) -> dict[str, Tensor]:
-    """Two sequences of tokens or values, the second padded, from a generator of their own."""
+def _sequences(config: DLRConfig, *together: int) -> dict[str, Tensor]:
+    """Two sequences of tokens or values, the second padded; or so many ``together`` in each of the two examples."""
     generator = torch.Generator().manual_seed(0)
-    mask = (torch.arange(_LENGTH) < torch.tensor([[_LENGTH], [_SHORT]])).long()
+    shape = (2, *together, _LENGTH)
+    mask = torch.ones(shape, dtype=torch.long)
+    mask[1, ..., _SHORT:] = 0
     if config.vocab_size is not None:
-        ids = torch.randint(config.vocab_size, (2, _LENGTH), generator=generator)
-        return {"input_ids": ids, "attention_mask": mask}
-    values = torch.randn(2, _LENGTH, config.input_size or 1, generator=generator)
-    return {"input_values": values, "attention_mask": mask}
+        return {"input_ids": torch.randint(config.vocab_size, shape, generator=generator), "attention_mask": mask}
+    return {"input_values": torch.randn(*shape, config.input_size or 1, generator=generator), "attention_mask": mask}
 
+
+def _tokens(config: DLRConfig) -> dict[str, Tensor] | None:
+    return None if config.vocab_size is None else _sequences(config)
+
+
+def _causal_tokens(config: DLRConfig) -> dict[str, Tensor] | None:
+    return None if config.bidirectional else _tokens(config)
+
+
+def _sound(config: DLRConfig) -> dict[str, Tensor] | None:
+    if config.input_size != 1:
+        return None
+    return {name: value.view(2, _LENGTH) for name, value in _sequences(config).items()}
+
+
+def _pixels(config: DLRConfig) -> dict[str, Tensor] | None:
+    if config.input_size is None:
+        return None
+    generator = torch.Generator().manual_seed(0)
+    return {"pixel_values": torch.randn(2, config.input_size, _HEIGHT, _WIDTH, generator=generator)}
+
+
+_SENTENCE = "The match was decided in the last minute."
+_DOCUMENTS = ["The first document.", "The second document, which is longer."]
+_SECOND = 'numpy.zeros(16000, dtype="float32")'
+_LISTEN = "import torch\n\noutputs = model(input_values=torch.zeros(1, 16000))"
+_LOOK = "import torch\n\noutputs = model(pixel_values=torch.zeros(1, {input_size}, 32, 32))"
 
 # One row per Auto class of the family.
 SAMPLES: dict[str, Sample] = {
-    "AutoModel": Sample(
-        "last_hidden_state", _sequences, Task("feature-extraction", _texts, {}, "It was a long and winding sentence.")
+    "AutoModel": Sample("last_hidden_state", _sequences, Task("feature-extraction", "text", _SENTENCE)),
+    "AutoModelForAudioClassification": Sample(
+        "logits", _sound, Task("audio-classification", "audio", _SECOND, _LISTEN, options={"top_k": None})
+    ),
+    "AutoModelForAudioFrameClassification": Sample(
+        "logits", _sound, Task("voice-activity-detection", "audio", _SECOND, _LISTEN, runs=False)
+    ),
+    "AutoModelForCausalLM": Sample(
+        "logits",
+        _causal_tokens,
+        Task("text-generation", "text", "def ", options={"max_new_tokens": 5, "do_sample": False}),
+    ),
+    "AutoModelForImageClassification": Sample(
+        "logits", _pixels, Task("image-classification", "image", '"picture.png"', _LOOK, options={"top_k": None})
+    ),
+    "AutoModelForMaskedLM": Sample("logits", _tokens, Task("fill-mask", "text", "def __{mask}nit__(self):")),
+    "AutoModelForMultipleChoice": Sample(
+        "logits",
+        lambda config: _sequences(config, 3),
+        Task("multiple-choice", "text", _DOCUMENTS, _ASK_TOGETHER, runs=False),
+    ),
+    "AutoModelForNextSentencePrediction": Sample(
+        "logits",
+        lambda config: _sequences(config, 2),
+        Task("text-classification", "text", _DOCUMENTS, _ASK_TOGETHER, runs=False),
+    ),
+    "AutoModelForQuestionAnswering": Sample(
+        "start_logits", _sequences, Task("question-answering", "text", _SENTENCE, runs=False)
+    ),
+    "AutoModelForSemanticSegmentation": Sample(
+        "logits", _pixels, Task("image-segmentation", "image", '"picture.png"', _LOOK)
     ),
     "AutoModelForSequenceClassification": Sample(
-        "logits",
-        _sequences,
-        Task("text-classification", _texts, {"top_k": None}, "The match was decided in the last minute."),
+        "logits", _sequences, Task("text-classification", "text", _SENTENCE, options={"top_k": None})
     ),
     "AutoModelForTokenClassification": Sample(
-        "logits", _sequences, Task("token-classification", _texts, {}, "for i in range(3):  # count")
+        "logits", _sequences, Task("token-classification", "text", "for i in range(3):  # count")
     ),
 }
 
@@ -80,8 +160,9 @@ def auto_class_of(folder: Path) -> str:
 
 
 def task_of(folder: Path) -> Task | None:
-    """The pipeline of the head that was saved; None where it reads values that no pipeline makes."""
-    return SAMPLES[auto_class_of(folder)].task if read_config(folder).get("vocab_size") is not None else None
+    """What the head that was saved is for; None where it reads values that no tokenizer or processor makes."""
+    task = SAMPLES[auto_class_of(folder)].task
+    return None if task.kind == "text" and read_config(folder).get("vocab_size") is None else task
 
 
 def load_tokenizer(folder: Path) -> Any:

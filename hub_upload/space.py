@@ -31,10 +31,10 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
     task = task_of(model_folder)
     if not (model_folder / "config.json").is_file():
         raise InputError(f"{model_folder} holds no model: there is no config.json.")
-    if task is None:
-        raise InputError(f"The model in {model_folder} reads real values, for which there is no demo page.")
+    if task is None or task.kind != "text" or not task.runs:
+        raise InputError(f"The model in {model_folder} has no pipeline of texts, which is what the demo page shows.")
     example = shown_example(model_folder, task)
-    app = _APP.read_text(encoding="utf-8").format(model_id=model_id, task=task.name, examples=repr([example]))
+    app = _APP.read_text(encoding="utf-8").format(model_id=model_id, task=task.name, examples=f"[{example}]")
     name = model_id.rpartition("/")[2]
     data = SpaceCardData(title=name, sdk="gradio", app_file="app.py", models=[model_id], license="apache-2.0")
     card = RepoCard(f"---\n{data}\n---\n\n# {name}\n\nA page that runs [{model_id}](/{model_id}) on your own text.\n")

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -58,14 +59,23 @@ def answer(job_folder: Path) -> Answers:
         return Answers(logits, None)
     run: Any = transformers.pipeline(job["task"], model=job["folder"], trust_remote_code=True, device="cpu")
     torch.manual_seed(0)
-    replies = [run(example, **job["pipeline_options"]) for example in job["examples"]]
+    replies = [run(_example(job["kind"], example), **job["pipeline_options"]) for example in job["examples"]]
     return Answers(logits, json.loads(json.dumps(replies, default=_plain)))
+
+
+def _example(kind: str, value: Any) -> Any:
+    """A text as it is, samples as an array, pixels as an image."""
+    if kind == "audio":
+        return np.array(value, dtype=np.float32)
+    if kind == "image":
+        from PIL import Image
+
+        return Image.fromarray(np.array(value, dtype=np.uint8))
+    return value
 
 
 def _plain(value: Any) -> Any:
     """Arrays and images of a pipeline's answer as lists; numbers of NumPy as numbers."""
-    import numpy as np
-
     return np.asarray(value).tolist()
 
 

@@ -92,12 +92,14 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
 
 def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor]]) -> None:
     task = task_of(folder)
+    task = None if task is None or not task.runs else task
     content = {
         "folder": str(folder.resolve()),
         "threads": torch.get_num_threads(),
         "auto_classes": list(served),
         "outputs": {name: SAMPLES[name].output for name in served},
         "task": None if task is None else task.name,
+        "kind": None if task is None else task.kind,
         "examples": [] if task is None else task.examples(folder),
         "pipeline_options": {} if task is None else task.options,
     }

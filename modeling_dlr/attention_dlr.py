@@ -13,7 +13,7 @@ from transformers import Cache
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, DynamicLayer
 
 from .configuration_dlr import DLRConfig
-from .layout_dlr import Layout, apart
+from .layout_dlr import Layout, apart, take_steps
 from .ops_dlr import at_least_float32
 
 # The position of what is not there: padding, and the chunks before the first and after the last.
@@ -59,7 +59,7 @@ class LocalAttentionLayer(DynamicLayer):
         if counts is not None:
             last = (last - length + counts).clamp(min=0)
         # Copies, because a slice would keep all that it was cut from.
-        self.keys, self.values = (x.take_along_dim(last[:, None, :, None], dim=2) for x in (keys, values))
+        self.keys, self.values = take_steps(keys, last, dim=2), take_steps(values, last, dim=2)
         return keys, values
 
     def get_seq_length(self) -> int:
@@ -194,9 +194,9 @@ class DLRAttention(nn.Module):
         # Chunks begin at the first step that counts: bring such steps to the front, and take them back afterwards.
         past, here = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
         order = (~here).int().argsort(dim=1, stable=True)
-        packed = hidden_states.take_along_dim(order.unsqueeze(-1), dim=1)
+        packed = take_steps(hidden_states, order)
         y = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), past_key_values)
-        return y.take_along_dim(order.argsort(dim=1)[:, None, :, None], dim=2)
+        return take_steps(y, order.argsort(dim=1), dim=2)
 
     def _attend_chunks(
         self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, past_key_values: Cache | None

@@ -12,6 +12,7 @@ class DLRCacheLayer(CacheLayerMixin):
     """
 
     _layer_type = "dlr"
+    supports_early_init = False  # the shape of a state is that of the first one
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -108,7 +109,17 @@ def detach_cache(cache: Cache) -> Cache:
     return cache
 
 
-def check_cache(cache: Cache, layer_types: list[str], batch_size: int, state_shape: tuple[int, int]) -> None:
+# By name, for every folder of remote code has classes of its own, and those loaded last are registered.
+_KINDS = {"DLRCacheLayer": "dlr", "LocalAttentionLayer": "local_attention", "PoolingCacheLayer": "pooling"}
+
+
+def check_cache(
+    cache: Cache,
+    layer_types: list[str],
+    batch_size: int,
+    state_shape: tuple[int, int],
+    head_shape: tuple[int, int],
+) -> None:
     """Refuse a cache that is not of this model and batch, before anything is computed.
 
     Args:
@@ -116,29 +127,34 @@ def check_cache(cache: Cache, layer_types: list[str], batch_size: int, state_sha
         layer_types: of the model.
         batch_size: B.
         state_shape: (H, N) of the model.
+        head_shape: (heads, head_size) of its attention layers.
 
     Raises:
         ValueError: naming what does not fit.
     """
-    # By name, for every folder of remote code has a DLRCacheLayer of its own, and the last one loaded is registered.
-    kinds = ["dlr" if type(layer).__name__ == DLRCacheLayer.__name__ else "attention" for layer in cache.layers]
-    wanted = ["dlr" if kind == "dlr" else "attention" for kind in layer_types]
-    if kinds[: len(wanted)] != wanted:
+    kinds = [_KINDS.get(type(layer).__name__, "full_attention") for layer in cache.layers]
+    if kinds not in (layer_types, [*layer_types, "pooling"]):
         raise ValueError(
             f"This cache has layers {[type(layer).__name__ for layer in cache.layers]}, but the model has "
             f"{layer_types}: make it with DynamicCache(config=model.config), or pass use_cache=True and go on from the "
             "one returned."
         )
-    for layer, kind in zip(cache.layers, layer_types, strict=False):
-        if not isinstance(layer, CacheLayerMixin) or layer.keys is None:
+    for layer, kind in zip(cache.layers, kinds, strict=True):
+        if not isinstance(layer, CacheLayerMixin) or layer.keys is None or layer.keys.numel() == 0:
             continue
         shape = tuple(layer.keys.shape)
-        if layer.get_seq_length() and shape[0] != batch_size:
+        if shape[0] != batch_size:
             raise ValueError(
-                f"This cache holds a batch of {shape[0]} sequences, got {batch_size}: go on with the same batch."
+                f"This cache holds a batch of {shape[0]} sequences, got {batch_size}: go on with the same batch, or "
+                "make a new cache."
             )
         if kind == "dlr" and shape[1:] != state_shape:
             raise ValueError(
                 f"This cache holds states of (hidden_size, state_size) = {shape[1:]}, but the model has {state_shape}: "
                 "it belongs to another model."
+            )
+        if kind.endswith("attention") and (shape[1], shape[3]) != head_shape:
+            raise ValueError(
+                f"This cache holds keys of (heads, head_size) = {(shape[1], shape[3])}, but the model has "
+                f"{head_shape}: it belongs to another model."
             )

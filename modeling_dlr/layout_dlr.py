@@ -14,11 +14,13 @@ class Documents(NamedTuple):
         rows: [D, 1], the row of each document.
         steps: [D, l], its steps, the last one repeated up to the longest of the group.
         mask: [D, l], True where a step is not such a repetition.
+        counts: [D, l], True where it is not padding, either.
     """
 
     rows: Tensor
     steps: Tensor
     mask: Tensor
+    counts: Tensor
 
 
 class Layout(NamedTuple):
@@ -28,11 +30,13 @@ class Layout(NamedTuple):
         past: P, steps before these that matter here: those that attention looks back upon. A state has no use for them.
         mask: [B, P + L], False where a step is padding; None counts every step.
         documents: groups that cover the row when several documents share it; None is one document per row.
+        order: [B, L], the steps of each row with those that count last; None if they lie together already.
     """
 
     past: int = 0
     mask: Tensor | None = None
     documents: list[Documents] | None = None
+    order: Tensor | None = None
 
     @property
     def here(self) -> Tensor | None:
@@ -76,8 +80,28 @@ def build_layout(
     here = None if mask is None else mask[:, -length:]
     documents = find_documents(batch_size, length, here, position_ids, cu_seq_lens)
     if documents is not None:
-        return Layout(documents=documents)
-    return Layout(past, mask) if attends else Layout(0, here)
+        return Layout(0, here if cu_seq_lens is None else None, documents)
+    order = None if here is None or _together(here) else steps_that_count_last(here)
+    return Layout(past, mask, order=order) if attends else Layout(0, here, order=order)
+
+
+def steps_that_count_last(mask: Tensor) -> Tensor:
+    """The steps of each row, [B, L], first those that are padding and then those that count, each in their order."""
+    return mask.long().argsort(dim=1, stable=True)
+
+
+def _together(mask: Tensor) -> bool:
+    """Whether the steps that count are one run in every row, as those of padded texts are.
+
+    An accelerator is not waited for: there, nothing is taken for granted. An exported model takes every mask to be that
+    of padded texts.
+    """
+    if torch.compiler.is_exporting():
+        return True
+    if torch.compiler.is_compiling() or mask.device.type != "cpu":
+        return False
+    begins = (mask[:, 1:] & ~mask[:, :-1]).sum(1) + mask[:, 0]
+    return bool((begins <= 1).all())
 
 
 def find_documents(
@@ -88,23 +112,36 @@ def find_documents(
         if batch_size != 1:
             raise ValueError(f"cu_seq_lens_q describes one row of documents, got {batch_size} rows: join them in one.")
         return split_documents(_starts_from_boundaries(cu_seq_lens, length))
-    if position_ids is None or torch.compiler.is_compiling():
+    if position_ids is None:
         return None
     if position_ids.shape not in ((batch_size, length), (1, length)):
         raise ValueError(
             f"position_ids must have the shape {[batch_size, length]} of the input, got {list(position_ids.shape)}."
         )
-    return split_documents(_starts_from_positions(position_ids.expand(batch_size, -1), mask))
+    starts = _starts_from_positions(position_ids.expand(batch_size, -1), mask)
+    if torch.compiler.is_compiling():
+        torch._assert_async(
+            ~starts.any(), "position_ids restart: a compiled model is told of documents by cu_seq_lens_q"
+        )
+        return None
+    return split_documents(starts, mask)
 
 
-def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor:
+def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor | None:
+    """The mask as truths, or None if it counts every step."""
+    if not isinstance(attention_mask, Tensor):
+        raise ValueError(
+            f"attention_mask must be a tensor, got {type(attention_mask).__name__}: torch.tensor makes it one."
+        )
     shapes = [(batch_size, past + length)] if attends else [(batch_size, past + length), (batch_size, length)]
     if attention_mask.shape not in shapes:
         raise ValueError(
             f"attention_mask must have the shape {list(shapes[0])} of the batch and of the steps so far, got "
             f"{list(attention_mask.shape)}: one number per step, 0 for padding."
         )
-    return attention_mask.bool()
+    mask = attention_mask.bool()
+    cheap = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+    return None if cheap and bool(mask.all()) else mask
 
 
 def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Layout], Tensor]) -> Tensor:
@@ -119,17 +156,19 @@ def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Lay
         [B, L, ...] of what ``function`` returns.
     """
     pieces, places = [], []
-    for rows, steps, mask in documents:
-        pieces.append(function(x[rows, steps], Layout(mask=mask))[mask])
+    for rows, steps, mask, counts in documents:
+        order = None if _together(counts) else steps_that_count_last(counts)
+        pieces.append(function(x[rows, steps], Layout(mask=counts, order=order))[mask])
         places.append((rows * x.shape[1] + steps)[mask])
     return torch.cat(pieces)[torch.cat(places).argsort()].unflatten(0, x.shape[:2])
 
 
-def split_documents(starts: Tensor) -> list[Documents] | None:
+def split_documents(starts: Tensor, mask: Tensor | None = None) -> list[Documents] | None:
     """Group the documents of a batch by length, so that padding them to one length at most doubles the work.
 
     Args:
         starts: [B, L] bool, True at the first step of a document; the first step of a row is one in any case.
+        mask: [B, L] bool, False where a step is padding; None counts every step.
 
     Returns:
         The groups, or None if every row is one document.
@@ -149,24 +188,22 @@ def split_documents(starts: Tensor) -> list[Documents] | None:
         length = lengths[chosen].unsqueeze(1)
         offsets = torch.arange(int(length.max()), device=starts.device).unsqueeze(0)
         steps = first[chosen].unsqueeze(1) + torch.minimum(offsets, length - 1)
-        groups.append(Documents(rows[chosen].unsqueeze(1), steps, offsets < length))
+        own = offsets < length
+        counts = own if mask is None else own & mask[rows[chosen].unsqueeze(1), steps]
+        groups.append(Documents(rows[chosen].unsqueeze(1), steps, own, counts))
     return groups
 
 
 def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """True where positions do not go on by one, [B, L]; if only those of padding do not, nowhere.
+    """True where positions do not go on by one, [B, L]; nowhere in a row where only those of padding do not.
 
     Where several documents share a row that is padded, the padding is a document of its own.
     """
-    starts = torch.zeros_like(position_ids, dtype=torch.bool)
-    starts[:, 1:] = position_ids[:, 1:] != position_ids[:, :-1] + 1
-    if mask is None:
-        return starts
-    both_count = mask[:, 1:] & mask[:, :-1]
-    if not (starts[:, 1:] & both_count).any():
-        return torch.zeros_like(starts)
-    starts[:, 1:] |= mask[:, 1:] != mask[:, :-1]
-    return starts
+    breaks = position_ids[:, 1:] != position_ids[:, :-1] + 1
+    if mask is not None:
+        shared = (breaks & mask[:, 1:] & mask[:, :-1]).any(dim=1, keepdim=True)
+        breaks = shared & (breaks | (mask[:, 1:] != mask[:, :-1]))
+    return torch.nn.functional.pad(breaks, (1, 0))
 
 
 def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
@@ -184,3 +221,9 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     starts = torch.zeros(1, length, dtype=torch.bool, device=bounds.device)
     starts[0, bounds[:-1]] = True
     return starts
+
+
+def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
+    """In each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
+    rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    return x.transpose(1, dim)[rows, steps].transpose(1, dim)

@@ -173,6 +173,7 @@ class BatchBalancedAccuracy(_PerBatch, BalancedAccuracy):
     """
 
 
+# pyrefly: ignore[inconsistent-inheritance] - what is computed of a batch needs to know its size
 class BatchR2(_PerBatch, R2):
     """`R2` averaged over batches of ``batch_size`` references.
 

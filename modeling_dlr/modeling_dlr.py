@@ -22,7 +22,7 @@ from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
-from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, at_least_float32
 from .streaming_dlr import stream
@@ -110,7 +110,10 @@ class DLRMixer(Mixer):
             u = u.masked_fill(~mask.unsqueeze(-1), 0)
         if past_key_values is None:
             forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
-            return convolve(u, forward, backward, skip)
+            if layout.order is None:
+                return convolve(u, forward, backward, skip)
+            y = convolve(take_steps(u, layout.order), forward, backward, skip)
+            return take_steps(y, layout.order.argsort(dim=1))
         layer = state_layer(past_key_values, self.layer_idx)
         state = None if layer.contents is None else State(*layer.contents)
         # pyrefly: ignore[not-callable] - DLRModel has seen to it that this kernel has a recurrence
@@ -183,6 +186,7 @@ class DLRPreTrainedModel(PreTrainedModel):
     config: DLRConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _supports_sdpa = True
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
     _can_record_outputs = {"hidden_states": DLRBlock}
@@ -310,10 +314,17 @@ class DLRModel(DLRPreTrainedModel):
                 f"This model cannot be used with a cache: {self.no_cache_because}. Pass use_cache=False, which "
                 "computes every step anew."
             )
+        if self.gradient_checkpointing and self.training:
+            if cache is None:
+                return None
+            raise ValueError(
+                "Gradient checkpointing computes every block twice, and would move the state twice: switch it off "
+                "(model.activation_checkpointing_disable()) to go on from a cache in training."
+            )
         if cache is None:
             return DynamicCache(config=self.config)
-        state_shape = (self.config.hidden_size, self.config.state_size)
-        check_cache(cache, self.layer_types, batch_size, state_shape)
+        H, heads = self.config.hidden_size, self.config.num_attention_heads
+        check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), (heads, H // heads))
         return cache
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None) -> Tensor:

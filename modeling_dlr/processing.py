@@ -58,6 +58,10 @@ def pixel_processor(
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
     if (height is None) != (width is None):
         raise ValueError(f"height and width belong together, got {height} and {width}: give both, or neither.")
-    resize = {"do_resize": False} if height is None else {"size": {"height": height, "width": width}}
-    # One number for all channels: it fits grey and RGB.
-    return SegformerImageProcessorPil(**resize, image_mean=0.5, image_std=0.5, do_convert_rgb=channels == 3)
+    return SegformerImageProcessorPil(
+        do_resize=height is not None,
+        size=None if height is None or width is None else {"height": height, "width": width},
+        image_mean=0.5,  # of every channel: one number fits grey and RGB
+        image_std=0.5,
+        do_convert_rgb=channels == 3,
+    )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .convolution_dlr import convolve
+from .layout_dlr import steps_that_count_last, take_steps
 from .ops_dlr import Spectrum, State, final_state, response, step
 
 
@@ -42,16 +43,11 @@ def stream(
             y = y + response(spectrum, state, L)
         return y, final_state(spectrum, u, state)
     # Steps that count go to the right end, where left padding has them already: the zeros before them are no input.
-    order = mask.long().argsort(dim=1, stable=True)
+    order = steps_that_count_last(mask)
     counts = mask.sum(1)
-    u = _taken(u, order)
+    u = take_steps(u, order)
     y = convolve(u, kernel(), None, skip)
     if state is not None:
         since = (torch.arange(L, device=u.device) - (L - counts).unsqueeze(1)).clamp(min=0)
-        y = y + _taken(response(spectrum, state, L), since)
-    return _taken(y, order.argsort(dim=1)), final_state(spectrum, u, state, counts)
-
-
-def _taken(x: Tensor, steps: Tensor) -> Tensor:
-    """x[b, steps[b, i]], for x [B, L, ...] and steps [B, L]."""
-    return x[torch.arange(x.shape[0], device=x.device).unsqueeze(1), steps]
+        y = y + take_steps(response(spectrum, state, L), since)
+    return take_steps(y, order.argsort(dim=1)), final_state(spectrum, u, state, counts)

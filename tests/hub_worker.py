@@ -1,6 +1,6 @@
 """Load a repository from the Hub as somebody without this package and with an empty cache: run by test_hub_push.py.
 
-python -S hub_worker.py REPOSITORY ANSWERS.json [REVISION]
+python -S hub_worker.py REPOSITORY ANSWERS.json REVISION...
 """
 
 import importlib.util
@@ -28,4 +28,5 @@ def answers(repository: str, revision: str = "main") -> dict[str, list]:
 if __name__ == "__main__":
     assert importlib.util.find_spec("modeling_dlr") is None
     torch.set_num_threads(1)
-    Path(sys.argv[2]).write_text(json.dumps(answers(sys.argv[1], *sys.argv[3:])), encoding="utf-8")
+    found = [answers(sys.argv[1], revision) for revision in sys.argv[3:]]
+    Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")

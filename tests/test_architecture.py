@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr"},
     "cache_dlr": {"torch", "transformers"},
     "pooling_dlr": {"torch", ".ops_dlr"},
-    "streaming_dlr": {"torch", ".convolution_dlr", ".ops_dlr"},
+    "streaming_dlr": {"torch", ".convolution_dlr", ".layout_dlr", ".ops_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
     "heads_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE} - {".auto_dlr"},
     "language_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".modeling_dlr"},

@@ -6,19 +6,35 @@ from pathlib import Path
 from typing import Any
 
 import bbc_news
+import checkpoints
 import colour_code
 import common
+import fill_code
 import numpy as np
 import pytest
 import python_source
 import quickstart
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
+from hub_upload.errors import InputError
+from hub_upload.inspect_folder import INSPECTIONS
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.tokenization import byte_tokenizer
 
 RESULT_KEYS = {
-    *("command", "options", "versions", "seed", "data", "metrics", "training_seconds", "peak_memory_mb", "files"),
+    *(
+        "command",
+        "options",
+        "recipe",
+        "versions",
+        "seed",
+        "data",
+        "metrics",
+        "training_seconds",
+        "peak_memory_mb",
+        "files",
+    ),
 }
 
 
@@ -229,3 +245,55 @@ def test_max_length_is_positive():
     """--max-length 0 is refused."""
     with pytest.raises(ValueError, match="at least 1, got 0"):
         quickstart.main(["--max-length", "0"])
+
+
+def test_fill_code_trains_saves_and_fills(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The smoke run leaves a loadable language model, and results that name no path of this machine."""
+    folder = tmp_path / "out"
+    metrics = fill_code.main(["--output-dir", str(folder), "--smoke", "--max-length", "128"])
+    text = (folder / "results.json").read_text(encoding="utf-8")
+    assert set(json.loads(text)) == RESULT_KEYS
+    assert str(tmp_path) not in text
+    assert 0 < metrics["accuracy_after_the_byte_before"] < 1
+    assert AutoModelForMaskedLM.from_pretrained(folder).config.vocab_size == 261
+    assert capsys.readouterr().out.count("<mask>") == 3
+
+
+def test_the_byte_before():
+    """The yardstick answers what came most often after the byte before."""
+    train, test = (Dataset.from_dict({"input_ids": [ids]}) for ids in ([1, 2, 1, 2, 1, 3], [1, 2, 1, 3, 1]))
+    assert fill_code.after_the_byte_before(train, test, 4) == 2 / 4
+
+
+def inspected(folder: Path) -> None:
+    """What `verify` finds by reading the files, without starting a process."""
+    assert [problem for inspect in INSPECTIONS.values() for problem in inspect(folder)] == []
+
+
+@pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+def test_tiny_checkpoints(auto_class: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Every head has a tiny random folder of at most 200 KB that passes every inspection."""
+    monkeypatch.setattr(checkpoints, "verify", inspected)
+    name = f"tiny-random-{AUTO_CLASSES[auto_class].__name__}"
+    sizes = checkpoints.main(["--output-dir", str(tmp_path), "--only", name])
+    assert set(sizes) == {name}
+    assert sizes[name] <= 200_000
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_checkpoint_that_is_not_ready_is_not_kept(tmp_path: Path):
+    """What fails its verification leaves the earlier folder as it was."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "earlier.txt").write_text("earlier", encoding="utf-8")
+    with pytest.raises(InputError):
+        checkpoints.make("tiny", folder, lambda made: made.mkdir())
+    assert [path.name for path in folder.iterdir()] == ["earlier.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.slow
+def test_checkpoints_are_verified(tmp_path: Path):
+    """The smoke runs of all recipes, and tiny models of every head, as a stranger meets them."""
+    sizes = checkpoints.main(["--output-dir", str(tmp_path), "--smoke"])
+    assert set(sizes) == set(checkpoints.TRAINED) | {f"tiny-random-{model.__name__}" for model in AUTO_CLASSES.values()}

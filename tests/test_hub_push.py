@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,12 @@ import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub import HfApi, constants, hf_hub_download
+from test_hub_convert import lightning_checkpoint
 from test_hub_verify import make_folder
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from hub_upload import push as push_module
-from hub_upload.__main__ import main
+from hub_upload.__main__ import main, parser
 from hub_upload.callback import CardCallback
 from hub_upload.card import CardOptions
 from hub_upload.errors import NewerRemoteError, RemoteError
@@ -50,6 +52,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once, for the Hub of that time
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
         monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
         yield server
@@ -85,12 +88,12 @@ def environment(hub: hub_server.Hub, home: Path, **changes: str) -> dict[str, st
     }
 
 
-def stranger(hub: hub_server.Hub, tmp_path: Path, *arguments: str) -> dict[str, Any]:
-    """What a process without this package and with an empty cache is answered."""
+def stranger(hub: hub_server.Hub, tmp_path: Path, repository: str, *revisions: str) -> list[dict[str, Any]]:
+    """What a process without this package and with an empty cache is answered, by each revision."""
     found = tmp_path / "answers.json"
     worker = Path(__file__).with_name("hub_worker.py")
     finished = subprocess.run(
-        [sys.executable, "-S", str(worker), arguments[0], str(found), *arguments[1:]],
+        [sys.executable, "-S", str(worker), repository, str(found), *revisions],
         env=environment(hub, tmp_path / "home"),
         cwd=tmp_path,
         capture_output=True,
@@ -132,10 +135,10 @@ def test_from_training_to_a_stranger(hub: hub_server.Hub, tmp_path: Path):
     expected = {name: content for name, content in sent.items() if name != "training_args.bin"}
     assert {name: content for name, content in repository.files().items() if name != ".gitattributes"} == expected
     ours = json.loads(json.dumps(hub_worker.answers(str(tmp_path / "words"))))
-    assert stranger(hub, tmp_path, "me/words") == ours
-    commit = repository.references["main"]
-    repository.commit("main", {}, "everything is lost")
-    assert stranger(hub, tmp_path, "me/words", commit) == ours
+    first = repository.references["main"]
+    repository.commit("main", repository.commits[first][1] | {"more.txt": hub_server.File(b"more", False)}, "more")
+    assert stranger(hub, tmp_path, "me/words", "main", first) == [ours, ours]
+    assert len(list((tmp_path / "home" / "hub" / "models--me--words" / "snapshots").iterdir())) == 2
 
 
 def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
@@ -288,7 +291,7 @@ def test_interrupted_upload(hub: hub_server.Hub, folder: Path, monkeypatch: pyte
     def interrupt(*_arguments: Any, **_options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("huggingface_hub.hf_api._send_commit", interrupt)
+    monkeypatch.setattr(HfApi, "create_commit", interrupt)
     assert main(["push", str(folder), "me/model"]) == 130
     assert list(hub.repositories["models/me/model"].files()) == [".gitattributes"]
 
@@ -388,8 +391,6 @@ def test_other_ways_to_push_send_the_same_files(hub: hub_server.Hub, folder: Pat
 
 def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
     """Every verb's help has examples, and each is a command that the parser takes."""
-    from hub_upload.__main__ import parser
-
     for verb in ("convert", "card", "verify", "push"):
         with pytest.raises(SystemExit) as finished:
             main([verb, "--help"])
@@ -397,9 +398,22 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
         examples = re.findall(r"^  modeling-dlr-hub (.+)$", capsys.readouterr().out, flags=re.MULTILINE)
         assert examples
         for example in examples:
-            import shlex
-
             assert parser().parse_args(shlex.split(example)).verb == verb
     with pytest.raises(SystemExit) as finished:
         main(["fetch"])
     assert finished.value.code == 2
+
+
+@pytest.mark.slow
+def test_three_commands_of_the_readme(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Convert, verify, push: as the README shows them, on a checkpoint of the official code."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^modeling-dlr-hub (.+)$", text, flags=re.MULTILINE)
+    assert [shlex.split(command)[0] for command in commands] == ["convert", "verify", "push"]
+    monkeypatch.chdir(tmp_path)
+    lightning_checkpoint("a_lra_pathfinder__dlr", tmp_path / "pathfinder.ckpt")
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    files = hub.repositories["models/your-name/pathfinder"].files()
+    assert {"README.md", "config.json", "model.safetensors", "kernels.png"} <= set(files)
+    assert b"Converted from the checkpoint `pathfinder.ckpt`" in files["README.md"]

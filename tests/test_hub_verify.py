@@ -15,6 +15,7 @@ from hub_upload import verify as verify_module
 from hub_upload.__main__ import main
 from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import InputError, VerificationError
+from hub_upload.samples import SAMPLES
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.auto_dlr import AUTO_CLASSES
@@ -38,6 +39,23 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
+# The Auto classes that a model of tokens serves that reads in both directions.
+SERVED = [
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForNextSentencePrediction",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+]
+
+
+def test_every_auto_class_has_a_sample():
+    """A new head is tried out when it is verified."""
+    assert SAMPLES.keys() == AUTO_CLASSES.keys()
+
+
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_folder(tmp_path_factory.mktemp("ready") / "model")
@@ -54,8 +72,9 @@ def test_ready_folder(ready: Path, capfd: pytest.CaptureFixture[str]):
     before = {path: path.stat().st_mtime_ns for path in ready.rglob("*")}
     assert main(["verify", str(ready)]) == 0
     facts = capfd.readouterr().out
-    for auto_class in AUTO_CLASSES:
+    for auto_class in SERVED:
         assert f"ok: {auto_class} loads without this package, with the same answers to the bit" in facts
+    assert facts.count("loads without this package") == len(SERVED)
     assert "ok: its pipeline answers the same without this package" in facts
     assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
 

@@ -86,6 +86,42 @@ def test_positions_of_padded_rows_are_no_documents():
     assert torch.equal(model(ids, attention_mask=mask, position_ids=positions).last_hidden_state, expected)
 
 
+def test_rows_do_not_change_each_other():
+    """A row with a gap in its padding is one document, whatever other rows are."""
+    model = perturbed(DLRModel(tiny_config()).eval()).double()
+    ids = draw_input("tokens", model.config, 2, 9)["input_ids"]
+    mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1], [1] * 9])
+    positions = torch.tensor([[0, 1, 2, 2, 2, 3, 4, 5, 6], [0, 1, 2, 3, 0, 1, 2, 3, 4]])
+    together = model(ids, attention_mask=mask, position_ids=positions).last_hidden_state
+    alone = model(ids[:1], attention_mask=mask[:1], position_ids=positions[:1]).last_hidden_state
+    assert_close(together[:1][mask[:1].bool()], alone[mask[:1].bool()], torch.float64)
+
+
+def test_statistics_of_padded_rows_of_documents():
+    """Batch statistics leave out the padding behind the documents of a row."""
+    model = perturbed(DLRModel(tiny_config(norm_type="batch"))).double().train()
+    ids = draw_input("tokens", model.config, 1, 20)["input_ids"]
+    mask = (torch.arange(20) < 15).long().unsqueeze(0)
+    positions = torch.cat([torch.arange(9), torch.arange(6), torch.arange(6, 11)]).unsqueeze(0)
+    states = [
+        model(ids.masked_fill(mask == 0, token), attention_mask=mask, position_ids=positions).last_hidden_state[:, :15]
+        for token in (1, 7)
+    ]
+    assert_close(states[0], states[1], torch.float64)
+
+
+@pytest.mark.parametrize("head", [DLRModel, DLRForSequenceClassification], ids=["backbone", "pooled head"])
+def test_a_compiled_model_refuses_positions_that_restart(head: type):
+    """A compiled graph cannot cut rows by the values of positions, and says so; boundaries it takes."""
+    model = head(tiny_config()).eval()
+    ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(ids, position_ids=torch.arange(sum(LENGTHS)).unsqueeze(0))
+        with pytest.raises(RuntimeError, match="a compiled model is told of documents by cu_seq_lens_q"):
+            compiled(ids, position_ids=POSITIONS)
+
+
 def test_flattening_collator():
     """transformers' collator for packed rows: the loss is that of the documents in a padded batch."""
     model = perturbed(DLRForCausalLM(tiny_config()).eval()).double()

@@ -19,6 +19,7 @@ from tiny import (
 )
 from torch import Tensor
 
+from modeling_dlr import DLRModel
 from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.kernels_dlr import DSSKernel
 from modeling_dlr.pooling_dlr import POOLINGS
@@ -158,6 +159,22 @@ def test_mask_without_padding_tokens(gap: slice):
     expected = model(input_ids=ids, attention_mask=mask).logits
     torch.testing.assert_close(model(input_ids=changed, attention_mask=mask).logits, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(model(input_ids=ids).logits, expected, rtol=1e-3)
+
+
+@by_direction
+@pytest.mark.parametrize("layer_types", [["dlr"] * 2, ["dlr", "local_attention"], ["full_attention"] * 2], ids=str)
+def test_gaps(layer_types: list[str], bidirectional: bool, device: torch.device):
+    """Padding inside a row is padding, too: no time passes there, with a cache and without."""
+    fields = {"hidden_size": 8, "attention_window": 5, "layer_types": layer_types, "bidirectional": bidirectional}
+    model = perturbed(DLRModel(tiny_config(**fields)).eval()).double().to(device)
+    ids, mask = torch.randint(1, 11, (4, 31), device=device), torch.ones(4, 31, dtype=torch.long, device=device)
+    mask[0, 5:9], mask[1, :3], mask[1, 20:22], mask[2] = 0, 0, 0, torch.randint(2, (31,))
+    mask[2, 17] = 1
+    for use_cache in (False, True)[: 1 if bidirectional else 2]:
+        states = model(ids, attention_mask=mask, use_cache=use_cache).last_hidden_state
+        for row, steps in enumerate(mask.bool()):
+            alone = model(ids[row : row + 1, steps]).last_hidden_state[0]
+            torch.testing.assert_close(states[row, steps], alone, rtol=1e-9, atol=1e-9)
 
 
 @by_direction

@@ -11,7 +11,7 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 import make
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "configuration" / "README.md"]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configuration/README.md", "docs/hub.md")]
 PYTHON_BLOCKS = {
     path: list(examples) for path, examples in itertools.groupby(find_examples(*DOCUMENTS), lambda block: block.path)
 }

@@ -170,6 +170,8 @@ def test_gradient_through_a_carried_state():
     for name, expected in gradients_of(model).items():
         torch.testing.assert_close(carried[name], expected, rtol=1e-9, atol=1e-9)
     assert any(not torch.allclose(truncated[name], carried[name], rtol=1e-3) for name in carried)
+    cache = detach_cache(model(ids, use_cache=True).past_key_values)
+    assert not any(part.requires_grad for layer in cache.layers for part in (layer.keys, layer.values))
 
 
 def test_batches_of_a_cache():
@@ -223,6 +225,50 @@ def test_refused(fields: dict[str, Any], made_by: dict[str, Any] | None, says: l
         for layer, earlier in zip(cache.layers, before.layers, strict=True):
             assert torch.equal(layer.keys, earlier.keys)
             assert layer.get_seq_length() == earlier.get_seq_length() == 7
+
+
+def test_checkpointing_and_a_cache():
+    """Checkpointing would move a state twice: a cache is refused in training, and one merely asked for is not made."""
+    model = perturbed(DLRModel(tiny_config())).train()
+    model.activation_checkpointing_enable()
+    inputs = draw_input("tokens", model.config, 2, 7)
+    with pytest.raises(ValueError, match=r"Gradient checkpointing computes every block twice.*switch it off"):
+        model(**inputs, past_key_values=DynamicCache(config=model.config))
+    assert model(**inputs, use_cache=True).past_key_values is None
+    assert model.eval()(**inputs, use_cache=True).past_key_values is not None
+
+
+ATTENTION = {"hidden_size": 8, "layer_types": ["dlr", "full_attention"]}
+LOCAL = {"hidden_size": 8, "layer_types": ["dlr", "local_attention"]}
+
+
+@pytest.mark.parametrize(
+    ("made_by", "says"),
+    [(ATTENTION | {"num_attention_heads": 2}, r"\(2, 4\), but the model has \(4, 2\)"), (LOCAL, "LocalAttentionLayer")],
+    ids=["other heads", "local attention"],
+)
+def test_cache_of_another_attention(made_by: dict[str, Any], says: str):
+    """A cache of other attention layers is refused before its DLR layers have moved."""
+    model, other = (DLRModel(tiny_config(**fields)).eval() for fields in (ATTENTION, made_by))
+    inputs = draw_input("tokens", model.config, 2, 7)
+    with torch.no_grad():
+        cache = other(**inputs, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=says):
+        model(**inputs, past_key_values=cache)
+    assert cache.get_seq_length() == 7
+
+
+def test_reset_cache_of_another_batch():
+    """A cache that keeps its memory when it is reset is refused for another number of sequences."""
+    model = DLRModel(tiny_config(**ATTENTION)).eval()
+    cache = StaticCache(config=model.config, max_cache_len=20)
+    with torch.no_grad():
+        model(**draw_input("tokens", model.config, 2, 7), past_key_values=cache)
+        cache.reset()
+        model(**draw_input("tokens", model.config, 2, 7), past_key_values=cache)
+        cache.reset()
+    with pytest.raises(ValueError, match="batch of 2 sequences, got 3"):
+        model(**draw_input("tokens", model.config, 3, 7), past_key_values=cache)
 
 
 def test_another_batch():

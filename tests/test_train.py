@@ -84,9 +84,14 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "recipe": ("no-such", [], "There is no recipe 'no-such'"),
     "demo": ("bbc-news", [], r"nothing reads \['dataset', 'max_length', 'vocab_size'\]"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
-    "task": ("twin-atomic-dlr", ["--task", "shfit"], "did you mean 'shift'"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
+
+
+def test_unknown_task(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        train.read_run("twin-atomic-dlr", ["--task", "shfit"])
+    assert "invalid choice: 'shfit'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

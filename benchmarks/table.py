@@ -1,0 +1,75 @@
+"""What can one layer learn of the atomic tasks? The findings of the DLR paper (arXiv 2212.00768), tried on a laptop.
+
+    python benchmarks/table.py --json                       # every run; each is printed when it is done
+    python benchmarks/table.py --json --save --rows 0 1 2   # into results/, where what is there is not run again
+
+A run is a twin recipe of configuration/recipes/ through examples/train.py, in a process of its own. Made for more than
+is shown: other seeds, models, lengths and recipes are rows of the same table.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from measure import RESULTS, run_benchmark
+
+from modeling_dlr.tasks import TASKS
+
+TRAIN = Path(__file__).resolve().parent.parent / "examples" / "train.py"
+ATOMIC = [name for name in TASKS if not name.startswith(("listops", "pathfinder"))]
+CHEAP = ("shift", "cumsum")
+
+
+class Row(NamedTuple):
+    """One run: a recipe on a task, from a seed, for so many steps."""
+
+    task: str
+    recipe: str
+    seed: int
+    steps: int
+
+
+MODELS = ("dlr", "attention")
+ROWS = [
+    *(Row(task, f"twin-atomic-{model}", 0, 400) for task in ATOMIC for model in MODELS),
+    *(Row("listops_subtrees", f"twin-listops-subtrees-{model}", 0, 400) for model in MODELS),
+    *(Row("pathfinder_segmentation", f"twin-pathfinder-segmentation-{model}", 0, 200) for model in MODELS),
+    *(Row(task, f"twin-atomic-{model}", seed, 400) for seed in (1, 2) for task in CHEAP for model in MODELS),
+    *(Row(task, "twin-atomic-dss", 0, 400) for task in ATOMIC),
+]
+# The score of a task: R², accuracy or macro-F1, the first of these that it has.
+SCORES = ("eval_r2", "eval_f1_macro", "eval_accuracy")
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """The score after the last step, the scores on the way there, seconds, and the command."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *("examples/train.py", row.recipe, "--task", row.task, "--max_steps", str(row.steps)),
+            *("--eval_steps", str(row.steps // 4), "--num_validation", "80", "--save_strategy", "no"),
+            *("--load_best_model_at_end", "False", "--seed", str(row.seed), "--data_seed_of_task", str(row.seed)),
+        ]
+        run = [sys.executable, str(TRAIN), *command[1:], "--output_dir", folder, "--disable_tqdm", "True"]
+        started = time.perf_counter()
+        subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.perf_counter() - started
+        state = json.loads((Path(folder) / "trainer_state.json").read_text(encoding="utf-8"))
+    scored = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    name = next(score for score in SCORES if score in scored[0])
+    curve = {entry["step"]: round(entry[name], 4) for entry in scored}
+    return {
+        "metric": name.removeprefix("eval_"),
+        "score": curve[row.steps],
+        "batch_mean": round(scored[-1][f"{name}_batch_mean"], 4),
+        "curve": list(curve.items()),
+        "seconds": round(seconds),
+        "command": " ".join(["python", *command]),
+    }
+
+
+if __name__ == "__main__":
+    run_benchmark(__doc__, RESULTS / "atomic_tasks.json", ROWS, measure)

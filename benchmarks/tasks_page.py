@@ -1,0 +1,109 @@
+"""Write the tables and learning curves of docs/tasks.md from benchmarks/results/atomic_tasks.json.
+
+    python benchmarks/tasks_page.py
+
+The prose around the markers stays. Curves need matplotlib: `pip install 'modeling-dlr[figures]'`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from measure import RESULTS, load
+from table import ATOMIC
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCUMENT, CURVES = DOCS / "tasks.md", DOCS / "tasks_curves.svg"
+LINES = RESULTS / "atomic_tasks.json"
+MODELS = {"dlr": "DLR", "dss": "DSS", "attention": "attention"}
+TASKS = [*ATOMIC, "listops_subtrees", "pathfinder_segmentation"]
+METRICS = {"r2": "R²", "accuracy": "accuracy", "f1_macro": "macro-F1"}
+NOT_RUN = "not run"
+
+Line = Mapping[str, Any]
+
+
+def runs_of(lines: Sequence[Line], task: str, model: str) -> list[Line]:
+    """All seeds of a model on a task."""
+    return [line for line in lines if line["task"] == task and line["recipe"].rpartition("-")[2] == model]
+
+
+def cell(runs: Sequence[Line]) -> str:
+    """The score of one seed, or the mean of several with the lowest and highest."""
+    scores = [run["score"] for run in runs]
+    if not scores:
+        return NOT_RUN
+    if len(scores) == 1:
+        return f"{scores[0]:.3f}"
+    return f"{mean(scores):.3f} ({min(scores):.3f}-{max(scores):.3f}, {len(scores)} seeds)"
+
+
+def table(lines: Sequence[Line]) -> str:
+    """A row for each task, a column for each model."""
+    rows = [["task", "metric", *MODELS.values(), "steps", "seconds a run"], ["---"] * (len(MODELS) + 4)]
+    for task in TASKS:
+        by_model = [runs_of(lines, task, model) for model in MODELS]
+        runs = [run for found in by_model for run in found]
+        if not runs:
+            rows.append([f"`{task}`", "", *[NOT_RUN] * len(MODELS), "", ""])
+            continue
+        seconds = [run["seconds"] for run in runs]
+        span = f"{min(seconds)}-{max(seconds)}" if min(seconds) < max(seconds) else f"{seconds[0]}"
+        metric, steps = METRICS[runs[0]["metric"]], str(runs[0]["steps"])
+        rows.append([f"`{task}`", metric, *map(cell, by_model), steps, span])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def commands(lines: Sequence[Line]) -> str:
+    """What was run, one line for each recipe, on what machine."""
+    first: dict[str, str] = {}
+    for line in lines:
+        first.setdefault(line["recipe"], line["command"])
+    machines = sorted({f"{line['machine']}, torch {line['torch']}" for line in lines})
+    code = "\n".join(["```bash", *(first[recipe] for recipe in sorted(first)), "```"])
+    return f"One task of each recipe; the others differ in `--task` and `--seed`. On {'; '.join(machines)}:\n\n{code}"
+
+
+def draw_curves(lines: Sequence[Line], path: Path) -> None:
+    """A panel for each task: the score after so many steps, a line for each run."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    columns = 5
+    figure = Figure(figsize=(3 * columns, 7.5), layout="constrained")
+    panels = figure.subplots(3, columns, squeeze=False).flatten()
+    for panel, task in zip(panels, TASKS, strict=False):
+        for place, (model, label) in enumerate(MODELS.items()):
+            for seed, run in enumerate(runs_of(lines, task, model)):
+                steps, scores = zip(*run["curve"], strict=True)
+                panel.plot(steps, scores, color=f"C{place}", marker=".", label=None if seed else label)
+        panel.set_title(task, fontsize=9)
+        panel.set_ylim(-0.1, 1.03)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(TASKS) :]:
+        panel.set_axis_off()
+    panels[0].legend(fontsize=8)
+    figure.supxlabel("steps")
+    figure.supylabel("score of 80 validation examples")
+    with mpl.rc_context({"svg.hashsalt": "tasks", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None})
+
+
+def render(document: str, lines: Sequence[Line]) -> str:
+    """The document with its table and commands as the results say."""
+    for name, text in {"atomic_tasks": table(lines), "commands": commands(lines)}.items():
+        document = re.sub(
+            rf"^(<!-- {name} -->\n).*?^(<!-- end -->)$",
+            lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}",
+            document,
+            flags=re.MULTILINE | re.DOTALL,
+        )
+    return document
+
+
+if __name__ == "__main__":
+    found = load(LINES)
+    DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8"), found), encoding="utf-8")
+    draw_curves(found, CURVES)

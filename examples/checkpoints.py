@@ -1,0 +1,144 @@
+"""Make folders that are ready for the Hub: trained by the recipes, and tiny random ones of every head for tests.
+
+    python examples/checkpoints.py                    # all of them, into outputs/checkpoints
+    python examples/checkpoints.py --only tiny        # the tiny random ones
+    python examples/checkpoints.py --only bbc-news --smoke
+
+Each is trained, gets its card, and is verified as a stranger would meet it; `python -m hub_upload push` takes it from
+there.
+"""
+
+import argparse
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import colour_code
+import fill_code
+import quickstart
+import torch
+from tqdm.auto import tqdm
+from transformers import Wav2Vec2FeatureExtractor
+from transformers.models.segformer.image_processing_pil_segformer import SegformerImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from hub_upload.card import CardOptions, write_card
+from hub_upload.verify import verify
+from modeling_dlr import DLRConfig, DLRPreTrainedModel
+from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.tokenization import byte_tokenizer
+
+LARGEST = {"trained": 10_000_000, "tiny": 200_000}
+
+# One row per recipe: the example that runs it, and what its card adds.
+TRAINED: dict[str, tuple[Callable[[Sequence[str]], dict[str, Any]], CardOptions]] = {
+    "bbc-news": (
+        quickstart.main,
+        CardOptions(language=["en"], limits=["It tells five topics of British news apart, and no others."]),
+    ),
+    "python-colours": (
+        colour_code.main,
+        CardOptions(limits=["It has seen one style of Python, that of the standard library."]),
+    ),
+    "python-masked-lm": (
+        fill_code.main,
+        CardOptions(limits=["It fills single hidden bytes; it has seen nothing but the standard library of Python."]),
+    ),
+}
+
+_SIZES: dict[str, Any] = {"hidden_size": 4, "num_hidden_layers": 1, "state_size": 3, "num_labels": 3}
+_SIDE = 8
+
+
+def tiny_fields(auto_class: str) -> dict[str, Any]:
+    """The sizes of a tiny model under an Auto class."""
+    if "Audio" in auto_class:
+        return {"input_size": 1}
+    if "Image" in auto_class or "Segmentation" in auto_class:
+        return {"input_size": 3, "bidirectional": True}
+    return {"vocab_size": 261, "pad_token_id": 0, "bidirectional": auto_class != "AutoModelForCausalLM"}
+
+
+def processor(auto_class: str) -> Any:
+    """What makes its inputs."""
+    size = {"height": _SIDE, "width": _SIDE}
+    if "Audio" in auto_class:
+        return Wav2Vec2FeatureExtractor(return_attention_mask=True)
+    if "Segmentation" in auto_class:
+        return SegformerImageProcessorPil(size=size)
+    if "Image" in auto_class:
+        return ViTImageProcessorPil(size=size)
+    return byte_tokenizer()
+
+
+def make_tiny(model_class: type[DLRPreTrainedModel], auto_class: str, folder: Path) -> None:
+    """A random model of its smallest size, with its processor and card."""
+    torch.manual_seed(0)
+    model_class(DLRConfig(**_SIZES | tiny_fields(auto_class))).save_pretrained(folder)
+    processor(auto_class).save_pretrained(folder)
+    limits = ["Its weights are random: it is for tests of programs that load models."]
+    write_card(folder, CardOptions(picture=False, title=folder.name, limits=limits))
+
+
+def makers(smoke: bool) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+    """Kind, name, and what makes the folder."""
+    for name, (run, options) in TRAINED.items():
+
+        def train(folder: Path, run: Any = run, options: CardOptions = options) -> None:
+            run(["--output-dir", str(folder), *(["--smoke"] if smoke else [])])
+            write_card(folder, options)
+
+        yield "trained", name, train
+    for auto_class, model_class in AUTO_CLASSES.items():
+
+        def tiny(folder: Path, model_class: Any = model_class, auto_class: str = auto_class) -> None:
+            make_tiny(model_class, auto_class, folder)
+
+        yield "tiny", f"tiny-random-{model_class.__name__}", tiny
+
+
+def make(kind: str, folder: Path, maker: Callable[[Path], None]) -> int:
+    """Make a folder beside its place, verify it, and only then put it there; returns its size in bytes.
+
+    Raises:
+        VerificationError: if it is not ready for the Hub.
+        ValueError: if it is larger than its kind may be.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as staging:
+        made = Path(staging) / folder.name
+        maker(made)
+        verify(made)
+        size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+        if size > LARGEST[kind]:
+            raise ValueError(f"{folder.name} has {size:,} bytes, more than the {LARGEST[kind]:,} it may have.")
+        shutil.rmtree(folder, ignore_errors=True)
+        made.replace(folder)
+    return size
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, int]:
+    """Make the folders; returns the size of each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs/checkpoints"))
+    parser.add_argument("--only", help="a part of the names to make, such as tiny or bbc-news")
+    parser.add_argument("--smoke", action="store_true", help="train for a few steps only")
+    options = parser.parse_args(arguments)
+    wanted = [row for row in makers(options.smoke) if options.only is None or options.only in row[1]]
+    if not wanted:
+        names = [name for _, name, _ in makers(options.smoke)]
+        parser.error(f"--only {options.only} names none of {names}.")
+    sizes = {}
+    for kind, name, maker in tqdm(wanted, desc="checkpoints"):
+        with contextlib.redirect_stdout(sys.stderr):
+            sizes[name] = make(kind, options.output_dir / name, maker)
+        print(f"{options.output_dir / name}: {sizes[name]:,} bytes, verified")
+    return sizes
+
+
+if __name__ == "__main__":
+    main()

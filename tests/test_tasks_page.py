@@ -1,0 +1,64 @@
+"""The table of the tasks: what a run finds, and that docs/tasks.md shows the results there are."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import table
+import tasks_page
+from measure import load
+
+LINES = load(tasks_page.LINES)
+
+
+def line(task: str, model: str, score: float, seed: int = 0) -> dict[str, Any]:
+    return {
+        "task": task, "recipe": f"twin-atomic-{model}", "seed": seed, "steps": 4, "metric": "r2", "score": score,
+        "curve": [[2, 0.1], [4, score]], "seconds": 7, "machine": "m", "torch": "2", "command": "python x",
+    }  # fmt: skip
+
+
+def test_document_shows_the_results():
+    """`python benchmarks/tasks_page.py` would change nothing."""
+    document = tasks_page.DOCUMENT.read_text(encoding="utf-8")
+    assert tasks_page.render(document, LINES) == document
+
+
+def test_document_says_what_was_not_run():
+    """Every task of the paper has a row, and each is run or said not to be."""
+    rows = re.findall(r"^\| `(\w+)` \|(.*)$", tasks_page.table(LINES), flags=re.MULTILINE)
+    assert [name for name, _ in rows] == tasks_page.TASKS
+    for name, cells in rows:
+        models = {each["recipe"].rpartition("-")[2] for each in LINES if each["task"] == name}
+        assert cells.count("not run") == len(tasks_page.MODELS) - len(models)
+
+
+def test_cells():
+    """One seed is itself; several are their mean with the lowest and highest."""
+    lines = [line("shift", "dlr", 0.5), line("shift", "attention", 0.25), line("shift", "attention", 0.75, seed=1)]
+    row = tasks_page.table(lines).splitlines()[2]
+    assert row == "| `shift` | R² | 0.500 | not run | 0.500 (0.250-0.750, 2 seeds) | 4 | 7 |"
+
+
+def test_curves_are_drawn(tmp_path: Path):
+    """The same picture each time, with every task's name in it."""
+    lines = [line("shift", "dlr", 0.5), line("sort", "attention", 0.25)]
+    for name in ("a.svg", "b.svg"):
+        tasks_page.draw_curves(lines, tmp_path / name)
+    picture = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert picture == (tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert all(task in picture for task in tasks_page.TASKS)
+
+
+@pytest.mark.slow
+def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a run finds is plain JSON, has a curve that ends in its score, and fills a row."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    row = table.Row("cumsum", "twin-atomic-dlr", 0, 4)
+    found = row._asdict() | table.measure(row)
+    assert json.loads(json.dumps(found)) == json.loads(json.dumps(found | {"curve": [list(e) for e in found["curve"]]}))
+    assert found["curve"][-1] == (4, found["score"])
+    assert len(found["curve"]) == 4
+    assert found["metric"] == "r2"
