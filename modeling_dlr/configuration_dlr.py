@@ -18,6 +18,7 @@ from .kernel_parameters_dlr import (
     Range,
     complete_kernel_parameters,
     refuse_unknown_names,
+    why_no_recurrence,
 )
 
 # Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
@@ -230,6 +231,15 @@ class DLRConfig(PreTrainedConfig):
             raise ValueError(
                 f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
             )
+
+    def validate_use_cache(self):
+        """A state comes out of every forward pass only where there is one."""
+        if not self.use_cache:
+            return
+        reason = why_no_recurrence(self.kernel_parameters or {}) if "dlr" in (self.layer_types or []) else None
+        reason = "bidirectional=True reads the future" if self.bidirectional else reason
+        if reason is not None:
+            raise ValueError(f"use_cache=True needs a state to return, but {reason}: leave use_cache out.")
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""

@@ -1,6 +1,6 @@
 """The heads: one recipe — hidden states, features, dropout, a projection, the loss — and a few lines for each."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +19,11 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
-from .cache_dlr import pooling_layer
-from .checks_dlr import check_no_empty_row
+from .cache_dlr import PoolingCacheLayer, pooling_layer
+from .checks_dlr import check_inputs, check_no_empty_row
 from .configuration_dlr import DLRConfig
 from .layout_dlr import find_documents
-from .losses_dlr import cross_entropy, loss_by_problem_type
+from .losses_dlr import check_labels, cross_entropy, loss_by_problem_type
 from .modeling_dlr import DLRModel, DLRPreTrainedModel
 from .pooling_dlr import Pooled, pool
 
@@ -42,7 +42,7 @@ class QuestionAnsweringOutputWithPast(QuestionAnsweringModelOutput):
     past_key_values: Cache | None = None
 
 
-class DLRHead(DLRPreTrainedModel):
+class DLRHead(DLRPreTrainedModel, ABC):
     """The recipe: what a head predicts from the hidden states, and the loss by problem type."""
 
     output_class: type[ModelOutput]
@@ -59,6 +59,10 @@ class DLRHead(DLRPreTrainedModel):
     @abstractmethod
     def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
         """The logits of hidden states [B, L, H], of which ``mask`` [B, L] says which count."""
+
+    @abstractmethod
+    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+        """The shape of the logits of a batch [B, L], without the last axis."""
 
     @can_return_tuple
     @auto_docstring
@@ -86,7 +90,16 @@ class DLRHead(DLRPreTrainedModel):
         cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
             Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
         """
-        self.check_layout(attention_mask, position_ids, cu_seq_lens_q)
+        sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
+        batch_size, length = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
+        if labels is not None and self.loss_function is loss_by_problem_type:
+            shape = (*self.answers(batch_size, length), self.config.num_labels)
+            # pyrefly: ignore[bad-argument-type] - None only until __post_init__ has set it
+            check_labels(labels, shape, self.config.problem_type)
+        streams = past_key_values is not None or (self.config.use_cache if use_cache is None else use_cache)
+        self.check_layout(attention_mask, position_ids, cu_seq_lens_q, streams)
+        if past_key_values is not None:
+            self.check_past(past_key_values)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -109,8 +122,13 @@ class DLRHead(DLRPreTrainedModel):
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
-    def check_layout(self, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None) -> None:
-        """Refuse, before any work, a batch that this head cannot read."""
+    def check_layout(
+        self, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None, streams: bool
+    ) -> None:
+        """Refuse, before any work, a batch that this head cannot read; ``streams`` says that more of it may come."""
+
+    def check_past(self, past_key_values: Cache) -> None:
+        """Refuse, before any work, a cache that this head cannot go on from."""
 
 
 class DLRPooledHead(DLRHead):
@@ -118,11 +136,16 @@ class DLRPooledHead(DLRHead):
 
     output_class = SequenceClassifierOutputWithPast
 
-    def check_layout(self, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None) -> None:
-        """Refuse several documents in one row, which would be pooled into one.
+    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+        return (batch_size,)
+
+    def check_layout(
+        self, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None, streams: bool
+    ) -> None:
+        """Refuse several documents in one row, which would be pooled into one, and rows without a step to pool.
 
         Raises:
-            ValueError: saying so.
+            ValueError: saying so. A row of a stream may begin later.
         """
         shared = cu_seq_lens is not None
         if position_ids is not None and position_ids.dim() == 2:
@@ -134,17 +157,31 @@ class DLRPooledHead(DLRHead):
                 f"{type(self).__name__} pools a row into one vector, but several documents share a row: give every "
                 "document a row of its own, padded, with an attention_mask."
             )
+        if mask is not None and mask.dim() == 2 and not streams:
+            check_no_empty_row(mask.bool())
 
-    def pool(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
-        """[B, L, H] to [B, H]; with a cache, over all steps since it was empty.
+    def check_past(self, past_key_values: Cache) -> None:
+        """Refuse a cache of steps that this kind of head has not pooled.
 
         Raises:
-            ValueError: for a sequence in which no step counts.
+            ValueError: with how many they are.
         """
+        # By name, for every folder of remote code has a class of its own.
+        rest = past_key_values.layers[self.config.num_hidden_layers :]
+        # pyrefly: ignore[missing-attribute] - the one class that is asked for has it
+        pooled = sum(layer.get_seq_length() for layer in rest if type(layer).__name__ == PoolingCacheLayer.__name__)
+        seen = int(past_key_values.get_seq_length())
+        if pooled != seen:
+            raise ValueError(
+                f"{type(self).__name__} pools every step since its cache was empty, but this cache has seen {seen} "
+                f"steps, of which {pooled} were pooled: start from DynamicCache(config=model.config) with this head."
+            )
+
+    def pool(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+        """[B, L, H] to [B, H]; with a cache, over all steps since it was empty."""
         if mask is None:
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
         if past_key_values is None:
-            check_no_empty_row(mask)
             return pool(self.config.pooling, hidden_states, mask)[0]
         layer = pooling_layer(past_key_values, self.config.num_hidden_layers)
         earlier = None if layer.contents is None else Pooled(*layer.contents)
@@ -177,6 +214,9 @@ class DLRForTokenClassification(DLRHead):
 
     def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
         return self.classifier(self.dropout(hidden_states))
+
+    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+        return batch_size, length
 
 
 @auto_docstring(custom_intro="DLR with a head that marks the first and the last step of an answer.")
@@ -258,12 +298,13 @@ class DLRForMultipleChoice(DLRPooledHead):
         num_items_in_batch (`int`, *optional*):
             Questions of the whole batch, when this call sees one part of it.
         """
-        inputs = joined(
-            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, input_values=input_values
+        (batch_size, num_choices), inputs = joined(
+            input_ids=input_ids, inputs_embeds=inputs_embeds, input_values=input_values, attention_mask=attention_mask
         )
+        if labels is not None:
+            check_labels(labels, (batch_size, num_choices), "single_label_classification")
         outputs = super().forward(**inputs, return_dict=True, **kwargs)
-        given = next(value for value in (input_ids, inputs_embeds, input_values) if value is not None)
-        logits = outputs.logits.view(given.shape[:2])
+        logits = outputs.logits.view(batch_size, num_choices)
         loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)
         return MultipleChoiceModelOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
@@ -281,6 +322,9 @@ class DLRForSequencePairClassification(DLRPooledHead):
         pooled = self.pool(hidden_states, mask, past_key_values)
         a, b = self.dropout(pooled).unflatten(0, (-1, 2)).unbind(1)
         return self.pair_classifier(torch.cat([a, b, a - b, a * b], dim=-1))
+
+    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+        return (batch_size // 2,)
 
     @can_return_tuple
     @auto_docstring
@@ -301,29 +345,41 @@ class DLRForSequencePairClassification(DLRPooledHead):
         labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
             One label per pair, as for sequence classification.
         """
-        inputs = joined(
-            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, input_values=input_values
+        (_, sequences), inputs = joined(
+            input_ids=input_ids, inputs_embeds=inputs_embeds, input_values=input_values, attention_mask=attention_mask
         )
+        if sequences != 2:
+            raise ValueError(
+                f"{type(self).__name__} reads 2 documents per example, [batch, 2, length, …], got {sequences}: use "
+                "DLRForMultipleChoice to score any number of them."
+            )
         outputs = super().forward(**inputs, labels=labels, return_dict=True, **kwargs)
         return NextSentencePredictorOutput(
             loss=outputs.loss, logits=outputs.logits, hidden_states=outputs.hidden_states
         )
 
 
-def joined(**inputs: Tensor | None) -> dict[str, Tensor]:
+def joined(**inputs: Tensor | None) -> tuple[tuple[int, int], dict[str, Tensor]]:
     """The inputs that are given, with their first two dimensions made one: [B, n, L, ...] to [B·n, L, ...].
 
+    Returns:
+        B and n, and the inputs by name.
+
     Raises:
-        ValueError: for one that has no such dimensions.
+        ValueError: for one that has no such dimensions, or others than the first.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
-    for name, value in given.items():
-        if value.dim() < 3:
+    shapes = {name: list(value.shape) for name, value in given.items()}
+    for name, shape in shapes.items():
+        if len(shape) < 3:
             raise ValueError(
-                f"{name} must have the shape [batch, sequences, length, …], got {list(value.shape)}: stack the "
-                "sequences of an example in a second dimension."
+                f"{name} must have the shape [batch, sequences, length, …], got {shape}: stack the sequences of an "
+                "example in a second dimension."
             )
-    return {name: value.flatten(0, 1) for name, value in given.items()}
+    if len({(batch_size, sequences) for batch_size, sequences, *_ in shapes.values()}) != 1:
+        raise ValueError(f"Inputs and attention_mask must agree in batch and sequences, got {shapes or 'none'}.")
+    batch_size, sequences, *_ = next(iter(shapes.values()))
+    return (batch_size, sequences), {name: value.flatten(0, 1) for name, value in given.items()}
 
 
 __all__ = [

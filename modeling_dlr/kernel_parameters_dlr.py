@@ -186,6 +186,19 @@ def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any
     return complete
 
 
+def why_no_recurrence(complete: Mapping[str, Any]) -> str | None:
+    """Why a kernel of these (complete) parameters can only be convolved with, or None if it is a linear recurrence."""
+    if complete["kernel_type"] == "sgconv":
+        return "SGConv learns taps, not poles"
+    if complete["kernel_type"] == "dss" and complete["version"] == "softmax":
+        return "the kernel of DSS version 'softmax' depends on the length of the sequence"
+    if complete["read_out"] in ("prod", "real_prod"):
+        return f"read_out {complete['read_out']!r} is a product of kernels, which has no N-pole recurrence"
+    if complete["max_length"] is not None:
+        return f"max_length={complete['max_length']} cuts the kernel off, and a recurrence never forgets"
+    return None
+
+
 def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise ValueError for the first of the ``given`` names that is not ``known``, with the nearest known one."""
     known = list(known)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .kernel_parameters_dlr import complete_kernel_parameters
+from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .ops_dlr import Spectrum, at_least_float32, evaluate_read_out, turned
 from .poles_dlr import (
     bilinear,
@@ -36,8 +36,7 @@ _OFFICIAL_FLOOR = 1e-7
 class Kernel(nn.Module, ABC):
     """A learned convolution kernel.
 
-    A cast of the model to a half type (`half`, `bfloat16`, `to`) leaves its parameters and buffers in the type they
-    have.
+    A cast of the model to a half type (`half`, `bfloat16`, `to`) leaves its parameters and buffers as they are.
 
     Args:
         num_channels: C, kernels per hidden channel.
@@ -82,9 +81,9 @@ class Kernel(nn.Module, ABC):
         """The kernel [C, H, length]."""
 
     @property
-    @abstractmethod
     def no_recurrence_because(self) -> str | None:
         """Why this kernel can only be convolved with, or None if it is a linear recurrence."""
+        return why_no_recurrence(self.options)
 
     def forward(self, length: int) -> Tensor:
         """The kernel [C, H, min(length, max_length)]."""
@@ -116,11 +115,6 @@ class DiagonalKernel(Kernel):
     def spectrum(self, length: int) -> Spectrum:
         """Log-poles and weights; ``length`` is the number of taps, which only the softmax version of DSS looks at."""
 
-    @property
-    @abstractmethod
-    def depends_on_length(self) -> bool:
-        """Whether a longer kernel has other values."""
-
     def recurrence(self) -> Spectrum:
         """The spectrum whose real read-out this kernel is: what scan, step, convolution and decoding start from.
 
@@ -137,16 +131,6 @@ class DiagonalKernel(Kernel):
     def taps(self, length: int) -> Tensor:
         return evaluate_read_out(self.spectrum(length), self.options["read_out"], length, self.memo)
 
-    @property
-    def no_recurrence_because(self) -> str | None:
-        if self.depends_on_length:
-            return "the kernel of DSS version 'softmax' depends on the length of the sequence"
-        if self.options["read_out"] in ("prod", "real_prod"):
-            return f"read_out {self.options['read_out']!r} is a product of kernels, which has no N-pole recurrence"
-        if self.options["max_length"] is not None:
-            return f"max_length={self.options['max_length']} cuts the kernel off, and a recurrence never forgets"
-        return None
-
 
 class DLRKernel(DiagonalKernel):
     """DLR (arXiv 2212.00768, §3): log Λ_n = -p_n² + i ω_n shared by all channels, and W free.
@@ -160,7 +144,6 @@ class DLRKernel(DiagonalKernel):
     """
 
     kernel_type = "dlr"
-    depends_on_length = False
     decay_root: Tensor
     angle: Tensor
 
@@ -219,10 +202,6 @@ class DSSKernel(DiagonalKernel):
     log_decay: Tensor
     frequency: Tensor
     log_frequency: Tensor
-
-    @property
-    def depends_on_length(self) -> bool:
-        return self.options["version"] == "softmax"
 
     def initial_values(self) -> dict[str, Tensor]:
         H, N, options = self.hidden_size, self.state_size, self.options
@@ -302,7 +281,6 @@ class S4DKernel(DiagonalKernel):
     """
 
     kernel_type = "s4d"
-    depends_on_length = False
     log_time_step: Tensor
     log_decay: Tensor
     frequency: Tensor
@@ -346,7 +324,6 @@ class SGConvKernel(Kernel):
     """
 
     kernel_type = "sgconv"
-    no_recurrence_because = "SGConv learns taps, not poles"
     scales: Tensor
     alpha: Tensor
     norm: Tensor

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, GenerationMixin
+from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
@@ -100,35 +100,44 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
         self.generation_config.use_cache = self.model.no_cache_because is None
 
     @torch.no_grad()
-    def generate(self, inputs: Tensor | None = None, *args, **kwargs) -> Any:
-        """As in transformers.
+    def generate(
+        self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args, **kwargs
+    ) -> Any:
+        """As in transformers; what a tokenizer returns besides may stay in.
 
         Raises:
             ValueError: for a batch that begins with padding and has no attention_mask, where padding is also a token of
                 the text, so that nobody could tell them apart.
         """
+        kwargs.pop("token_type_ids", None)
         prompt = kwargs.get("input_ids", inputs)
         if prompt is not None and kwargs.get("attention_mask") is None:
-            self._refuse_padding_without_mask(prompt)
-        # pyrefly: ignore[bad-argument-type] - transformers types self by a protocol of its own
-        return super().generate(inputs, *args, **kwargs)
-
-    def _refuse_padding_without_mask(self, prompt: Tensor) -> None:
-        pad, end = self.config.pad_token_id, self.config.eos_token_id
-        ends = end if isinstance(end, list) else [end]
-        if pad is None or pad not in ends or prompt.dim() != 2 or prompt.shape[0] == 1:
-            return
-        padded = prompt[:, 0] == pad
-        if padded.any() and not padded.all():
-            raise ValueError(
-                f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which is also the end "
-                "of a text: pass the attention_mask that the tokenizer returned."
+            # The first that says anything, as transformers has it.
+            said = [kwargs, *(config.to_dict() for config in (generation_config, self.generation_config) if config)]
+            pad, end = (
+                next((settings[name] for settings in said if settings.get(name) is not None), None)
+                for name in ("pad_token_id", "eos_token_id")
             )
+            if pad is not None and end is not None:
+                _refuse_padding_without_mask(prompt, int(pad), torch.as_tensor(end).flatten().tolist())
+        # pyrefly: ignore[bad-argument-type] - transformers types self by a protocol of its own
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
     @staticmethod
     def create_masks_for_generate(*, attention_mask: Tensor | None = None, **_) -> Tensor | None:
         """The mask as it is: every layer reads one number per step."""
         return attention_mask
+
+
+def _refuse_padding_without_mask(prompt: Tensor, pad: int, ends: list[int]) -> None:
+    if pad not in ends or prompt.dim() != 2 or prompt.shape[0] == 1:
+        return
+    padded = prompt[:, 0] == pad
+    if padded.any() and not padded.all():
+        raise ValueError(
+            f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which is also the end of a "
+            "text: pass the attention_mask that the tokenizer returned."
+        )
 
 
 @auto_docstring(custom_intro="DLR that predicts hidden tokens from both sides.")

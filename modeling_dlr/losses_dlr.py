@@ -1,5 +1,6 @@
 """One loss for every classification and regression head, chosen by ``config.problem_type`` as in transformers."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,6 +13,8 @@ from .ops_dlr import at_least_float32
 
 IGNORED_CLASS = -100
 
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
 
 def loss_by_problem_type(
     *, logits: Tensor, labels: Tensor, config: DLRConfig, num_items_in_batch: Tensor | int | None = None, **_
@@ -23,8 +26,8 @@ def loss_by_problem_type(
 
     Args:
         logits: [..., num_labels].
-        labels: [...] integers (-100 is ignored) for single-label classification; [..., num_labels], or [...] when
-            num_labels is 1, of floats otherwise (NaN is ignored).
+        labels: [...] or [..., 1] integers (-100 is ignored) for single-label classification; [..., num_labels], or
+            [...] when num_labels is 1, of floats otherwise (NaN is ignored).
         config: of the model.
         num_items_in_batch: labels other than -100 in the whole batch, when this call sees one part of it (gradient
             accumulation, or one of several processes); the parts' losses then add up to the mean over the whole,
@@ -36,16 +39,10 @@ def loss_by_problem_type(
     Raises:
         ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
     """
-    num_labels = logits.shape[-1]
-    if config.problem_type is None:
-        config.problem_type = _problem_type_of(labels, num_labels)
-    logits = at_least_float32(logits)
-    labels = labels.to(logits.device)
+    labels, config.problem_type = check_labels(labels, logits.shape, config.problem_type)
+    logits, labels = at_least_float32(logits), labels.to(logits.device)
     if config.problem_type == "single_label_classification":
-        _check_label_shape(labels, logits.shape[:-1], config)
         return cross_entropy(logits, labels, num_items_in_batch)
-    labels = labels.unsqueeze(-1) if labels.dim() == logits.dim() - 1 and num_labels == 1 else labels
-    _check_label_shape(labels, logits.shape, config)
     counts = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED_CLASS
     target = torch.where(counts, labels, 0).to(logits.dtype)
     regression = config.problem_type == "regression"
@@ -75,17 +72,27 @@ def _at_least_one(count: Tensor | int) -> Tensor:
     return torch.as_tensor(count).clamp(min=1)
 
 
-def _problem_type_of(
-    labels: Tensor, num_labels: int
-) -> Literal["regression", "single_label_classification", "multi_label_classification"]:
+def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType | None) -> tuple[Tensor, ProblemType]:
+    """Refuse labels that do not fit logits of a ``shape``; those that do, with the axes of the loss, and their problem.
+
+    Raises:
+        ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
+    """
+    *steps, num_labels = shape
+    problem = problem_type or _problem_type_of(labels, num_labels)
+    single = problem == "single_label_classification"
+    expected, other = (steps, [*steps, 1]) if single else ([*steps, num_labels], steps if num_labels == 1 else None)
+    if list(labels.shape) not in (expected, other):
+        raise ValueError(
+            f"labels for {problem} with num_labels={num_labels} must have the shape {expected}, got "
+            f"{list(labels.shape)}: set problem_type if this is another kind of task."
+        )
+    if single:
+        check_class_labels(labels, num_labels, IGNORED_CLASS)
+    return labels.reshape(expected), problem
+
+
+def _problem_type_of(labels: Tensor, num_labels: int) -> ProblemType:
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
-
-
-def _check_label_shape(labels: Tensor, expected: torch.Size, config: DLRConfig) -> None:
-    if labels.shape != expected:
-        raise ValueError(
-            f"labels for {config.problem_type} with num_labels={config.num_labels} must have the shape "
-            f"{list(expected)}, got {list(labels.shape)}: set problem_type if this is another kind of task."
-        )

@@ -57,7 +57,9 @@ class DLRForImageClassification(DLRForSequenceClassification):
         **kwargs: Unpack[TransformersKwargs],
     ) -> ImageClassifierOutput:
         r"""
-        Labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
+            The images; one channel may also be given as RGB, which is read in grey.
+        labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
             One label per image, as for sequence classification.
         """
         values = raster(pixel_values, self.config.input_size)
@@ -84,11 +86,13 @@ class DLRForSemanticSegmentation(DLRForTokenClassification):
         **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         r"""
-        Labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*):
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
+            The images; one channel may also be given as RGB, which is read in grey.
+        labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*):
             The class of every pixel; -100 is ignored.
         """
         values = raster(pixel_values, self.config.input_size)
-        flat = None if labels is None else labels.flatten(1)
+        flat = None if labels is None else flat_labels(labels, pixel_values)
         outputs = super().forward(input_values=values, labels=flat, return_dict=True, **kwargs)
         logits = outputs.logits.transpose(1, 2).unflatten(-1, pixel_values.shape[-2:])
         return SemanticSegmenterOutput(loss=outputs.loss, logits=logits, hidden_states=outputs.hidden_states)
@@ -111,6 +115,21 @@ def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
             "input_size."
         )
     return pixel_values.flatten(2).transpose(1, 2)
+
+
+def flat_labels(labels: Tensor, pixel_values: Tensor) -> Tensor:
+    """The labels of pixels in the order of `raster`: [B, h, w] to [B, h·w].
+
+    Raises:
+        ValueError: for another shape than that of the images.
+    """
+    expected = [pixel_values.shape[0], *pixel_values.shape[-2:]]
+    if list(labels.shape) != expected:
+        raise ValueError(
+            f"labels must have the shape [batch, height, width] = {expected} of pixel_values, got "
+            f"{list(labels.shape)}: scale label maps like their images, without interpolation."
+        )
+    return labels.flatten(1)
 
 
 def luma(rgb: Tensor) -> Tensor:

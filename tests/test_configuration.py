@@ -52,11 +52,37 @@ CHANGES: dict[str, dict[str, Any]] = {
     "several labels at once": {"problem_type": "multi_label_classification"},
     "type of the weights": {"dtype": "bfloat16"},
     "type of the weights, by its old name": {"torch_dtype": "float64"},
+    "a state": {"use_cache": True, "kernel_parameters": {"kernel_type": "s4d", "read_out": "imag"}},
+    "a state of attention alone": {
+        "use_cache": True,
+        "layer_types": ["full_attention"] * 4,
+        "kernel_parameters": {"kernel_type": "sgconv"},
+    },
     "what other libraries keep": {"quantization_config": {"quant_method": "none"}, "auto_map": {"AutoConfig": "a.B"}},
 }
 
 # What is refused: the fields, and what the message must contain.
 REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "state of both directions": (
+        {"bidirectional": True, "use_cache": True},
+        ["use_cache=True", "bidirectional=True reads the future", "leave use_cache out"],
+    ),
+    "state of a product": (
+        {"use_cache": True, "kernel_parameters": {"read_out": "prod"}},
+        ["use_cache=True", "'prod' is a product", "leave use_cache out"],
+    ),
+    "state of a kernel cut off": (
+        {"use_cache": True, "kernel_parameters": {"max_length": 7}},
+        ["use_cache=True", "max_length=7 cuts", "leave use_cache out"],
+    ),
+    "state of softmax": (
+        {"use_cache": True, "kernel_parameters": {"kernel_type": "dss", "version": "softmax"}},
+        ["use_cache=True", "depends on the length", "leave use_cache out"],
+    ),
+    "state of taps": (
+        {"use_cache": True, "kernel_parameters": {"kernel_type": "sgconv"}},
+        ["use_cache=True", "SGConv learns taps", "leave use_cache out"],
+    ),
     "misspelt field": ({"hiden_size": 8}, ["hiden_size", "'hidden_size'"]),
     "field of another library": ({"d_model": 8}, ["d_model", "known names", "hidden_size"]),
     "misspelt layer": (

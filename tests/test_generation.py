@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES
 from tiny import perturbed, tiny_config
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from modeling_dlr import DLRForCausalLM
 
@@ -156,16 +156,43 @@ def test_long_prompt_in_chunks():
     torch.testing.assert_close(answers[-1], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_padding_that_nobody_could_see():
+# Where it may be said that padding is token 1, and that token 1 ends a text.
+SAID: dict[str, Any] = {
+    "to the model": lambda model, both: model.generation_config.update(**both) and {},
+    "in a configuration": lambda _, both: {"generation_config": GenerationConfig(**both)},
+    "in the call": lambda _, both: both,
+    "several ends": lambda _, both: both | {"eos_token_id": [7, 1]},
+    "over what the model says": lambda model, both: model.generation_config.update(pad_token_id=5) or both,
+}
+
+
+@pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
+def test_padding_that_nobody_could_see(said: Any):
     """Where the token of padding also ends texts, a batch that begins with it needs its mask."""
     model = language_model()
-    model.config.pad_token_id = model.config.eos_token_id = 1
-    model.generation_config.pad_token_id = model.generation_config.eos_token_id = 1
+    options = {"max_new_tokens": 2} | said(model, {"pad_token_id": 1, "eos_token_id": 1})
     ids = torch.tensor([[1, 1, 5], [4, 5, 6]])
     with pytest.raises(ValueError, match=r"Row 0 of the prompts begins with pad_token_id=1.*pass the attention_mask"):
-        model.generate(ids, max_new_tokens=2)
+        model.generate(ids, **options)
     mask = torch.tensor([[0, 0, 1], [1, 1, 1]])
-    assert model.generate(ids, attention_mask=mask, max_new_tokens=2).shape[1] <= 5
+    assert model.generate(ids, attention_mask=mask, **options).shape[1] <= 5
+    assert model.generate(ids[:1], **options).shape[1] <= 5
+    assert model.generate(ids[1:], **options | {"pad_token_id": 4}).shape[1] <= 5
+
+
+def test_texts_that_begin_with_the_token_of_padding():
+    """Where every prompt begins with it, as with models that begin texts by their end token, it is no padding."""
+    model, ids = language_model(), torch.tensor([[1, 2, 5], [1, 5, 6]])
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 1, "eos_token_id": 1}
+    expected = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    assert torch.equal(model.generate(ids, **options), expected)
+
+
+def test_what_tokenizers_return_besides():
+    """generate(**tokenizer(...)) takes the types of tokens that some tokenizers return, and does not read them."""
+    model, inputs = language_model(), prompts()
+    types = {"token_type_ids": torch.ones_like(inputs["input_ids"])}
+    assert torch.equal(generate(model, inputs | types, do_sample=False), generate(model, inputs, do_sample=False))
 
 
 def test_searches_that_go_back():

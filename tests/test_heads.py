@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import EXAMPLES, Example, gradients_of, perturbed, tiny_config
+from tiny import EXAMPLES, HEADS, Example, gradients_of, perturbed, tiny_config
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForImageClassification, PreTrainedModel
@@ -15,10 +15,15 @@ from modeling_dlr import (
     DLRForCausalLM,
     DLRForMaskedLM,
     DLRForMultipleChoice,
+    DLRForSequenceClassification,
     DLRForSequencePairClassification,
+    DLRModel,
     language_heads_dlr,
 )
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.heads_dlr import DLRHead
+from modeling_dlr.modeling_dlr import DLRMixer
+from modeling_dlr.pooling_dlr import POOLINGS
 from modeling_dlr.signal_heads_dlr import raster
 
 by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
@@ -244,16 +249,134 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], list[str]]] = {
         {"input_ids": torch.ones(1, 2, 7, dtype=torch.long), "labels": torch.tensor([2])},
         ["num_labels-1 = 1", "got 2"],
     ),
+    "labels of other questions": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 2, 7, dtype=torch.long), "labels": torch.tensor([1, 1])},
+        ["the shape [1]", "got [2]"],
+    ),
+    "mask of other choices": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(2, 3, 7, dtype=torch.long), "attention_mask": torch.ones(3, 2, 7)},
+        ["agree", "[2, 3, 7]", "[3, 2, 7]"],
+    ),
+    "four documents as a pair": (
+        "AutoModelForNextSentencePrediction",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 4, 7, dtype=torch.long)},
+        ["2 documents per example", "got 4", "DLRForMultipleChoice"],
+    ),
+    "one document as a pair": (
+        "AutoModelForNextSentencePrediction",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(2, 1, 7, dtype=torch.long)},
+        ["2 documents per example", "got 1"],
+    ),
+    "labels of an image on its side": (
+        "AutoModelForSemanticSegmentation",
+        {"input_size": 3},
+        {"pixel_values": torch.zeros(2, 3, 5, 7), "labels": torch.zeros(2, 7, 5, dtype=torch.long)},
+        ["[batch, height, width] = [2, 5, 7]", "got [2, 7, 5]", "without interpolation"],
+    ),
+    "flat labels of an image": (
+        "AutoModelForSemanticSegmentation",
+        {"input_size": 3},
+        {"pixel_values": torch.zeros(2, 3, 5, 7), "labels": torch.zeros(2, 35, dtype=torch.long)},
+        ["[batch, height, width] = [2, 5, 7]", "got [2, 35]"],
+    ),
+    "class of a pixel": (
+        "AutoModelForSemanticSegmentation",
+        {"input_size": 3},
+        {"pixel_values": torch.zeros(2, 3, 5, 7), "labels": torch.full((2, 5, 7), 4)},
+        ["num_labels-1 = 3", "got 4"],
+    ),
+    "several documents in a row": (
+        "AutoModelForSequenceClassification",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 4, dtype=torch.long), "position_ids": torch.tensor([[0, 1, 0, 1]])},
+        ["pools a row into one vector", "a row of its own"],
+    ),
+    "a row of padding": (
+        "AutoModelForSequenceClassification",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.tensor([[1] * 4, [0] * 4])},
+        ["at least one step", "row 1", "drop empty texts"],
+    ),
 }
 
 
 @pytest.mark.parametrize(("auto_class", "fields", "inputs", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused(auto_class: str, fields: dict[str, Any], inputs: dict[str, Tensor], says: list[str]):
-    """What a head cannot be built for or cannot read is refused with the rule, the value and the cure."""
+def test_refused(
+    auto_class: str,
+    fields: dict[str, Any],
+    inputs: dict[str, Tensor],
+    says: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What a head cannot be built for or cannot read is refused with the rule, the value and the cure, and no work."""
+    monkeypatch.setattr(DLRMixer, "forward", lambda *_: pytest.fail("the backbone ran"))
     fields = {"vocab_size": None, "pad_token_id": None} | fields if "input_size" in fields else fields
     with pytest.raises(ValueError, match=r".*") as caught:
         AUTO_CLASSES[auto_class](tiny_config(**fields))(**inputs)
     assert all(part in str(caught.value) for part in says), caught.value
+
+
+# Labels that do not fit two sequences of seven steps and four classes.
+WRONG_LABELS = {
+    "class too many": {"sequence head": torch.tensor([0, 4]), "token head": torch.full((2, 7), 4)},
+    "wrong shape": {"sequence head": torch.zeros(2, 7, dtype=torch.long), "token head": torch.tensor([0, 1])},
+    "floats of another number": {"sequence head": torch.zeros(2, 3), "token head": torch.zeros(2, 7, 3)},
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("labels", WRONG_LABELS.values(), ids=WRONG_LABELS.keys())
+def test_wrong_labels_move_nothing(head: str, labels: dict[str, Tensor]):
+    """Labels are refused before a cache is moved on, and before they settle the kind of the problem."""
+    model = HEADS[head](tiny_config())
+    ids = torch.randint(1, 11, (2, 7))
+    cache = model(input_ids=ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"must (lie in|have the shape)"):
+        model(input_ids=ids, past_key_values=cache, labels=labels[head])
+    assert cache.get_seq_length() == 7
+    assert model.config.problem_type is None
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_cache_of_steps_that_were_not_pooled(pooling: str):
+    """A pooling head refuses a cache that its backbone, or a deeper model, was given steps with, and leaves it be."""
+    model = DLRForSequenceClassification(tiny_config(pooling=pooling))
+    ids = torch.randint(1, 11, (2, 7))
+    deeper = DLRModel(tiny_config(num_hidden_layers=3))
+    mixed = model(input_ids=ids, use_cache=True).past_key_values
+    model.model(input_ids=ids, past_key_values=mixed)
+    for seen, pooled, cache in (
+        (7, 0, model.model(input_ids=ids, use_cache=True).past_key_values),
+        (7, 0, deeper(input_ids=ids, use_cache=True).past_key_values),
+        (14, 7, mixed),
+    ):
+        layers = list(cache.layers)
+        with pytest.raises(ValueError, match=rf"has seen {seen} steps, of which {pooled} were .* start from Dynamic"):
+            model(input_ids=ids, past_key_values=cache)
+        assert cache.layers == layers
+        assert cache.get_seq_length() == seen
+
+
+def test_a_head_says_what_it_predicts():
+    """The recipe alone is no head."""
+    recipe: Any = DLRHead
+    with pytest.raises(TypeError, match="abstract"):
+        recipe(tiny_config())
+
+
+def test_loss_of_your_own():
+    """Labels that only another loss function understands are left to it."""
+    model = DLRForSequenceClassification(tiny_config())
+    model.loss_function = lambda *, logits, labels, **_: (logits.mean() - labels["target"]).square()
+    labels = {"target": torch.tensor(3.0)}
+    output = model(input_ids=torch.randint(1, 11, (2, 7)), labels=labels)
+    torch.testing.assert_close(output.loss, (output.logits.mean() - 3.0).square())
 
 
 def test_masked_model_of_one_side_warns_once(caplog: pytest.LogCaptureFixture):

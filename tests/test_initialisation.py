@@ -86,6 +86,14 @@ def test_distributions(way: Callable[[DLRConfig], torch.nn.Module], initializer_
             assert_drawn_from(values, expected[kind])
 
 
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+def test_scale_of_queries(way: Callable[[DLRConfig], torch.nn.Module]):
+    """However a model is made, its attention starts with queries over the root of the width of a head."""
+    model = way(DLRConfig(**CONFIG | {"hidden_size": 64}, layer_types=["full_attention"], num_attention_heads=4))
+    scales = [value for name, value in model.named_parameters() if name.endswith("query_scale")]
+    assert [scale.tolist() for scale in scales] == [[0.25]]
+
+
 def test_bare_layers():
     """A mixer and a kernel on their own, without a model around them, start like those of a model."""
     for name, values in DLRMixer(config(None), 0).named_parameters(prefix="mixer"):

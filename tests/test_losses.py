@@ -91,6 +91,15 @@ def test_regression_without_a_last_axis(head: str, shape: tuple[int, ...]):
     assert model(**inputs, labels=labels).loss == expected
 
 
+@pytest.mark.parametrize(("head", "shape"), [("sequence head", (3,)), ("token head", (3, 7))], ids=HEADS)
+def test_classes_with_a_last_axis(head: str, shape: tuple[int, ...]):
+    """A class per sequence or step may have a last axis of size one, as transformers' own heads allow."""
+    model = head_for(head)
+    inputs = draw_input("tokens", model.config, 3, 7)
+    labels = torch.randint(4, shape)
+    assert model(**inputs, labels=labels.unsqueeze(-1)).loss == model(**inputs, labels=labels).loss
+
+
 def test_integers_that_pad_do_not_count_in_a_regression():
     """transformers' token collator turns labels into integers and pads them with -100."""
     model = head_for("token head", num_labels=1)

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import BIDIRECTIONAL, EXAMPLES, VOCABULARY, assert_same_tensors, perturbed, tiny_config
@@ -17,6 +18,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.utils import logging
 
 from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForMaskedLM, DLRModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
@@ -195,6 +197,79 @@ def test_extra_outputs_of_tokenizers(auto_class: str):
         return
     extra = {"token_type_ids": torch.zeros_like(inputs["input_ids"])}
     assert torch.equal(answer(model, inputs | extra), answer(model, inputs))
+
+
+def rows_of(auto_class: str, config: DLRConfig, amount: int) -> list[dict[str, torch.Tensor]]:
+    """Examples of a data set, of which the first two have every other label ignored where labels are per step."""
+    arguments = EXAMPLES[auto_class].arguments(config, amount, 7)
+    if "labels" in arguments and arguments["labels"].dim() > 1:
+        arguments["labels"][:2, ..., ::2] = -100
+    elif "labels" in arguments:
+        arguments["labels"][0] = -100
+    return [dict(zip(arguments, values, strict=True)) for values in zip(*arguments.values(), strict=True)]
+
+
+@pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
+def test_accumulated_gradients(auto_class: str, tmp_path: Path):
+    """Under the Trainer a step of 8 examples is the same as one of 4 times 2, however many labels are ignored."""
+    first = build(auto_class)
+    rows, moved = rows_of(auto_class, first.config, 8), []
+    for batch_size in (8, 2):
+        model = copy.deepcopy(first)
+        arguments = TrainingArguments(
+            str(tmp_path), use_cpu=True, report_to="none", optim="sgd", learning_rate=1.0, lr_scheduler_type="constant",
+            per_device_train_batch_size=batch_size, gradient_accumulation_steps=8 // batch_size, max_steps=1,
+            max_grad_norm=0.0, save_strategy="no", disable_tqdm=True, train_sampling_strategy="sequential",
+        )  # fmt: skip
+        Trainer(model, arguments, train_dataset=rows).train()
+        moved.append(model.state_dict())
+    assert_same_tensors(moved[1], moved[0], tolerance=1e-5)
+    assert any((value - moved[0][name]).abs().max() > 1e-3 for name, value in first.state_dict().items())
+
+
+def test_predictions_hold_no_cache(tmp_path: Path):
+    """A model that returns its state from every forward pass still gives the Trainer its logits alone."""
+    model = build("AutoModelForAudioClassification", use_cache=True)
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    rows = rows_of("AutoModelForAudioClassification", model.config, 5)
+    predictions = Trainer(model, arguments).predict(rows).predictions
+    assert isinstance(predictions, np.ndarray)
+    assert predictions.shape == (5, 4)
+
+
+def test_values_for_a_half_model():
+    """A bfloat16 model reads values of float32, as feature extractors give them."""
+    model = build("AutoModelForAudioClassification").bfloat16()
+    logits = answer(model, EXAMPLES["AutoModelForAudioClassification"].inputs(model.config, 2, 7))
+    assert logits.dtype == torch.bfloat16
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("auto_class", ["AutoModelForSequenceClassification", "AutoModelForTokenClassification"])
+@pytest.mark.parametrize(("block", "head", "drops"), [(0.0, 0.5, True), (0.5, None, True), (0.5, 0.0, False)])
+def test_dropout_of_a_head(auto_class: str, block: float, head: float | None, drops: bool):
+    """Before the projection of a head classifier_dropout counts, and hidden_dropout_prob where it is not given."""
+    model = build(auto_class, hidden_dropout_prob=block, classifier_dropout=head)
+    inputs = EXAMPLES[auto_class].inputs(model.config, 4, 7)
+    expected = answer(model, inputs)
+    model.dropout.train()  # and nothing else
+    assert torch.equal(answer(model, inputs), expected) != drops
+
+
+def test_warning_of_padding_without_a_mask(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """Tokens of padding without a mask are warned of, with a mask they are not."""
+    logger = logging.get_logger("transformers.modeling_utils")
+    logger.warning_once.cache_clear()
+    monkeypatch.setattr(logger, "propagate", False)
+    model, ids = build("AutoModelForSequenceClassification"), torch.tensor([[3, 4, 5], [3, 0, 0]])
+    logger.addHandler(caplog.handler)
+    try:
+        model(input_ids=ids, attention_mask=ids.ne(0))
+        assert not caplog.records
+        model(input_ids=ids)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert ["attention_mask" in record.message for record in caplog.records] == [True]
 
 
 @pytest.mark.parametrize("head", [DLRForCausalLM, DLRForMaskedLM])
