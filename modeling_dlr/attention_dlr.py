@@ -111,20 +111,21 @@ class Stretches(NamedTuple):
     Attributes:
         size: steps per block.
         width: blocks per stretch.
-        left: steps to add before the sequence.
-        right: steps to add after it.
+        count: stretches; the steps that are missing at the end are added.
+        before: steps to add before the sequence.
     """
 
     size: int
     width: int
-    left: int
-    right: int
+    count: int
+    before: int = 0
 
     def of(self, x: Tensor, fill: int = 0) -> Tensor:
-        """[B, h, K, d] to [B, h, stretches, width · size, d], with ``fill`` in what is added."""
-        blocks = functional.pad(x, (0, 0, self.left, self.right), value=fill).unflatten(2, (-1, self.size))
-        count = blocks.shape[2] - self.width + 1
-        return torch.cat([blocks[:, :, i : i + count] for i in range(self.width)], dim=3)
+        """[B, h, K, d] to [B, h, count, width · size, d], with ``fill`` in what is added."""
+        blocks = self.count + self.width - 1
+        added = (0, 0, self.before, blocks * self.size - self.before - x.shape[2])
+        x = functional.pad(x, added, value=fill).unflatten(2, (blocks, self.size))
+        return torch.cat([x[:, :, i : i + self.count] for i in range(self.width)], dim=3)
 
     def of_positions(self, positions: Tensor) -> Tensor:
         """[B, K] to [B, stretches, width · size], nowhere in what is added."""
@@ -221,9 +222,10 @@ class DLRAttention(nn.Module):
         Blocks are chunks, unless kept keys come before: then they may begin anywhere in one, and reach back two blocks.
         """
         (B, _, length, _), size, kept = q.shape, self.window, k.shape[2] - q.shape[2]
-        rest, back, ahead = -length % size, 2 if kept else 1, 0 if self.causal else 1
-        own = Stretches(size, 1, 0, rest)
-        around = Stretches(size, back + 1 + ahead, back * size - kept, rest + ahead * size)
+        # Where torch.export leaves the length open: more than it takes, and never 1, which it would fix.
+        count = -(-length // size) if isinstance(length, int) else length // size + 2
+        back, ahead = 2 if kept else 1, 0 if self.causal else 1
+        own, around = Stretches(size, 1, count), Stretches(size, back + 1 + ahead, count, back * size - kept)
         reads = visible(own.of_positions(queries_at), around.of_positions(keys_at), self.causal, size)
         blocks = [places.of(x).transpose(1, 2) for x, places in ((q, own), (k, around), (v, around))]
         q, k, v, reads = (x.flatten(0, 1) for x in (*blocks, reads.expand(B, -1, -1, -1)))
