@@ -186,6 +186,21 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     return starts
 
 
+def sort_steps(first: Tensor) -> tuple[Tensor, Tensor]:
+    """An order of the steps of every row in which those of ``first`` come before the others; else it stays as it is.
+
+    Args:
+        first: [B, L] bool.
+
+    Returns:
+        The step at each place, and the place of each step, both [B, L]: `take_steps` sorts by the one, and back by the
+        other.
+    """
+    places = torch.where(first, first.cumsum(1), first.sum(1, keepdim=True) + (~first).cumsum(1)) - 1
+    steps = torch.arange(first.shape[1], device=first.device).expand_as(places)
+    return torch.zeros_like(places).scatter(1, places, steps), places
+
+
 def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
     """In each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
     rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
