@@ -30,13 +30,14 @@ class Layout(NamedTuple):
         past: P, steps before these that matter here: those that attention looks back upon. A state has no use for them.
         mask: [B, P + L], False where a step is padding; None counts every step.
         documents: groups that cover the row when several documents share it; None is one document per row.
-        order: [B, L], the steps of each row with those that count last; None if they lie together already.
+        order: what `sort_steps` says of bringing the steps that count to the end of their row; None if they lie
+            together already.
     """
 
     past: int = 0
     mask: Tensor | None = None
     documents: list[Documents] | None = None
-    order: Tensor | None = None
+    order: tuple[Tensor, Tensor] | None = None
 
     @property
     def here(self) -> Tensor | None:
@@ -81,13 +82,8 @@ def build_layout(
     documents = find_documents(batch_size, length, here, position_ids, cu_seq_lens)
     if documents is not None:
         return Layout(0, here if cu_seq_lens is None else None, documents)
-    order = None if here is None or _together(here) else steps_that_count_last(here)
+    order = None if here is None or _together(here) else sort_steps(~here)
     return Layout(past, mask, order=order) if attends else Layout(0, here, order=order)
-
-
-def steps_that_count_last(mask: Tensor) -> Tensor:
-    """The steps of each row, [B, L], first those that are padding and then those that count, each in their order."""
-    return mask.long().argsort(dim=1, stable=True)
 
 
 def _together(mask: Tensor) -> bool:
@@ -157,7 +153,7 @@ def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Lay
     """
     pieces, places = [], []
     for rows, steps, mask, counts in documents:
-        order = None if _together(counts) else steps_that_count_last(counts)
+        order = None if _together(counts) else sort_steps(~counts)
         pieces.append(function(x[rows, steps], Layout(mask=counts, order=order))[mask])
         places.append((rows * x.shape[1] + steps)[mask])
     return torch.cat(pieces)[torch.cat(places).argsort()].unflatten(0, x.shape[:2])
@@ -221,6 +217,21 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     starts = torch.zeros(1, length, dtype=torch.bool, device=bounds.device)
     starts[0, bounds[:-1]] = True
     return starts
+
+
+def sort_steps(first: Tensor) -> tuple[Tensor, Tensor]:
+    """An order of the steps of every row in which those of ``first`` come before the others; else it stays as it is.
+
+    Args:
+        first: [B, L] bool.
+
+    Returns:
+        The step at each place, and the place of each step, both [B, L]: `take_steps` sorts by the one, and back by the
+        other.
+    """
+    places = torch.where(first, first.cumsum(1), first.sum(1, keepdim=True) + (~first).cumsum(1)) - 1
+    steps = torch.arange(first.shape[1], device=first.device).expand_as(places)
+    return torch.zeros_like(places).scatter(1, places, steps), places
 
 
 def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
