@@ -30,7 +30,7 @@ from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.tokenization import byte_tokenizer
 
-LARGEST = {"trained": 10_000_000, "tiny": 200_000}
+LARGEST = {"trained": 10 * 2**20, "tiny": 200 * 2**10}  # bytes
 
 # One row per recipe: the example that runs it, and what its card adds.
 TRAINED: dict[str, tuple[Callable[[Sequence[str]], dict[str, Any]], CardOptions]] = {
