@@ -43,14 +43,20 @@ def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Ten
 
 
 def _convolve_plainly(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
-    """`_Convolution` in one piece and in differentiable operations, for `torch.compile` and `torch.export`."""
+    """`_Convolution` in one piece and in differentiable operations, for `torch.compile` and `torch.export`.
+
+    What is exported transforms in float64: elsewhere float32 may not do, as in ONNX Runtime, whose error grows with the
+    size unless that is a power of two.
+    """
     L, Lk = u.shape[1], kernel.shape[-1]
     n = 2 * L
-    taps = torch.nn.functional.pad(kernel, (0, n - Lk))
+    dtype = torch.float64 if torch.compiler.is_exporting() else u.dtype
+    taps = torch.nn.functional.pad(kernel.to(dtype), (0, n - Lk))
     if reverse_kernel is not None:
-        taps = taps + torch.nn.functional.pad(reverse_kernel.flip(-1), (n - Lk, 0))
-    product = torch.fft.rfft(u.transpose(1, 2), n=n).unsqueeze(1) * torch.fft.rfft(taps)
-    return torch.fft.irfft(product, n=n)[..., :L].permute(0, 3, 1, 2) + skip * u.unsqueeze(2)
+        taps = taps + torch.nn.functional.pad(reverse_kernel.to(dtype).flip(-1), (n - Lk, 0))
+    product = torch.fft.rfft(u.transpose(1, 2).to(dtype), n=n).unsqueeze(1) * torch.fft.rfft(taps)
+    y = torch.fft.irfft(product, n=n)[..., :L].to(u.dtype)
+    return y.permute(0, 3, 1, 2) + skip * u.unsqueeze(2)
 
 
 def transform_size(minimum: int) -> int:
