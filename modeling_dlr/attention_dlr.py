@@ -194,10 +194,10 @@ class DLRAttention(nn.Module):
             return self._attend_chunks(hidden_states, layout.past, None, past_key_values)
         # Chunks begin at the first step that counts: bring such steps to the front, and take them back afterwards.
         past, here = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
-        order, places = sort_steps(here)
-        packed = take_steps(hidden_states, order)
+        order = sort_steps(here)
+        packed = take_steps(hidden_states, order.steps)
         y = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), past_key_values)
-        return take_steps(y, places, dim=2)
+        return take_steps(y, order.places, dim=2)
 
     def _attend_chunks(
         self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, past_key_values: Cache | None

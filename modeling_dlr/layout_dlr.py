@@ -23,6 +23,18 @@ class Documents(NamedTuple):
     counts: Tensor
 
 
+class Order(NamedTuple):
+    """An order of the steps of every row: `take_steps` sorts by ``steps``, and back by ``places``.
+
+    Attributes:
+        steps: [B, L], the step at each place.
+        places: [B, L], the place of each step.
+    """
+
+    steps: Tensor
+    places: Tensor
+
+
 class Layout(NamedTuple):
     """Where the steps of a batch stand.
 
@@ -30,14 +42,13 @@ class Layout(NamedTuple):
         past: P, steps before these that matter here: those that attention looks back upon. A state has no use for them.
         mask: [B, P + L], False where a step is padding; None counts every step.
         documents: groups that cover the row when several documents share it; None is one document per row.
-        order: what `sort_steps` says of bringing the steps that count to the end of their row; None if they lie
-            together already.
+        order: in which the steps that count come last; None if they lie together already.
     """
 
     past: int = 0
     mask: Tensor | None = None
     documents: list[Documents] | None = None
-    order: tuple[Tensor, Tensor] | None = None
+    order: Order | None = None
 
     @property
     def here(self) -> Tensor | None:
@@ -89,11 +100,8 @@ def build_layout(
 def _together(mask: Tensor) -> bool:
     """Whether the steps that count are one run in every row, as those of padded texts are.
 
-    An accelerator is not waited for: there, nothing is taken for granted. An exported model takes every mask to be that
-    of padded texts.
+    An accelerator is not waited for, nor is a mask looked at that a traced model has yet to see.
     """
-    if torch.compiler.is_exporting():
-        return True
     if torch.compiler.is_compiling() or mask.device.type != "cpu":
         return False
     begins = (mask[:, 1:] & ~mask[:, :-1]).sum(1) + mask[:, 0]
@@ -219,22 +227,17 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     return starts
 
 
-def sort_steps(first: Tensor) -> tuple[Tensor, Tensor]:
-    """An order of the steps of every row in which those of ``first`` come before the others; else it stays as it is.
-
-    Args:
-        first: [B, L] bool.
-
-    Returns:
-        The step at each place, and the place of each step, both [B, L]: `take_steps` sorts by the one, and back by the
-        other.
-    """
-    places = torch.where(first, first.cumsum(1), first.sum(1, keepdim=True) + (~first).cumsum(1)) - 1
-    steps = torch.arange(first.shape[1], device=first.device).expand_as(places)
-    return torch.zeros_like(places).scatter(1, places, steps), places
-
-
 def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
     """In each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
     rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     return x.transpose(1, dim)[rows, steps].transpose(1, dim)
+
+
+def sort_steps(first: Tensor) -> Order:
+    """The order in which the steps of ``first`` [B, L] come before the others of their row, and all else stays.
+
+    A sort of bits takes two sums; what torch calls a stable sort cannot be exported to ONNX.
+    """
+    places = torch.where(first, first.cumsum(1), first.sum(1, keepdim=True) + (~first).cumsum(1)) - 1
+    steps = torch.arange(first.shape[1], device=first.device).expand_as(places)
+    return Order(torch.zeros_like(places).scatter(1, places, steps), places)

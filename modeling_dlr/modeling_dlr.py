@@ -112,8 +112,8 @@ class DLRMixer(Mixer):
             forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
             if layout.order is None:
                 return convolve(u, forward, backward, skip)
-            steps, places = layout.order
-            return take_steps(convolve(take_steps(u, steps), forward, backward, skip), places)
+            y = convolve(take_steps(u, layout.order.steps), forward, backward, skip)
+            return take_steps(y, layout.order.places)
         layer = state_layer(past_key_values, self.layer_idx)
         state = None if layer.contents is None else State(*layer.contents)
         # pyrefly: ignore[not-callable] - DLRModel has seen to it that this kernel has a recurrence

@@ -43,11 +43,11 @@ def stream(
             y = y + response(spectrum, state, L)
         return y, final_state(spectrum, u, state)
     # Steps that count go to the right end, where left padding has them already: the zeros before them are no input.
-    order, places = sort_steps(~mask)
+    order = sort_steps(~mask)
     counts = mask.sum(1)
-    u = take_steps(u, order)
+    u = take_steps(u, order.steps)
     y = convolve(u, kernel(), None, skip)
     if state is not None:
         since = (torch.arange(L, device=u.device) - (L - counts).unsqueeze(1)).clamp(min=0)
         y = y + take_steps(response(spectrum, state, L), since)
-    return take_steps(y, places), final_state(spectrum, u, state, counts)
+    return take_steps(y, order.places), final_state(spectrum, u, state, counts)
