@@ -161,7 +161,16 @@ class DLRAttention(nn.Module):
         )
 
     def forward(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
-        """[B, L, H] to [B, L, H]; at padding, numbers that mean nothing."""
+        """[B, L, H] to [B, L, H]; at padding, numbers that mean nothing.
+
+        Raises:
+            ValueError: for a cache while exporting, which would fix the number of steps that it has seen.
+        """
+        if past_key_values is not None and torch.compiler.is_exporting():
+            raise ValueError(
+                "Attention layers cannot be exported with a cache, since its length became a constant: export without "
+                "one, or a model whose layer_types are all 'dlr', which have a state of constant size."
+            )
         if layout.documents is not None:
             return apart(hidden_states, layout.documents, self._attend)
         return self._attend(hidden_states, layout, past_key_values)

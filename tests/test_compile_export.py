@@ -1,0 +1,183 @@
+"""Compiled and exported models answer as the plain ones do: every kernel and direction, attention, ONNX, streaming."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from families import FAMILIES
+from test_hybrids import HYBRIDS, SIZES
+from tiny import perturbed, tiny_config
+from torch import Tensor, nn
+from torch.export import Dim
+
+from modeling_dlr import DLRForCausalLM, DLRForMaskedLM, DLRForSequenceClassification, DLRForTokenClassification
+
+ort = pytest.importorskip("onnxruntime")
+
+# Models by their fields: one that always runs, hybrids, and every kernel.
+SLOW = {name: SIZES | fields for name, fields in HYBRIDS.items()} | {
+    f"kernel {name}": {"kernel_parameters": family.options} for name, family in FAMILIES.items()
+}
+MODELS = [pytest.param({}, id="DLR")] + [
+    pytest.param(fields, id=name, marks=pytest.mark.slow) for name, fields in SLOW.items()
+]
+by_model = pytest.mark.parametrize("fields", MODELS)
+by_direction = pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
+
+# torch's own exporter still asks its trees by the old name.
+onnx_warns = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+
+
+def batch_of(batch: int, length: int) -> dict[str, Tensor]:
+    """Tokens, the first row padded on the left and the last on the right."""
+    mask = torch.ones(batch, length, dtype=torch.long)
+    mask[0, : length // 3] = 0
+    mask[-1, length - length // 4 :] = 0
+    return {"input_ids": torch.randint(1, 11, (batch, length)), "attention_mask": mask}
+
+
+def gradients_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+@by_direction
+@by_model
+def test_compiled_training_step(fields: dict[str, Any], bidirectional: bool):
+    """torch.compile takes forward and backward in one graph, and gives the same loss and gradients."""
+    model = perturbed(DLRForSequenceClassification(tiny_config(bidirectional=bidirectional, **fields))).double()
+    inputs = batch_of(2, 17) | {"labels": torch.tensor([0, 1])}
+    expected = model(**inputs).loss
+    expected.backward()
+    gradients = gradients_of(model)
+    model.zero_grad()
+    torch._dynamo.reset()
+    loss = torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs).loss
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
+    for name, value in gradients_of(model).items():
+        torch.testing.assert_close(value, gradients[name], rtol=1e-8, atol=1e-9, msg=name)
+
+
+@by_direction
+@by_model
+@torch.no_grad()
+def test_exported_for_every_batch_and_length(fields: dict[str, Any], bidirectional: bool):
+    """One torch.export serves every batch size and length, down to one step."""
+    model = perturbed(DLRForTokenClassification(tiny_config(bidirectional=bidirectional, **fields))).eval()
+    axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    program = torch.export.export(
+        model, (), batch_of(2, 33), dynamic_shapes={"input_ids": axes, "attention_mask": axes}, strict=False
+    ).module()
+    for batch, length in ((1, 1), (2, 7), (3, 63), (5, 71)):
+        inputs = batch_of(batch, length)
+        counts = inputs["attention_mask"].bool()
+        logits, expected = program(**inputs).logits[counts], model(**inputs).logits[counts]
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def session_of(model: nn.Module, inputs: dict[str, Any], folder: Path, **options: Any) -> Any:
+    """The model in ONNX Runtime, through transformers' own exporter."""
+    from transformers.exporters import OnnxConfig, OnnxExporter
+
+    OnnxExporter().export(model, inputs, OnnxConfig(**options)).save_pretrained(folder)
+    return ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+
+
+ONNX: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "classification": (DLRForSequenceClassification, {"bidirectional": True}),
+    "tokens": (DLRForTokenClassification, {"bidirectional": True, "kernel_parameters": {"kernel_type": "dss"}}),
+    "masked language model": (DLRForMaskedLM, {"bidirectional": True, "output_gate": "glu"}),
+    "hybrid": (DLRForTokenClassification, SIZES | HYBRIDS["one of each"]),
+}
+
+
+@pytest.mark.slow
+@onnx_warns
+@pytest.mark.parametrize(("model_class", "fields"), ONNX.values(), ids=ONNX.keys())
+@torch.no_grad()
+def test_onnx(model_class: type[nn.Module], fields: dict[str, Any], tmp_path: Path):
+    """ONNX Runtime gives torch's logits to 1e-4 at several odd lengths and batch sizes."""
+    model = perturbed(model_class(tiny_config(**fields))).eval()
+    axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    session = session_of(model, batch_of(2, 33), tmp_path, dynamic_shapes={"input_ids": axes, "attention_mask": axes})
+    for batch, length in ((1, 1), (2, 7), (3, 63), (2, 301)):
+        inputs = batch_of(batch, length)
+        (logits,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
+        expected = model(**inputs).logits.numpy()
+        assert np.isfinite(logits).all()
+        counts = inputs["attention_mask"].bool().numpy() if logits.ndim == 3 else slice(None)
+        np.testing.assert_allclose(logits[counts], expected[counts], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@onnx_warns
+@pytest.mark.parametrize("kernel_type", ["dlr", "dss", "s4d"])
+@torch.no_grad()
+def test_onnx_step_with_its_state(kernel_type: str, tmp_path: Path):
+    """One step with the state as input and output streams a sequence as torch reads it whole, in any batch size."""
+    config = tiny_config(kernel_parameters={"kernel_type": kernel_type})
+    model = perturbed(DLRForCausalLM(config)).eval()
+    cache = model(torch.ones(2, 3, dtype=torch.long), use_cache=True).past_key_values
+    session = session_of(
+        model, {"input_ids": torch.ones(2, 1, dtype=torch.long), "past_key_values": cache}, tmp_path, dynamic=True
+    )
+    ids = torch.randint(1, 11, (3, 40))
+    expected = model(ids).logits.numpy()
+    names = [output.name for output in session.get_outputs()]
+    state = {
+        name.replace("output.", "input."): np.zeros((3, config.hidden_size, config.state_size), dtype=np.float32)
+        for name in names
+        if name.startswith("output.")
+    }
+    assert len(state) == 2 * config.num_hidden_layers
+    for step in range(40):
+        answers = session.run(names, {"input_ids": ids[:, step : step + 1].numpy()} | state)
+        outputs = dict(zip(names, answers, strict=True))
+        np.testing.assert_allclose(outputs["logits"][:, 0], expected[:, step], rtol=0, atol=1e-4)
+        state = {name: outputs[name.replace("input.", "output.")] for name in state}
+
+
+@torch.no_grad()
+def test_attention_is_not_exported_with_a_cache():
+    """A cache of attention layers, whose length an export would make a constant, is refused."""
+    model = perturbed(DLRForCausalLM(tiny_config(**SIZES | HYBRIDS["one of each"]))).eval()
+    ids = torch.ones(2, 1, dtype=torch.long)
+    with pytest.raises(ValueError, match="cannot be exported with a cache"):
+        torch.export.export(model, (ids,), {"use_cache": True}, strict=False)
+
+
+@pytest.mark.parametrize("reentrant", [False, True], ids=["new", "reentrant"])
+@pytest.mark.parametrize("fields", HYBRIDS.values(), ids=HYBRIDS.keys())
+def test_checkpointing_changes_no_gradient(fields: dict[str, Any], reentrant: bool):
+    """Both kinds of gradient checkpointing give the gradients of none, in hybrids as well."""
+    gradients = []
+    model = perturbed(DLRForTokenClassification(tiny_config(**SIZES | fields)).train()).double()
+    inputs = batch_of(2, 17) | {"labels": torch.randint(4, (2, 17))}
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        model.zero_grad()
+        model(**inputs).loss.backward()
+        gradients.append(gradients_of(model))
+    for name, value in gradients[1].items():
+        torch.testing.assert_close(value, gradients[0][name], rtol=1e-10, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fields", [{}, SIZES | HYBRIDS["one of each"]], ids=["DLR", "hybrid"])
+@by_direction
+def test_half_types(fields: dict[str, Any], bidirectional: bool, dtype: torch.dtype):
+    """Weights of a half type, and autocast, stay within its rounding, forwards and backwards finite."""
+    model = perturbed(DLRForSequenceClassification(tiny_config(bidirectional=bidirectional, **fields))).train()
+    inputs = batch_of(3, 23) | {"labels": torch.tensor([0, 1, 2])}
+    expected = model(**inputs).logits
+    bound = 40 * torch.finfo(dtype).eps * expected.abs().max()
+    with torch.autocast("cpu", dtype):
+        automatic = model(**inputs)
+    halved = model.to(dtype)(**inputs)
+    for output in (automatic, halved):
+        assert (output.logits - expected).abs().max() < bound
+    halved.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
