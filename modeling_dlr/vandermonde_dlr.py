@@ -22,6 +22,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .products_dlr import product_with_transposed
+
 # Numbers of F, and of X = W C, that one matrix product works on: 4 MB of float32 each, so that they stay in the cache.
 _NUMBERS_PER_CHUNK = 2**20
 _LARGEST_REMEMBERED = 2**26
@@ -237,14 +239,14 @@ def _whole_product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, len
         for rows in plan.row_chunks():
             W = torch.cat([real[groups, rows, poles], imag[groups, rows, poles]], dim=-1)
             X = _outer_product(W, C, X_buffer).flatten(1, 2)
-            product[groups, rows].view(*X.shape[:2], plan.T).baddbmm_(X, F.mT)
+            product[groups, rows].view(*X.shape[:2], plan.T).add_(product_with_transposed(X, F))
     return product[..., :length]
 
 
 def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
     """Σ_l l^m g[g,r,l] conj(Λ_n)^l for m = 0 … count-1: real and imaginary parts, [2, count, G, R, N]."""
     plan = _Plan((*g.shape[:2], decay.shape[-1]), g.shape[-1], count)
-    tables, g_buffer, Y_buffer = _Tables(plan, g), _Buffer(g), _Buffer(g)
+    tables, g_buffer = _Tables(plan, g), _Buffer(g)
     steps = torch.arange(plan.length, dtype=g.dtype, device=g.device)
     moments = g.new_empty(2, count, plan.G, plan.R, plan.N)
     for groups, poles in plan.table_chunks():
@@ -256,8 +258,8 @@ def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
             blocks[:, 0, :, : plan.length] = few
             for m in range(1, count):
                 torch.mul(blocks[:, m - 1, :, : plan.length], steps, out=blocks[:, m, :, : plan.length])
-            Y = Y_buffer.part(*blocks.shape[:3], plan.A, F.shape[-1])
-            torch.bmm(blocks.view(len(few), -1, plan.T), F, out=Y.view(len(few), -1, F.shape[-1]))
+            Y = product_with_transposed(blocks.view(len(few), -1, plan.T), F.mT)
+            Y = Y.view(*blocks.shape[:3], plan.A, F.shape[-1])
             for part, sums in zip(moments, _sums_over_blocks(Y, C), strict=True):
                 part[:, groups, rows, poles] = sums.transpose(0, 1)
     return moments

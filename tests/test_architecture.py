@@ -22,7 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "configuration_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
     "convolution_dlr": {"torch"},
-    "vandermonde_dlr": {"torch"},
+    "products_dlr": {"torch"},
+    "vandermonde_dlr": {"torch", ".products_dlr"},
     "poles_dlr": {"torch"},
     "ops_dlr": {"torch", ".convolution_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch"},
@@ -40,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signal_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".heads_dlr"},
     "auto_dlr": {".heads_dlr", ".language_heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
 }
-STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "math", "os", "typing"}
+STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "functools", "math", "os", "typing"}
 
 # Folders whose Python files are held to the rules; those that nobody imports; and what may be imported of the package.
 FOLDERS = ["modeling_dlr", "examples", "tests", "hub_upload", "benchmarks", "docs", "configuration"]

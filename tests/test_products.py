@@ -1,0 +1,70 @@
+"""Both libraries give the same product, and one that cannot be used is not."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tolerances import assert_close
+
+from modeling_dlr import products_dlr
+from modeling_dlr.products_dlr import product_with_transposed
+from modeling_dlr.vandermonde_dlr import vandermonde_adjoint, vandermonde_product
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> Iterator[None]:
+    """Each test finds out anew what the processor can do."""
+    products_dlr._onednn_is_faster.cache_clear()
+    yield
+    products_dlr._onednn_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+@pytest.mark.parametrize(("groups", "m", "k", "t"), [(1, 1, 1, 1), (1, 7, 63, 100), (3, 5, 2, 7), (1, 0, 3, 4)])
+@pytest.mark.parametrize("turned", [False, True], ids=["rows together", "columns together"])
+def test_product_is_that_of_einsum(
+    groups: int, m: int, k: int, t: int, turned: bool, capability: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Whatever the layout and the library."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    x, w = torch.randn(groups, m, k), torch.randn(groups, t, k)
+    if turned:
+        w = w.mT.contiguous().mT
+    expected = torch.einsum("gmk,gtk->gmt", x.double(), w.double())
+    torch.testing.assert_close(product_with_transposed(x, w).double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("onednn", [True, False], ids=["oneDNN", "matmul"])
+def test_kernels_are_the_same_by_either(onednn: bool, monkeypatch: pytest.MonkeyPatch):
+    """Kernel, moments and their derivatives in float32 against float64."""
+    if onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(products_dlr, "_onednn_is_faster", lambda: onednn)
+    poles = torch.stack([-0.01 * torch.rand(1, 33), 6 * torch.rand(1, 33)])
+    W, g = torch.randn(2, 1, 3, 33), torch.randn(1, 3, 997)
+
+    def outcome(dtype: torch.dtype) -> list[torch.Tensor]:
+        leaves = [part.to(dtype).requires_grad_() for part in (*poles, *W)]
+        kernel = vandermonde_product(*leaves, 997)
+        moments = vandermonde_adjoint(*leaves[:2], g.to(dtype))
+        return [kernel, *moments, *torch.autograd.grad((kernel * g).sum() + sum(m.sum() for m in moments), leaves)]
+
+    for ours, exact in zip(outcome(torch.float32), outcome(torch.float64), strict=True):
+        assert_close(ours, exact, torch.float32)
+
+
+@pytest.mark.parametrize("failure", [AttributeError, RuntimeError, TypeError, None])
+def test_an_operation_that_is_missing_or_wrong_is_not_used(
+    failure: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
+):
+    """The public product stands in for it."""
+
+    def linear(x: torch.Tensor, w: torch.Tensor, *_: object) -> torch.Tensor:
+        if failure is not None:
+            raise failure("no such operation")
+        return torch.zeros(len(x), len(w))
+
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", linear)
+    x, w = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
+    assert torch.equal(product_with_transposed(x, w), torch.bmm(x, w.mT))
