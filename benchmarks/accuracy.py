@@ -17,7 +17,8 @@ import torch
 from measure import RESULTS, build_mixer, run_benchmark
 from torch import Tensor
 
-from modeling_dlr.ops_dlr import Spectrum, convolution, evaluate_kernel, final_state, scan, step, step_factors
+from modeling_dlr.decoding_dlr import begin_block, decode, lookahead_tables, state_after
+from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_kernel, final_state, power, scan, step
 
 HIDDEN_SIZE = 4
 LAST = 1024
@@ -74,6 +75,22 @@ def stepped(decode: Callable[[Tensor, Any], tuple[Tensor, Any]], u: Tensor, stat
     return torch.stack(outputs, dim=-1)
 
 
+class Decoder:
+    """Block lookahead over one token after another, as `generate` does it, from a zero state [1, H, N]."""
+
+    def __init__(self, spectrum: Spectrum, skip: Tensor):
+        zero = torch.zeros(1, HIDDEN_SIZE, spectrum.decay.shape[-1])
+        self.tables, self.start = lookahead_tables(spectrum, skip), State(zero, zero)
+        self.block = begin_block(self.tables, self.start)
+
+    def __call__(self, u: Tensor, _: None) -> tuple[Tensor, None]:
+        """[1, H] to [1, 1, H]."""
+        if self.block.is_full:
+            self.start = state_after(self.block, self.start)
+            self.block = begin_block(self.tables, self.start)
+        return decode(self.block, u), None
+
+
 def relative_error(actual: Tensor, expected: Tensor, whole: Tensor | None = None) -> float:
     """Max |actual - expected| / max |whole|, which is what was expected if nothing else is given, to three digits."""
     scale = (expected if whole is None else whole).abs().max()
@@ -96,7 +113,7 @@ def measure(row: Row) -> dict[str, Any]:
     plain_kernel = naive.dss_kernel if spectrum.decay.dim() == 2 else naive.dlr_kernel
     plain = plain_kernel(spectrum.decay.float(), spectrum.angle.float(), weights, L)
     poles = torch.polar(spectrum.decay.exp(), spectrum.angle).to(torch.complex64)
-    factors = step_factors(spectrum)
+    factors = power(spectrum, 1)
     W, zero = torch.view_as_complex(weights), torch.zeros(1, HIDDEN_SIZE, N, dtype=torch.complex64)
     pairs: dict[str, tuple[Tensor, ...]] = {
         "kernel": (evaluate_kernel(spectrum, L)[0, :, -LAST:], kernel[:, -LAST:], kernel),
@@ -104,6 +121,7 @@ def measure(row: Row) -> dict[str, Any]:
         "scan": (scan(spectrum, D, batch)[0][0, -LAST:, 0].t(), y),
         "prefill": (torch.complex(reached.real[0], reached.imag[0]), state),
         "stepping": (stepped(lambda token, x: step(spectrum, D, token, x, factors), u, None), y),
+        "lookahead": (stepped(Decoder(spectrum, D), u, None), y),
         "naive_kernel": (plain[:, -LAST:], kernel[:, -LAST:], kernel),
         "naive_convolution": (convolved(plain, D[0], u)[:, -LAST:], y),
         "naive_stepping": (stepped(lambda token, x: naive.step(x, poles, W, D[0], token), u, zero), y),

@@ -3,8 +3,8 @@
     python benchmarks/decoding.py --json          # every row; each is printed when it is done
     python benchmarks/decoding.py --save          # also into benchmarks/results/decoding.json; goes on where it stopped
 
-The three take turns, 256 tokens each, in one process. A block's work falls on its last token, so the slowest token of a
-block is reported beside the mean.
+The three take turns, 256 tokens each, in one process. A block's work falls on its first token, so the slowest token of
+a block is reported beside the mean.
 """
 
 import statistics
@@ -18,8 +18,8 @@ from measure import RESULTS, paired_ratio, run_benchmark
 from torch import Tensor
 
 from modeling_dlr import DLRKernel
-from modeling_dlr.decoding import lookahead_start, lookahead_step, lookahead_tables
-from modeling_dlr.ops_dlr import State, step, step_factors
+from modeling_dlr.decoding_dlr import Block, begin_block, decode, lookahead_tables, state_after
+from modeling_dlr.ops_dlr import State, power, step
 
 _TOKENS = 256
 _ROUNDS = 7
@@ -38,12 +38,12 @@ SIZES = [(1, 128, 64), (1, 128, 256), (1, 128, 1024), (1, 128, 4096), (16, 128, 
 ROWS = [Row(*size, 128) for size in SIZES] + [Row(1, 128, 4096, 32)]
 
 
-def timed(decode: Callable[[Tensor, Any], tuple[Tensor, Any]], tokens: Tensor, state: Any) -> list[float]:
+def timed(advance: Callable[[Tensor, Any], tuple[Tensor, Any]], tokens: Tensor, state: Any) -> list[float]:
     """Seconds of every token."""
     seconds = []
     for u in tokens.unbind(0):
         started = time.perf_counter()
-        _, state = decode(u, state)
+        _, state = advance(u, state)
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -56,17 +56,25 @@ def measure(row: Row) -> dict[str, Any]:
     spectrum, skip, u = DLRKernel(1, H, N).spectrum(1), torch.randn(1, H), torch.randn(_TOKENS, B, H)
     poles = torch.polar(spectrum.decay.exp(), spectrum.angle).to(torch.complex64)
     weights = torch.complex(spectrum.weights_real[0], spectrum.weights_imag[0])
-    tables, factors = lookahead_tables(spectrum, block), step_factors(spectrum)
+    tables, factors = lookahead_tables(spectrum, skip, block), power(spectrum, 1)
     zero = State(torch.zeros(B, H, N), torch.zeros(B, H, N))
+
+    def look_ahead(u: Tensor, x: tuple[Block, State]) -> tuple[Tensor, tuple[Block, State]]:
+        block, start = x
+        if block.is_full:
+            start = state_after(block, start)
+            block = begin_block(tables, start)
+        return decode(block, u), (block, start)
+
     ways: dict[str, tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]] = {
         "naive": (lambda u, x: naive.step(x, poles, weights, skip[0], u), torch.zeros(B, H, N, dtype=torch.complex64)),
         "step": (lambda u, x: step(spectrum, skip, u, x, factors), zero),
-        "lookahead": (lambda u, x: lookahead_step(tables, skip, u, x), lookahead_start(tables, zero)),
+        "lookahead": (look_ahead, None),
     }
     runs: dict[str, list[list[float]]] = {way: [] for way in ways}
     for _ in range(_ROUNDS + 1):
-        for way, (decode, state) in ways.items():
-            runs[way].append(timed(decode, u, state))
+        for way, (advance, state) in ways.items():
+            runs[way].append(timed(advance, u, (begin_block(tables, zero), zero) if way == "lookahead" else state))
     means = {way: [statistics.mean(run) for run in seconds[1:]] for way, seconds in runs.items()}
     slowest = [max(run[i : i + block]) for run in runs["lookahead"][1:] for i in range(0, _TOKENS, block)]
     return {

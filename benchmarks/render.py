@@ -202,6 +202,7 @@ TABLES = {
             "scan": error("scan_error"),
             "prefill": error("prefill_error"),
             "stepping": error("stepping_error"),
+            "lookahead": error("lookahead_error"),
             "plain kernel": error("naive_kernel_error"),
             "plain convolution": error("naive_convolution_error"),
             "plain stepping": error("naive_stepping_error"),

@@ -1,14 +1,21 @@
 """The recurrent state as a layer of a transformers cache: of constant size, however long the sequence."""
 
+from collections.abc import Callable
+
+import torch
 from torch import Tensor
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
+
+from .decoding_dlr import Block, LookaheadTables, begin_block, decode, state_after
+from .ops_dlr import State
 
 
 class DLRCacheLayer(CacheLayerMixin):
     """The state of one DLR layer, [B, H, N] complex: ``keys`` holds its real and ``values`` its imaginary part.
 
     Defining it makes `DynamicCache(config=...)` and `StaticCache(config=...)` use it for layers of type "dlr". States
-    are replaced, never written into, so gradients flow through a carried state; `detach_cache` cuts them.
+    are replaced, never written into, so gradients flow through a carried state; `detach_cache` cuts them. While tokens
+    come one by one, ``keys`` and ``values`` are the state at the start of a ``block``, which has what came since.
     """
 
     _layer_type = "dlr"
@@ -17,23 +24,53 @@ class DLRCacheLayer(CacheLayerMixin):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.cumulative_length = 0
+        self.block: Block | None = None
+        self._weights_of_block: tuple[tuple[int, int], ...] = ()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take a first state."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states, value_states
+        self.keys, self.values, self.block = key_states, value_states, None
         self.is_initialized = True
 
     @property
     def contents(self) -> tuple[Tensor, Tensor] | None:
         """Real and imaginary part, or None before the first step."""
-        return None if self.keys is None or self.values is None else (self.keys, self.values)
+        if self.keys is None or self.values is None:
+            return None
+        start = State(self.keys, self.values)
+        return start if self.block is None else state_after(self.block, start)
 
     def update(self, key_states: Tensor, value_states: Tensor, steps: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Replace the state by the one ``steps`` steps later; real and imaginary part, each [B, H, N]."""
         self.lazy_initialization(key_states, value_states)
         self.cumulative_length += steps
         return key_states, value_states
+
+    def decode(self, u: Tensor, weights: tuple[Tensor, ...], tables: Callable[[], LookaheadTables]) -> Tensor:
+        """The output of one more step, u [B, H] to y [B, C, H], without a gradient.
+
+        Args:
+            u: the input.
+            weights: on which the tables depend. Within a block torch's own count of their changes tells whether they
+                are still the same.
+            tables: gives those of the weights.
+        """
+        present = tuple((part.data_ptr(), part._version) for part in weights)
+        block = self.block
+        if block is None or block.is_full or not self._goes_on(block, present):
+            contents, found = self.contents, tables()
+            zero = u.new_zeros(*u.shape, found.spectrum.decay.shape[-1])
+            state = State(zero, zero) if contents is None else State(*contents)
+            self.lazy_initialization(*state)
+            self.block = block = begin_block(found, state)
+            self._weights_of_block = present
+        self.cumulative_length += 1
+        return decode(block, u)
+
+    def _goes_on(self, block: Block, weights: tuple[tuple[int, int], ...]) -> bool:
+        # What was made in inference mode cannot be written into outside of it.
+        return weights == self._weights_of_block and block.inputs.is_inference() <= torch.is_inference_mode_enabled()
 
     def get_seq_length(self) -> int:
         """Steps seen so far, padding included."""
@@ -49,7 +86,7 @@ class DLRCacheLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.keys = self.values = None
+        self.keys = self.values = self.block = None
         self.is_initialized = False
         super().reset()
 
@@ -60,13 +97,21 @@ class DLRCacheLayer(CacheLayerMixin):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every sequence."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = (part.repeat_interleave(repeats, dim=0) for part in (self.keys, self.values))
+        if self.keys is not None:
+            self.batch_select_indices(torch.arange(len(self.keys), device=self.keys.device).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep some sequences."""
-        if self.keys is not None and self.values is not None:
-            self.keys, self.values = self.keys[indices], self.values[indices]
+        if self.keys is None or self.values is None:
+            return
+        indices = indices.to(self.keys.device)
+        self.keys, self.values = self.keys[indices], self.values[indices]
+        if self.block is not None:
+            self.block.take_sequences(indices)
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the sequences of the best beams."""
+        self.batch_select_indices(beam_idx)
 
 
 class PoolingCacheLayer(DLRCacheLayer):

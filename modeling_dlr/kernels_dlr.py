@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
+from .memo_dlr import Memo
 from .ops_dlr import Spectrum, at_least_float32, evaluate_read_out, turned
 from .poles_dlr import (
     bilinear,
@@ -27,7 +28,7 @@ from .poles_dlr import (
     times,
     zero_order_hold,
 )
-from .vandermonde_dlr import Memo
+from .vandermonde_dlr import KeptProduct
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7
@@ -55,7 +56,7 @@ class Kernel(nn.Module, ABC):
     ):
         super().__init__()
         self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
-        self.memo = Memo()
+        self.memo: Memo[KeptProduct] = Memo()
         self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
         if self.options["kernel_type"] != self.kernel_type:
             raise ValueError(

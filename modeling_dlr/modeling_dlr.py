@@ -20,12 +20,14 @@ from .cache_dlr import check_cache, state_layer
 from .checks_dlr import check_inputs
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
+from .decoding_dlr import LookaheadTables, lookahead_tables, looks_ahead
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
+from .memo_dlr import Memo
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, at_least_float32
-from .streaming_dlr import stream
+from .streaming_dlr import stream, without_need
 
 
 class GEGLU(nn.Module):
@@ -87,6 +89,7 @@ class DLRMixer(Mixer):
         kernel = KERNELS[config.kernel_parameters["kernel_type"]]
         self.kernel = kernel(channels * config.num_directions, H, config.state_size, config.kernel_parameters)
         self.D = nn.Parameter(torch.randn(channels, H))
+        self.tables: Memo[LookaheadTables] = Memo()
         self.layer_idx, self.bidirectional = layer_idx, config.bidirectional
         self.channel_gate = build_activation("channel_gate_act", config.channel_gate_act) if gated else None
 
@@ -114,12 +117,24 @@ class DLRMixer(Mixer):
                 return convolve(u, forward, backward, skip)
             y = convolve(take_steps(u, layout.order.steps), forward, backward, skip)
             return take_steps(y, layout.order.places)
-        layer = state_layer(past_key_values, self.layer_idx)
+        layer, mask = state_layer(past_key_values, self.layer_idx), without_need(mask)
+        if u.shape[1] == 1 and mask is None and looks_ahead(self.D):
+            weights = (*self.kernel.parameters(), self.D)
+            return layer.decode(u[:, 0], weights, lambda: self.lookahead_tables(weights)).unsqueeze(1)
         state = None if layer.contents is None else State(*layer.contents)
         # pyrefly: ignore[not-callable] - DLRModel has seen to it that this kernel has a recurrence
         y, state = stream(self.kernel.recurrence(), skip, u, state, mask, lambda: self.taps(u))
         layer.update(*state, u.shape[1])
         return y
+
+    def lookahead_tables(self, weights: tuple[Tensor, ...]) -> LookaheadTables:
+        """The tables for decoding, computed once for the same weights."""
+        tables = self.tables.recall(weights)
+        if tables is None:
+            # pyrefly: ignore[not-callable] - as above
+            tables = lookahead_tables(self.kernel.recurrence(), self.D)
+            self.tables.keep(weights, tables)
+        return tables
 
     def taps(self, u: Tensor) -> Tensor:
         """The kernels of both directions for the steps of u [B, L, H], in its type: [C, H, min(L, max_length)]."""

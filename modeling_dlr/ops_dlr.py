@@ -32,7 +32,8 @@ import torch
 from torch import Tensor
 
 from .convolution_dlr import convolve
-from .vandermonde_dlr import Memo, vandermonde_adjoint, vandermonde_product
+from .memo_dlr import Memo
+from .vandermonde_dlr import KeptProduct, vandermonde_adjoint, vandermonde_product
 
 # Steps that `scan` takes at a time.
 CHUNK_LENGTH = 4096
@@ -96,7 +97,7 @@ def _stacked(one: Spectrum, other: Spectrum) -> Spectrum:
     return Spectrum(one.decay, one.angle, *weights, *reverse)
 
 
-def evaluate_read_out(spectrum: Spectrum, read_out: str, length: int, memo: Memo | None = None) -> Tensor:
+def evaluate_read_out(spectrum: Spectrum, read_out: str, length: int, memo: Memo[KeptProduct] | None = None) -> Tensor:
     """The real kernel [C, H, length] that a read-out makes of the complex one, z[c,h,l] = Σ_n W[c,h,n] Λ_n^l.
 
     "real", "imag" and "sum" are Re z, Im z and Re z + Im z; "prod" is Re z · Im z; "real_prod" is Re z for the first
@@ -114,7 +115,7 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo | None = None) -> Tensor:
+def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo[KeptProduct] | None = None) -> Tensor:
     """The convolution kernel K[c,h,l] = Re Σ_n W[c,h,n] exp(log Λ_n · l) for l = 0 … length-1.
 
     Args:
@@ -200,23 +201,25 @@ def step(
 ) -> tuple[Tensor, State]:
     """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound.
 
-    ``factors`` is `step_factors` of the spectrum, for who takes many steps; None computes it.
+    ``factors`` is `power(spectrum, 1)`, for who takes many steps; None computes it.
     """
     _check_recurrence(spectrum)
     if state is None:
         zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
         state = State(zero + u.unsqueeze(-1), zero)
     else:
-        moved = product(step_factors(spectrum) if factors is None else factors, state)
+        moved = product(power(spectrum, 1) if factors is None else factors, state)
         state = State(moved.real.add_(u.unsqueeze(-1)), moved.imag)
     real, imag = (part.unsqueeze(1) for part in state)  # [B, 1, H, N]
     y = torch.linalg.vecdot(spectrum.weights_real, real) - torch.linalg.vecdot(spectrum.weights_imag, imag)
     return y + skip * u.unsqueeze(1), state
 
 
-def step_factors(spectrum: Spectrum) -> Tensor:
-    """Λ as `split` has it, [4, N] or [4, H, N]."""
-    magnitude, phase = torch.exp(spectrum.decay.double()), spectrum.angle.double()
+def power(spectrum: Spectrum, steps: int | Tensor) -> Tensor:
+    """Λ^steps as `split` has it, [4, N] or [4, H, N]; for steps [B], one power per sequence, [4, B, 1 or H, N]."""
+    if isinstance(steps, Tensor):
+        steps = steps.double().view(-1, 1, 1)
+    magnitude, phase = torch.exp(spectrum.decay.double() * steps), spectrum.angle.double() * steps
     return split(magnitude * phase.cos(), magnitude * phase.sin(), spectrum.weights_real.dtype)
 
 
@@ -227,7 +230,7 @@ def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
     """
     _check_recurrence(spectrum)
     C, H, N = spectrum.weights_real.shape
-    real, imag = (part.unsqueeze(1) for part in _advanced(spectrum, state, 1))  # [B, 1, H, N]
+    real, imag = (part.unsqueeze(1) for part in product(power(spectrum, 1), state))  # [B, 1, H, N]
     W_real, W_imag = spectrum.weights_real, spectrum.weights_imag
     seen = Spectrum(
         spectrum.decay,
@@ -253,22 +256,13 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps
     real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
     if state is None:
         return State(real, imag)
-    before = _advanced(spectrum, state, L if steps is None else steps)
+    before = product(power(spectrum, L if steps is None else steps), state)
     return State(before.real + real, before.imag + imag)
 
 
 def _check_recurrence(spectrum: Spectrum) -> None:
     if spectrum.reverse_real is not None:
         raise ValueError("Modes that are read from the end have no recurrence: only convolve with this spectrum.")
-
-
-def _advanced(spectrum: Spectrum, state: State, steps: int | Tensor) -> State:
-    """Λ^steps x, for one number of steps or one per sequence, [B]."""
-    if isinstance(steps, Tensor):
-        steps = steps.double().view(-1, 1, 1)
-    magnitude, phase = torch.exp(spectrum.decay.double() * steps), spectrum.angle.double() * steps
-    factors = split(magnitude * phase.cos(), magnitude * phase.sin(), state.real.dtype)
-    return product(factors, state)
 
 
 def split(real: Tensor, imag: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def product_with_transposed(x: Tensor, w: Tensor) -> Tensor:
-    """x wᵀ, matrix by matrix: [g, m, k] and [g, t, k] to [g, m, t]. Not differentiable."""
+    """The product x wᵀ, matrix by matrix: [g, m, k] and [g, t, k] to [g, m, t]. Not differentiable."""
     if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster():
         return torch.ops.mkldnn._linear_pointwise(x[0], w[0], None, "none", [], "").unsqueeze(0)
     return torch.bmm(x, w.mT)

@@ -10,6 +10,13 @@ from .layout_dlr import sort_steps, take_steps
 from .ops_dlr import Spectrum, State, final_state, response, step
 
 
+def without_need(mask: Tensor | None) -> Tensor | None:
+    """The mask of these steps, or None if all of them count, as those of generated tokens do."""
+    if mask is None or torch.compiler.is_compiling():
+        return mask
+    return None if bool(mask.all()) else mask
+
+
 def stream(
     spectrum: Spectrum,
     skip: Tensor,
@@ -32,8 +39,6 @@ def stream(
         y [B, L, C, H], of which padding is to be ignored, and the state after these steps.
     """
     L = u.shape[1]
-    if mask is not None and not torch.compiler.is_compiling() and bool(mask.all()):
-        mask = None
     if mask is None and L == 1:
         y, state = step(spectrum, skip, u[:, 0], state)
         return y.unsqueeze(1), state

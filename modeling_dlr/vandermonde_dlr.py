@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .memo_dlr import Memo
 from .products_dlr import product_with_transposed
 
 # Numbers of F, and of X = W C, that one matrix product works on: 4 MB of float32 each, so that they stay in the cache.
@@ -31,49 +32,11 @@ _LARGEST_REMEMBERED = 2**26
 _SHORTEST_LIFETIME = 2**12
 
 
-class _Remembered(NamedTuple):
-    inputs: tuple[Tensor, ...]
+class KeptProduct(NamedTuple):
+    """A product, and torch's count of the changes made to it in place."""
+
     product: Tensor
     version: int
-
-
-class Memo:
-    """The last product and its inputs, so that it is computed once per optimizer step and once per frozen model.
-
-    Inputs are compared by value, so that it cannot be stale, however they were changed; only on the CPU, where that
-    costs a thousandth of the product. A shorter product is the beginning of a longer one. Copies start empty, and
-    `forget` frees the memory, at most 256 MB of float32. Threads may share one: what is remembered is one tuple.
-    """
-
-    def __init__(self) -> None:
-        self._last: _Remembered | None = None
-
-    def __deepcopy__(self, memo: dict) -> "Memo":
-        return Memo()
-
-    def __reduce__(self) -> tuple[type, tuple]:
-        return Memo, ()
-
-    def recall(self, inputs: tuple[Tensor, ...], length: int) -> Tensor | None:
-        """The product of ``inputs`` if it is remembered, long enough and unchanged, else None."""
-        last = self._last
-        if last is None or last.product.shape[-1] < length or last.product._version != last.version:
-            return None
-        same = all(
-            old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-            for old, new in zip(last.inputs, inputs, strict=True)
-        )
-        return last.product[..., :length] if same else None
-
-    def forget(self) -> None:
-        """Let go of the product."""
-        self._last = None
-
-    def keep(self, inputs: tuple[Tensor, ...], product: Tensor) -> None:
-        """Remember a product, unless it is large, or made in inference mode, where tensors do not count changes."""
-        if product.device.type == "cpu" and not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
-            copies = tuple(part.detach().clone() for part in inputs)
-            self._last = _Remembered(copies, product.detach(), product._version)
 
 
 def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,7 +56,7 @@ def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Te
 
 
 def vandermonde_product(
-    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo | None = None
+    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[KeptProduct] | None = None
 ) -> Tensor:
     """Re Σ_n W[g,r,n] exp((decay + i angle)[g,n] · l) for l = 0 … length-1.
 
@@ -154,18 +117,12 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo | None
+        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[KeptProduct] | None
     ) -> Tensor:
-        inputs = (decay, angle, real, imag)
-        ctx.save_for_backward(*inputs)
-        if memo is None:
-            return _product(*inputs, length)
-        product = memo.recall(inputs, length)
-        if product is None:
-            memo.forget()
-            product = _product(*inputs, length)
-            memo.keep(inputs, product)
-        return product
+        ctx.save_for_backward(decay, angle, real, imag)
+        if memo is None or real.device.type != "cpu":
+            return _product(decay, angle, real, imag, length)
+        return _remembered_product(memo, (decay, angle, real, imag), length)
 
     @staticmethod
     @once_differentiable
@@ -190,6 +147,22 @@ class _Adjoint(torch.autograd.Function):
         W = (grad_real, -grad_imag)
         d_decay, d_angle, _, _ = _gradients(decay, angle, *W, g)
         return d_decay, d_angle, _product(decay, angle, *W, g.shape[-1])
+
+
+def _remembered_product(memo: Memo[KeptProduct], inputs: tuple[Tensor, Tensor, Tensor, Tensor], length: int) -> Tensor:
+    """`_product`, computed once per optimizer step and once per frozen model, on the CPU.
+
+    There the comparison costs a thousandth of the product. A shorter product is the beginning of a longer one. At most
+    256 MB of float32 are remembered, and nothing of inference mode, where tensors do not count changes.
+    """
+    kept = memo.recall(inputs)
+    if kept is not None and kept.product.shape[-1] >= length and kept.product._version == kept.version:
+        return kept.product[..., :length]
+    memo.forget()
+    product = _product(*inputs, length)
+    if not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
+        memo.keep(inputs, KeptProduct(product.detach(), product._version))
+    return product
 
 
 def _gradients(
@@ -327,8 +300,13 @@ class _Tables:
         return _table(decay.double() * T, angle.double() * T, A, self.C), _table(decay, -angle, T, self.F)
 
 
+def table_of_powers(decay: Tensor, angle: Tensor, count: int, dtype: torch.dtype) -> Tensor:
+    """exp((decay + i angle) · l) for l = 0 … count-1, [G, N] to [G, count, 2N], as [Re | Im]."""
+    return _table(decay, angle, count, _Buffer(decay.new_empty(0, dtype=dtype)))
+
+
 def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
-    """exp((decay + i angle) · l) for l = 0 … count-1: [g, n] to [g, count, 2n]."""
+    """`table_of_powers` in the memory and the type of a buffer."""
     # l = iS + j: the table is the outer product of two tables of about sqrt(count) entries.
     inner = 1 << (count.bit_length() // 2)
     outer = -(-count // inner)

@@ -1,9 +1,17 @@
-"""Decoding token by token in blocks is the recurrence, from any state and back to it."""
+"""Decoding token by token in blocks is the recurrence, from any state and back to it, and so generation uses it."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from tiny import perturbed, tiny_config
+from torch import Tensor, nn
+from transformers import DynamicCache
 
-from modeling_dlr.decoding import lookahead_start, lookahead_step, lookahead_tables, recurrent_state
+from modeling_dlr import DLRModel, decoding_dlr
+from modeling_dlr.decoding_dlr import Block, begin_block, decode, lookahead_tables, state_after
 from modeling_dlr.ops_dlr import Spectrum, State, convolution, step
 
 
@@ -16,31 +24,22 @@ def random_spectrum(C: int, H: int, N: int, *, shared: bool, dtype: torch.dtype 
 SIZES = {"one token": (1, 1, 3, 1, 1, 4), "odd": (2, 2, 3, 7, 63, 5), "longer than the tokens": (1, 1, 2, 4, 7, 100)}
 
 
-@pytest.mark.parametrize(("B", "C", "H", "N", "L", "block"), SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize(("B", "C", "H", "N", "L", "block_length"), SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("shared", [True, False], ids=["shared poles", "poles per channel"])
-def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block: int, shared: bool):
+def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block_length: int, shared: bool):
     """Every output and the state after every token equal those of plain steps, from a non-zero state."""
     spectrum, skip = random_spectrum(C, H, N, shared=shared), torch.randn(C, H, dtype=torch.float64)
-    plain = State(torch.randn(B, H, N, dtype=torch.float64), torch.randn(B, H, N, dtype=torch.float64))
-    tables = lookahead_tables(spectrum, block)
-    state = lookahead_start(tables, plain)
+    start = plain = State(torch.randn(B, H, N, dtype=torch.float64), torch.randn(B, H, N, dtype=torch.float64))
+    tables = lookahead_tables(spectrum, skip, block_length)
+    block = begin_block(tables, start)
     for u in torch.randn(L, B, H, dtype=torch.float64):
+        if block.is_full:
+            start = state_after(block, start)
+            block = begin_block(tables, start)
         expected, plain = step(spectrum, skip, u, plain)
-        y, state = lookahead_step(tables, skip, u, state)
-        torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
-        for mine, theirs in zip(recurrent_state(tables, state), plain, strict=True):
+        torch.testing.assert_close(decode(block, u), expected, rtol=1e-12, atol=1e-12)
+        for mine, theirs in zip(state_after(block, start), plain, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_a_step_leaves_the_state_it_was_given():
-    """The same state can be continued in two ways, as beam search does."""
-    spectrum, skip = random_spectrum(1, 3, 5, shared=True), torch.zeros(1, 3, dtype=torch.float64)
-    tables = lookahead_tables(spectrum, 4)
-    state = lookahead_start(tables, State(*torch.randn(2, 1, 3, 5, dtype=torch.float64)))
-    once, _ = lookahead_step(tables, skip, torch.ones(1, 3, dtype=torch.float64), state)
-    lookahead_step(tables, skip, torch.full((1, 3), 7.0, dtype=torch.float64), state)
-    again, _ = lookahead_step(tables, skip, torch.ones(1, 3, dtype=torch.float64), state)
-    assert torch.equal(once, again)
 
 
 def test_blocks_are_more_exact_than_the_tolerance_of_steps():
@@ -49,12 +48,14 @@ def test_blocks_are_more_exact_than_the_tolerance_of_steps():
     u = torch.randn(1, 4096, 3)
     exact = Spectrum(*(part.double() for part in spectrum[:4]))
     expected, _ = convolution(exact, skip.double(), u.double())
-    tables = lookahead_tables(spectrum, 64)
-    state = lookahead_start(tables, State(torch.zeros(1, 3, 64), torch.zeros(1, 3, 64)))
-    outputs = []
+    tables = lookahead_tables(spectrum, skip, 64)
+    state = State(torch.zeros(1, 3, 64), torch.zeros(1, 3, 64))
+    outputs, block = [], begin_block(tables, state)
     for token in u.unbind(1):
-        y, state = lookahead_step(tables, skip, token, state)
-        outputs.append(y)
+        if block.is_full:
+            state = state_after(block, state)
+            block = begin_block(tables, state)
+        outputs.append(decode(block, token))
     error = (torch.stack(outputs, 1).double() - expected).abs().max() / expected.abs().max()
     assert error < 1e-5
 
@@ -62,4 +63,173 @@ def test_blocks_are_more_exact_than_the_tolerance_of_steps():
 def test_block_length_is_positive():
     """A block of no tokens is refused."""
     with pytest.raises(ValueError, match="at least one token, got block_length=0"):
-        lookahead_tables(random_spectrum(1, 2, 3, shared=True), 0)
+        lookahead_tables(random_spectrum(1, 2, 3, shared=True), torch.zeros(1, 2), 0)
+
+
+@pytest.mark.parametrize(("shape", "length"), [((4096,), 128), ((256, 64), 64), ((1024, 4096), 8)], ids=str)
+def test_tables_stay_small(shape: tuple[int, ...], length: int, monkeypatch: pytest.MonkeyPatch):
+    """Poles of every channel's own make blocks shorter."""
+    asked = []
+
+    def stop(spectrum: Spectrum, steps: int) -> Tensor:
+        asked.append(steps)
+        raise InterruptedError
+
+    monkeypatch.setattr(decoding_dlr, "evaluate_kernel", stop)
+    nothing = torch.empty(0)
+    with pytest.raises(InterruptedError):
+        lookahead_tables(
+            Spectrum(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"), nothing, nothing), nothing
+        )
+    assert asked == [length]
+
+
+# Decoding of a whole model, whose blocks have 8 tokens here.
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Block]:
+    """The blocks that are begun, of at most 8 tokens."""
+    begun: list[Block] = []
+
+    def begin(tables: Any, state: State) -> Block:
+        begun.append(begin_block(tables, state))
+        return begun[-1]
+
+    monkeypatch.setattr(decoding_dlr, "_LONGEST_BLOCK", 8)
+    monkeypatch.setattr("modeling_dlr.cache_dlr.begin_block", begin)
+    return begun
+
+
+@pytest.fixture
+def model() -> DLRModel:
+    """One layer in float64."""
+    return perturbed(DLRModel(tiny_config(num_hidden_layers=1)).eval()).double()
+
+
+def draw(length: int) -> Tensor:
+    return torch.randint(1, 11, (2, length))
+
+
+def outputs(model: DLRModel, cache: DynamicCache, tokens: Tensor) -> Tensor:
+    """Hidden states of tokens that come one by one."""
+    parts = [model(token, past_key_values=cache).last_hidden_state for token in tokens.split(1, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def test_a_model_touches_its_state_once_a_block(model: DLRModel, blocks: list[Block]):
+    """Tokens one by one, then a chunk in the middle of a block, then tokens again: as all at once."""
+    ids, cache = draw(33), DynamicCache(config=model.config)
+    parts = [model(ids[:, :5], past_key_values=cache).last_hidden_state, outputs(model, cache, ids[:, 5:25])]
+    assert len(blocks) == 3
+    assert cache.get_seq_length() == 25
+    parts += [model(ids[:, 25:29], past_key_values=cache).last_hidden_state, outputs(model, cache, ids[:, 29:])]
+    torch.testing.assert_close(torch.cat(parts, dim=1), model(ids).last_hidden_state)
+
+
+def optimizer_step(model: DLRModel) -> None:
+    with torch.enable_grad():
+        model(draw(3)).last_hidden_state.sum().backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    model.zero_grad()
+
+
+def edit_in_place(model: DLRModel) -> None:
+    model.layers[0].mixer.kernel.weights[0, 0, 0] = 5.0
+
+
+def edit_skip(model: DLRModel) -> None:
+    model.layers[0].mixer.D += 1
+
+
+def load(model: DLRModel) -> None:
+    model.load_state_dict(perturbed(DLRModel(model.config)).state_dict())
+
+
+def replace(model: DLRModel) -> None:
+    kernel = model.layers[0].mixer.kernel
+    kernel.decay_root = nn.Parameter(kernel.decay_root + 0.1)
+
+
+def edit_through_data(model: DLRModel) -> None:
+    model.layers[0].mixer.kernel.angle.data.add_(0.1)
+
+
+CHANGES = [optimizer_step, edit_in_place, edit_skip, load, replace]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_a_change_of_weights_ends_a_block(model: DLRModel, blocks: list[Block], change: Callable[[DLRModel], None]):
+    """What comes after it is computed with the new weights, from the state that the old ones left."""
+    ids, cache = draw(9), DynamicCache(config=model.config)
+    outputs(model, cache, ids[:, :4])
+    layer = cache.layers[0]
+    settled = DynamicCache(config=model.config)
+    settled.layers[0].update(*layer.contents, 4)
+    change(model)
+    expected = model(ids[:, 4:], past_key_values=settled).last_hidden_state
+    torch.testing.assert_close(outputs(model, cache, ids[:, 4:]), expected)
+    assert len(blocks) == 2
+
+
+@pytest.mark.parametrize("change", [*CHANGES, edit_through_data])
+@torch.no_grad()
+def test_tables_are_never_stale(model: DLRModel, blocks: list[Block], change: Callable[[DLRModel], None]):
+    """Whatever changed the weights between two sequences, and computed once if nothing did."""
+    ids = draw(6)
+    outputs(model, DynamicCache(config=model.config), ids)
+    outputs(model, DynamicCache(config=model.config), ids)
+    assert blocks[0].tables is blocks[1].tables
+    change(model)
+    assert_decodes(model, ids)
+    assert blocks[2].tables is not blocks[0].tables
+
+
+def assert_decodes(model: DLRModel, ids: Tensor) -> None:
+    one_by_one = outputs(model, DynamicCache(config=model.config), ids)
+    torch.testing.assert_close(one_by_one, model(ids).last_hidden_state)
+
+
+def test_a_gradient_needs_steps(model: DLRModel, blocks: list[Block]):
+    """With gradients tokens are stepped through, also after a block without them; then blocks begin again."""
+    ids, cache = draw(9), DynamicCache(config=model.config)
+    with torch.no_grad():
+        outputs(model, cache, ids[:, :3])
+    hidden = outputs(model, cache, ids[:, 3:6])
+    hidden.sum().backward()
+    assert len(blocks) == 1
+    assert model.layers[0].mixer.kernel.angle.grad is not None
+    with torch.no_grad():
+        last = outputs(model, cache, ids[:, 6:])
+        torch.testing.assert_close(torch.cat([hidden, last], 1), model(ids).last_hidden_state[:, 3:])
+    assert len(blocks) == 2
+
+
+def test_in_and_out_of_inference_mode(model: DLRModel, blocks: list[Block]):
+    """A sequence may be begun in one mode and gone on with in another."""
+    ids, cache = draw(9), DynamicCache(config=model.config)
+    with torch.inference_mode():
+        parts = [outputs(model, cache, ids[:, :3])]
+    with torch.no_grad():
+        parts.append(outputs(model, cache, ids[:, 3:6]))
+    with torch.inference_mode():
+        parts.append(outputs(model, cache, ids[:, 6:]))
+        torch.testing.assert_close(torch.cat(parts, dim=1), model(ids).last_hidden_state)
+
+
+@torch.no_grad()
+def test_sequences_are_taken_and_copied_in_the_middle_of_a_block(model: DLRModel, blocks: list[Block]):
+    """Beams are reordered, repeated and selected, and a deep copy goes its own way."""
+    ids, cache = draw(7), DynamicCache(config=model.config)
+    outputs(model, cache, ids[:, :4])
+    twin = copy.deepcopy(cache)
+    cache.reorder_cache(torch.tensor([1, 0]))
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0]))
+    torch.testing.assert_close(outputs(model, cache, ids[:, 4:]), model(ids).last_hidden_state[:, 4:])
+    other = torch.cat([ids[:, :4], draw(3)], dim=1)
+    torch.testing.assert_close(outputs(model, twin, other[:, 4:]), model(other).last_hidden_state[:, 4:])
+    cache.reset()
+    torch.testing.assert_close(outputs(model, cache, ids), model(ids).last_hidden_state)

@@ -44,9 +44,9 @@ def test_kernels_are_the_same_by_either(onednn: bool, monkeypatch: pytest.Monkey
     W, g = torch.randn(2, 1, 3, 33), torch.randn(1, 3, 997)
 
     def outcome(dtype: torch.dtype) -> list[torch.Tensor]:
-        leaves = [part.to(dtype).requires_grad_() for part in (*poles, *W)]
-        kernel = vandermonde_product(*leaves, 997)
-        moments = vandermonde_adjoint(*leaves[:2], g.to(dtype))
+        leaves = decay, angle, real, imag = [part.to(dtype).requires_grad_() for part in (*poles, *W)]
+        kernel = vandermonde_product(decay, angle, real, imag, 997)
+        moments = vandermonde_adjoint(decay, angle, g.to(dtype))
         return [kernel, *moments, *torch.autograd.grad((kernel * g).sum() + sum(m.sum() for m in moments), leaves)]
 
     for ours, exact in zip(outcome(torch.float32), outcome(torch.float64), strict=True):

@@ -1,0 +1,135 @@
+"""Block-lookahead decoding: token by token, exact, and with a fraction of the work per token where N is large.
+
+The state is only touched once in T tokens. At the start of a block one matrix product tells what the state adds to the
+next T outputs, Re(W Λ^{j+1} x); inside the block each token adds its share, K[j] u, to the outputs that are still to
+come; at its end x <- Λ^T x + Σ_j Λ^{T-1-j} u_j, again one product. Poles are raised to the T-th power at once, so that
+their rounding is applied T times less often than by stepping.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .ops_dlr import Spectrum, State, evaluate_kernel, power, product
+from .vandermonde_dlr import table_of_powers
+
+# Tokens of a block, and the numbers that its tables of powers may hold where poles are not shared: 4 MB each.
+_LONGEST_BLOCK, _SHORTEST_BLOCK, _NUMBERS_PER_TABLE = 128, 8, 2**20
+
+
+class LookaheadTables(NamedTuple):
+    """What decoding needs of a spectrum, computed once.
+
+    Attributes:
+        spectrum: whose tables they are.
+        lookahead: [G, T, 2N], Λ^{j+1} as [Re, -Im] for j = 0 … T-1; G is 1 (shared poles) or H.
+        history: [G, T, 2N], Λ^{T-1-j} as [Re, Im].
+        jump: Λ^T as `power` has it.
+        taps: [T, C, H], K[j], and D added to K[0].
+    """
+
+    spectrum: Spectrum
+    lookahead: Tensor
+    history: Tensor
+    jump: Tensor
+    taps: Tensor
+
+
+@dataclass
+class Block:
+    """Where decoding stands between two touches of the state: `decode` writes into it.
+
+    Attributes:
+        tables: of its spectrum.
+        outputs: [T, B, C, H], as far as the state and the tokens so far make them.
+        inputs: [T, B, H], the tokens so far.
+        position: how many they are.
+    """
+
+    tables: LookaheadTables
+    outputs: Tensor
+    inputs: Tensor
+    position: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next token needs a new block."""
+        return self.position == len(self.inputs)
+
+    def take_sequences(self, indices: Tensor) -> None:
+        """Keep some sequences, or repeat them, as beam search does."""
+        self.outputs, self.inputs = self.outputs.index_select(1, indices), self.inputs.index_select(1, indices)
+
+
+def looks_ahead(parameter: Tensor) -> bool:
+    """Whether a layer with this parameter may decode in blocks: without a gradient, and not while it is traced.
+
+    Parameters made in inference mode do not count their changes.
+    """
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or parameter.is_inference())
+
+
+def lookahead_tables(spectrum: Spectrum, skip: Tensor, block_length: int | None = None) -> LookaheadTables:
+    """The tables of a spectrum, and of D [C, H], for blocks of ``block_length`` tokens.
+
+    None for ``block_length`` takes 128 where all channels share their poles, and else as many as fit the cache.
+
+    Raises:
+        ValueError: if ``block_length`` is not positive, or a pole or weight is not finite.
+    """
+    N = spectrum.decay.shape[-1]
+    decay, angle = spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N)
+    fitting = _NUMBERS_PER_TABLE // decay.numel()
+    T = min(max(fitting, _SHORTEST_BLOCK), _LONGEST_BLOCK) if block_length is None else block_length
+    if T < 1:
+        raise ValueError(f"A block has at least one token, got block_length={T}.")
+    taps = evaluate_kernel(spectrum, T).permute(2, 0, 1).contiguous()
+    taps[0] += skip
+    powers = table_of_powers(decay, angle, T + 1, taps.dtype)  # [G, T+1, 2N]
+    lookahead = powers[:, 1:].clone()
+    lookahead[..., N:].neg_()
+    return LookaheadTables(spectrum, lookahead, powers[:, :-1].flip(1), power(spectrum, T), taps)
+
+
+def begin_block(tables: LookaheadTables, state: State) -> Block:
+    """A block of tokens from a recurrent state [B, H, N]."""
+    spectrum, (T, C, H) = tables.spectrum, tables.taps.shape
+    (W_real, W_imag), B = (spectrum.weights_real, spectrum.weights_imag), len(state.real)
+    x_real, x_imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
+    seen = x_real.new_empty(B, C, H, tables.lookahead.shape[-1])  # W x as [Re | Im]
+    seen_real, seen_imag = seen.chunk(2, dim=-1)
+    torch.mul(W_real, x_real, out=seen_real).addcmul_(W_imag, x_imag, value=-1)
+    torch.mul(W_real, x_imag, out=seen_imag).addcmul_(W_imag, x_real)
+    if len(tables.lookahead) == 1:
+        outputs = (tables.lookahead[0] @ seen.flatten(0, -2).mT).view(T, B, C, H)
+    else:
+        outputs = torch.einsum("hjn,bchn->jbch", tables.lookahead, seen).contiguous()
+    return Block(tables, outputs, seen.new_zeros(T, B, H))
+
+
+def decode(block: Block, u: Tensor) -> Tensor:
+    """One token, u [B, H] to y [B, C, H], in a block that is not full; the block is moved on by it."""
+    j = block.position
+    block.inputs[j] = u
+    coming = block.outputs[j:]
+    coming.addcmul_(block.tables.taps[: len(coming)].unsqueeze(1), u.unsqueeze(1))
+    block.position = j + 1
+    return coming[0]
+
+
+def state_after(block: Block, start: State) -> State:
+    """The state after the tokens of a block so far, [B, H, N], from the one at its start."""
+    t, T = block.position, len(block.inputs)
+    if t == 0:
+        return start
+    recent = block.tables.history[:, T - t :]  # Λ^{t-1-j} for j = 0 … t-1
+    if len(recent) == 1:
+        inputs = block.inputs[:t]
+        sums = (inputs.flatten(1).mT @ recent[0]).unflatten(0, inputs.shape[1:])
+    else:
+        sums = torch.einsum("jbh,hjn->bhn", block.inputs[:t], recent)
+    moved = product(block.tables.jump if t == T else power(block.tables.spectrum, t), start)
+    real, imag = sums.chunk(2, dim=-1)
+    return State(moved.real.add_(real), moved.imag.add_(imag))
