@@ -87,7 +87,7 @@ def lookahead_tables(spectrum: Spectrum, skip: Tensor, block_length: int | None 
         raise ValueError(f"A block has at least one token, got block_length={T}.")
     taps = evaluate_kernel(spectrum, T).permute(2, 0, 1).contiguous()
     taps[0] += skip
-    powers = table_of_powers(decay, angle, T + 1, taps.dtype)  # [G, T+1, 2N]
+    powers = table_of_powers(decay, angle, T + 1, taps)  # [G, T+1, 2N]
     lookahead = powers[:, 1:].clone()
     lookahead[..., N:].neg_()
     return LookaheadTables(spectrum, lookahead, powers[:, :-1].flip(1), power(spectrum, T), taps)

@@ -28,6 +28,7 @@ from .poles_dlr import (
     times,
     zero_order_hold,
 )
+from .precision_dlr import in_float64
 from .vandermonde_dlr import KeptProduct
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
@@ -174,9 +175,9 @@ class DLRKernel(DiagonalKernel):
 
     def spectrum(self, length: int) -> Spectrum:
         version, weights = self.options["version"], at_least_float32(self.weights)
-        angle = self.angle.double() if version != "real_real_weight" else torch.zeros_like(self.decay_root).double()
+        angle = in_float64(self.angle if version != "real_real_weight" else torch.zeros_like(self.decay_root))
         has_decay = version in ("complex", "real_real_weight")
-        decay = -self.decay_root.double().square() if has_decay else torch.zeros_like(angle)
+        decay = -in_float64(self.decay_root).square() if has_decay else torch.zeros_like(angle)
         if version in ("complex", "imag"):
             return Spectrum(decay, angle, weights[..., 0], weights[..., 1])
         return Spectrum(decay, angle, weights, torch.zeros_like(weights))
@@ -231,26 +232,26 @@ class DSSKernel(DiagonalKernel):
     def spectrum(self, length: int) -> Spectrum:
         version = self.options["version"]
         pole = self._continuous_poles()
-        time_step = self.log_time_step.double().exp()
+        time_step = in_float64(self.log_time_step).exp()
         time_steps = time_step.unbind(-1) if self.options["separate_time_steps"] else (time_step, time_step)
         log_pole = (time_steps[0].unsqueeze(-1) * pole[0], time_steps[1].unsqueeze(-1) * pole[1])  # [H, N]
-        dtype = at_least_float32(self.weights).dtype
-        weights = (self.weights[..., 0].double(), self.weights[..., 1].double())
+        like = at_least_float32(self.weights)
+        weights = (in_float64(self.weights[..., 0]), in_float64(self.weights[..., 1]))
         if version == "softmax":
-            return self._softmax_spectrum(pole, log_pole, weights, length, dtype)
+            return self._softmax_spectrum(pole, log_pole, weights, length, like)
         if version in ("exp", "exp_re_im", "clip"):
             weights = times(weights, zero_order_hold(pole, log_pole, floor=_OFFICIAL_FLOOR))
-        return Spectrum(*log_pole, weights[0].to(dtype), weights[1].to(dtype))
+        return Spectrum(*log_pole, weights[0].to(like), weights[1].to(like))
 
     def _continuous_poles(self) -> tuple[Tensor, Tensor]:
         version = self.options["version"]
         if version in ("softmax", "clip", "clip_no_scale"):
-            real, imag = self.pole[..., 0].double(), self.pole[..., 1].double()
+            real, imag = in_float64(self.pole[..., 0]), in_float64(self.pole[..., 1])
             return (real if version == "softmax" else real.clamp(max=self.options["max_pole_real"])), imag
-        real = -self.log_decay.double().exp()
+        real = -in_float64(self.log_decay).exp()
         if version == "exp_re_im":
-            return real, self.log_frequency.double().exp()
-        return real, torch.zeros_like(real) if version == "exp_no_scale_real" else self.frequency.double()
+            return real, in_float64(self.log_frequency).exp()
+        return real, torch.zeros_like(real) if version == "exp_no_scale_real" else in_float64(self.frequency)
 
     def _softmax_spectrum(
         self,
@@ -258,7 +259,7 @@ class DSSKernel(DiagonalKernel):
         log_pole: tuple[Tensor, Tensor],
         weights: tuple[Tensor, Tensor],
         length: int,
-        dtype: torch.dtype,
+        like: Tensor,
     ) -> Spectrum:
         """Every mode over its sum, Σ_l Λ^l = (Λ^L - 1) / (Λ - 1); growing modes as shrinking ones from the end."""
         grows = pole[0] > 0
@@ -266,8 +267,7 @@ class DSSKernel(DiagonalKernel):
         log_pole = (sign * log_pole[0], sign * log_pole[1])
         q = times(expm1((log_pole[0] * length, log_pole[1] * length)), pole)
         real, imag = times(weights, divided(expm1(log_pole), q, epsilon=_OFFICIAL_FLOOR))
-        real, imag = real.to(dtype), imag.to(dtype)
-        parts = [torch.where(side, part, 0.0) for side in (~grows, grows) for part in (real, imag)]
+        parts = [torch.where(side, part, 0.0).to(like) for side in (~grows, grows) for part in (real, imag)]
         return Spectrum(*log_pole, *parts)
 
 
@@ -302,16 +302,16 @@ class S4DKernel(DiagonalKernel):
         }
 
     def spectrum(self, length: int) -> Spectrum:
-        time_step = self.log_time_step.double().exp().unsqueeze(-1)
-        pole = (-self.log_decay.double().exp(), self.frequency.double())
+        time_step = in_float64(self.log_time_step).exp().unsqueeze(-1)
+        pole = (-in_float64(self.log_decay).exp(), in_float64(self.frequency))
         if self.options["discretization"] == "bilinear":
             log_pole, gain = bilinear(pole, time_step)
         else:
             log_pole = (pole[0] * time_step, pole[1] * time_step)
             gain = zero_order_hold(pole, log_pole)
-        real, imag = times((2 * self.weights[..., 0].double(), 2 * self.weights[..., 1].double()), gain)
-        dtype = at_least_float32(self.weights).dtype
-        return Spectrum(*log_pole, real.to(dtype), imag.to(dtype))
+        real, imag = times((2 * in_float64(self.weights[..., 0]), 2 * in_float64(self.weights[..., 1])), gain)
+        like = at_least_float32(self.weights)
+        return Spectrum(*log_pole, real.to(like), imag.to(like))
 
 
 class SGConvKernel(Kernel):

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from .convolution_dlr import convolve
 from .memo_dlr import Memo
+from .precision_dlr import in_float64
 from .vandermonde_dlr import KeptProduct, vandermonde_adjoint, vandermonde_product
 
 # Steps that `scan` takes at a time.
@@ -138,7 +139,7 @@ def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo[KeptProduct] | N
     """
     if length < 1:
         raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
-    if spectrum.decay.device.type == "cpu" and not torch.compiler.is_compiling():
+    if spectrum.weights_real.device.type == "cpu" and not torch.compiler.is_compiling():
         for name, part in zip(Spectrum._fields, spectrum, strict=True):
             if part is not None and not part.isfinite().all():
                 raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
@@ -218,9 +219,9 @@ def step(
 def power(spectrum: Spectrum, steps: int | Tensor) -> Tensor:
     """Λ^steps as `split` has it, [4, N] or [4, H, N]; for steps [B], one power per sequence, [4, B, 1 or H, N]."""
     if isinstance(steps, Tensor):
-        steps = steps.double().view(-1, 1, 1)
-    magnitude, phase = torch.exp(spectrum.decay.double() * steps), spectrum.angle.double() * steps
-    return split(magnitude * phase.cos(), magnitude * phase.sin(), spectrum.weights_real.dtype)
+        steps = steps.to(spectrum.decay.device).view(-1, 1, 1)
+    magnitude, phase = torch.exp(in_float64(spectrum.decay) * steps), in_float64(spectrum.angle) * steps
+    return split(magnitude * phase.cos(), magnitude * phase.sin(), spectrum.weights_real)
 
 
 def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
@@ -265,11 +266,11 @@ def _check_recurrence(spectrum: Spectrum) -> None:
         raise ValueError("Modes that are read from the end have no recurrence: only convolve with this spectrum.")
 
 
-def split(real: Tensor, imag: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float64 numbers as sums of two of ``dtype``, [4, ...]: the rounded real and imaginary parts, then their rests."""
+def split(real: Tensor, imag: Tensor, like: Tensor) -> Tensor:
+    """Float64 numbers as sums of two of the type of ``like``, [4, ...]: Re and Im rounded, then what rounding lost."""
     parts = torch.stack([real, imag])
-    rounded = parts.to(dtype)
-    return torch.cat([rounded, (parts - rounded).to(dtype)])
+    rounded = parts.to(like.dtype)
+    return torch.cat([rounded, (parts - rounded).to(like.dtype)]).to(like.device)
 
 
 def product(factors: Tensor, x: State) -> State:

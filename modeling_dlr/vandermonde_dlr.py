@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .memo_dlr import Memo
+from .precision_dlr import in_float64
 from .products_dlr import product_with_transposed
 
 # Numbers of F, and of X = W C, that one matrix product works on: 4 MB of float32 each, so that they stay in the cache.
@@ -45,13 +46,14 @@ def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Te
     Args:
         decay: [..., N] real.
         angle: [..., N] real.
-        steps: [S] float64.
+        steps: [S].
 
     Returns:
-        The real and the imaginary part, each [..., S, N] float64.
+        The real and the imaginary part, each [..., S, N] float64, where `in_float64` has the poles.
     """
-    steps = steps.unsqueeze(-1)
-    magnitude, phase = torch.exp(decay.double().unsqueeze(-2) * steps), angle.double().unsqueeze(-2) * steps
+    decay, angle = in_float64(decay).unsqueeze(-2), in_float64(angle).unsqueeze(-2)
+    steps = steps.to(decay).unsqueeze(-1)
+    magnitude, phase = torch.exp(decay * steps), angle * steps
     return magnitude * phase.cos(), magnitude * phase.sin()
 
 
@@ -83,21 +85,21 @@ def vandermonde_adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor
     return _Adjoint.apply(decay, angle, g)
 
 
-def _plain_tables(decay: Tensor, angle: Tensor, length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _plain_tables(decay: Tensor, angle: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Re C and Im C [G, 1, A, N], and F [G, 1, 2N, T], in differentiable operations."""
     T = 256
     # At least 2, whatever the length: torch.export fixes a size that may be 1.
     A = length // T + 2
-    steps = torch.arange(T, dtype=torch.float64, device=decay.device)
-    blocks = T * torch.arange(A, dtype=torch.float64, device=decay.device)
+    steps = torch.arange(T, device=decay.device)
+    blocks = T * torch.arange(A, device=decay.device)
     fine_real, fine_imag = pole_powers(decay, angle, steps)
-    coarse_real, coarse_imag = (part.unsqueeze(1).to(dtype) for part in pole_powers(decay, angle, blocks))
-    return coarse_real, coarse_imag, torch.cat([fine_real, -fine_imag], dim=-1).mT.unsqueeze(1).to(dtype)
+    coarse_real, coarse_imag = (part.unsqueeze(1).to(like) for part in pole_powers(decay, angle, blocks))
+    return coarse_real, coarse_imag, torch.cat([fine_real, -fine_imag], dim=-1).mT.unsqueeze(1).to(like)
 
 
 def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
     """`_Product` in one piece, for `torch.compile` and `torch.export`."""
-    C_real, C_imag, F = _plain_tables(decay, angle, length, real.dtype)
+    C_real, C_imag, F = _plain_tables(decay, angle, length, real)
     real, imag = real.unsqueeze(2), imag.unsqueeze(2)  # [G, R, 1, N]
     X = torch.cat([real * C_real - imag * C_imag, real * C_imag + imag * C_real], dim=-1)
     return (X @ F).flatten(-2)[..., :length]
@@ -105,7 +107,7 @@ def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, l
 
 def _adjoint_plainly(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """`_Adjoint` in one piece, for `torch.compile` and `torch.export`."""
-    C_real, C_imag, F = _plain_tables(decay, angle, g.shape[-1], g.dtype)
+    C_real, C_imag, F = _plain_tables(decay, angle, g.shape[-1], g)
     T = F.shape[-1]
     blocks = torch.nn.functional.pad(g, (0, C_real.shape[2] * T - g.shape[-1])).unflatten(-1, (-1, T))
     real, minus_imag = (blocks @ F.mT).chunk(2, dim=-1)  # [G, R, A, N]
@@ -175,7 +177,7 @@ def _gradients(
     (d_real, l_real), (d_imag, l_imag) = moments
     d_decay = (real * l_real).addcmul_(imag, l_imag).sum(1)
     d_angle = (real * l_imag).addcmul_(imag, l_real, value=-1).sum(1)
-    return d_decay.to(decay.dtype), d_angle.to(angle.dtype), d_real, d_imag
+    return d_decay.to(decay), d_angle.to(angle), d_real, d_imag
 
 
 def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
@@ -297,12 +299,12 @@ class _Tables:
     def of(self, decay: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
         """C at l = aT, [g, A, 2n], and the conjugate of F at l = b, [g, T, 2n]."""
         T, A = self.plan.T, self.plan.A
-        return _table(decay.double() * T, angle.double() * T, A, self.C), _table(decay, -angle, T, self.F)
+        return _table(in_float64(decay) * T, in_float64(angle) * T, A, self.C), _table(decay, -angle, T, self.F)
 
 
-def table_of_powers(decay: Tensor, angle: Tensor, count: int, dtype: torch.dtype) -> Tensor:
-    """exp((decay + i angle) · l) for l = 0 … count-1, [G, N] to [G, count, 2N], as [Re | Im]."""
-    return _table(decay, angle, count, _Buffer(decay.new_empty(0, dtype=dtype)))
+def table_of_powers(decay: Tensor, angle: Tensor, count: int, like: Tensor) -> Tensor:
+    """exp((decay + i angle) · l) for l = 0 … count-1: [G, N] to [G, count, 2N] as [Re | Im], of the kind of ``like``."""
+    return _table(decay, angle, count, _Buffer(like))
 
 
 def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
@@ -310,8 +312,8 @@ def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
     # l = iS + j: the table is the outer product of two tables of about sqrt(count) entries.
     inner = 1 << (count.bit_length() // 2)
     outer = -(-count // inner)
-    steps = torch.cat([inner * torch.arange(outer), torch.arange(inner)]).to(decay.device, torch.float64)
-    small = torch.cat(pole_powers(decay, angle, steps), dim=-1).to(buffer.memory.dtype)
+    steps = torch.cat([inner * torch.arange(outer), torch.arange(inner)])
+    small = torch.cat(pole_powers(decay, angle, steps), dim=-1).to(buffer.memory)
     return _outer_product(small[:, :outer], small[:, outer:], buffer).flatten(1, 2)[:, :count]
 
 
