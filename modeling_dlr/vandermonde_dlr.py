@@ -303,7 +303,7 @@ class _Tables:
 
 
 def table_of_powers(decay: Tensor, angle: Tensor, count: int, like: Tensor) -> Tensor:
-    """exp((decay + i angle) · l) for l = 0 … count-1: [G, N] to [G, count, 2N] as [Re | Im], of the kind of ``like``."""
+    """exp((decay + i angle) · l) for l = 0 … count-1: [G, N] to [G, count, 2N] as [Re | Im], as ``like`` is."""
     return _table(decay, angle, count, _Buffer(like))
 
 

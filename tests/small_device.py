@@ -1,8 +1,8 @@
 """A device without float64, played on the CPU: what a test of Apple's GPU can be where there is none.
 
 Its tensors say that they are on "meta", the one device that autograd knows everywhere, and hold a tensor of the CPU.
-Whatever an operation reads or writes there must not be float64, and must not be mixed with tensors of the CPU, as on the
-real one.
+Whatever an operation reads or writes there must not be float64, nor be mixed with tensors of the CPU, as on the real
+one.
 """
 
 from typing import Any
