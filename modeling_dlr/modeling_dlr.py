@@ -39,6 +39,17 @@ class GEGLU(nn.Module):
         return value * functional.gelu(gate)
 
 
+class ElementDropout(nn.Dropout):
+    """Dropout by comparison with uniform numbers on the CPU, where drawing bits takes ten times as long."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of any shape."""
+        if not self.training or self.p in (0, 1) or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        kept = torch.rand(input.shape) >= self.p
+        return input * kept.to(input.dtype).div_(1 - self.p)
+
+
 class ChannelDropout(nn.Dropout):
     """Drops whole channels of a sequence: what is dropped at one step is dropped at all."""
 
@@ -48,7 +59,7 @@ class ChannelDropout(nn.Dropout):
 
 
 OUTPUT_GATES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "glu": nn.GLU, "geglu": GEGLU}
-DROPOUTS: dict[str, type[nn.Dropout]] = {"element": nn.Dropout, "channel": ChannelDropout}
+DROPOUTS: dict[str, type[nn.Dropout]] = {"element": ElementDropout, "channel": ChannelDropout}
 
 
 def build_activation(field: str, name: str | None) -> nn.Module:

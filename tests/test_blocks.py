@@ -12,7 +12,7 @@ from tolerances import assert_close
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modeling_dlr.modeling_dlr import GEGLU, ChannelDropout, DLRBlock, DLRMixer
+from modeling_dlr.modeling_dlr import GEGLU, ChannelDropout, DLRBlock, DLRMixer, ElementDropout
 from modeling_dlr.norms_dlr import MaskedBatchNorm, build_norm, normalise
 
 H = 3
@@ -133,13 +133,31 @@ def test_channel_dropout_drops_whole_channels(device: torch.device):
     assert kept.float().mean(0).std() < 0.15 > kept.float().mean(1).std()
 
 
-def test_channel_dropout_in_evaluation():
+@pytest.mark.parametrize("kind", [ChannelDropout, ElementDropout])
+def test_dropout_in_evaluation(kind: type[nn.Dropout]):
     """In evaluation nothing is dropped."""
     x = torch.randn(2, 7, H)
-    assert torch.equal(ChannelDropout(0.5).eval()(x), x)
+    assert torch.equal(kind(0.5).eval()(x), x)
 
 
-@pytest.mark.parametrize(("dropout_type", "kind"), [("element", nn.Dropout), ("channel", ChannelDropout)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+def test_element_dropout_is_dropout(p: float, dtype: torch.dtype, device: torch.device):
+    """As many elements are dropped, the rest grow as much, the gradient is that of what is kept, and a seed decides."""
+    x = torch.ones(200, 500, dtype=dtype, device=device, requires_grad=True)
+    torch.manual_seed(0)
+    y = ElementDropout(p)(x)
+    kept = y != 0
+    assert abs(kept.float().mean() - (1 - p)) < 0.01
+    assert y.dtype == dtype
+    assert torch.equal(y[kept], nn.Dropout(p)(x)[kept].max().expand_as(y[kept]) if p < 1 else y[kept])
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    torch.manual_seed(0)
+    assert torch.equal(ElementDropout(p)(x), y)
+
+
+@pytest.mark.parametrize(("dropout_type", "kind"), [("element", ElementDropout), ("channel", ChannelDropout)])
 def test_type_of_dropout(dropout_type: str, kind: type[nn.Module]):
     """Both dropouts of a block, after the activation and on the residual branch, are of the type asked for."""
     block = DLRBlock(tiny_config(dropout_type=dropout_type, hidden_dropout_prob=0.25), 0)
