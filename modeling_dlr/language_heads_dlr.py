@@ -1,27 +1,25 @@
 """Language models: the next token (causal) and the hidden token (masked)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_dlr import DLRConfig
-from .modeling_dlr import DLRModel, DLRPreTrainedModel
+from .modeling_dlr import DOCUMENTS_ARGS, DLRModel, DLRPreTrainedModel
+from .outputs_dlr import MaskedLMOutputWithPast
 
 logger = logging.get_logger(__name__)
 
-
-@dataclass
-class MaskedLMOutputWithPast(MaskedLMOutput):
-    """transformers' `MaskedLMOutput`, and the cache to go on from."""
-
-    past_key_values: Cache | None = None
+TOKENS_ARGS = r"""
+    labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+        Tokens to predict at each step (a causal model shifts them by itself); -100 is ignored.
+"""
 
 
 class DLRLanguageHead(DLRPreTrainedModel):
@@ -42,7 +40,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=DOCUMENTS_ARGS + TOKENS_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -56,14 +54,6 @@ class DLRLanguageHead(DLRPreTrainedModel):
         cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Any:
-        r"""
-        position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Only read for where they restart: several documents in a row, each computed as if it were alone.
-        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Tokens to predict at each step (a causal model shifts them by itself); -100 is ignored.
-        cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
-            Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
-        """
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -81,7 +71,11 @@ class DLRLanguageHead(DLRPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return self.output_class(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 

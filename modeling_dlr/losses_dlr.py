@@ -68,6 +68,49 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
     return total / _at_least_one((labels != IGNORED_CLASS).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+def spans(starts: Tensor | None, ends: Tensor | None) -> Tensor | None:
+    """First and last steps, [B] each, as labels [B, 2]; None unless both are given.
+
+    Raises:
+        ValueError: for shapes that differ.
+    """
+    if starts is None or ends is None:
+        return None
+    if starts.shape != ends.shape:
+        raise ValueError(
+            f"start_positions and end_positions must have one shape, got {list(starts.shape)} and {list(ends.shape)}."
+        )
+    return torch.stack([starts.flatten(), ends.flatten()], dim=1)
+
+
+def check_spans(labels: Tensor, batch_size: int) -> None:
+    """Refuse labels of spans that are not those of a batch.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if list(labels.shape) != [batch_size, 2]:
+        raise ValueError(
+            f"start_positions and end_positions must have the shape {[batch_size]}, one per sequence, got "
+            f"{[len(labels)]}."
+        )
+
+
+def span_loss(*, logits: Tensor, labels: Tensor, **_) -> Tensor:
+    """The mean cross-entropy of first and of last steps.
+
+    Args:
+        logits: [B, L, 2].
+        labels: [B, 2] integers; one outside the sequence, as of an answer that was cut off, is ignored.
+
+    Returns:
+        A scalar; 0 when every label is ignored.
+    """
+    within = (labels >= 0) & (labels < logits.shape[1])
+    labels = labels.masked_fill(~within, IGNORED_CLASS)
+    return (cross_entropy(logits[..., 0], labels[:, 0]) + cross_entropy(logits[..., 1], labels[:, 1])) / 2
+
+
 def _at_least_one(count: Tensor | int) -> Tensor:
     return torch.as_tensor(count).clamp(min=1)
 

@@ -32,12 +32,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels_dlr": {"torch", ".kernel_parameters_dlr", ".ops_dlr", ".poles_dlr", ".vandermonde_dlr"},
     "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr"},
     "cache_dlr": {"torch", "transformers"},
+    "outputs_dlr": {"transformers"},
     "pooling_dlr": {"torch", ".ops_dlr"},
     "streaming_dlr": {"torch", ".convolution_dlr", ".layout_dlr", ".ops_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
     "heads_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE} - {".auto_dlr"},
-    "language_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".modeling_dlr"},
-    "signal_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".heads_dlr"},
+    "language_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".modeling_dlr", ".outputs_dlr"},
+    "signal_heads_dlr": {
+        "torch",
+        "transformers",
+        ".configuration_dlr",
+        ".heads_dlr",
+        ".modeling_dlr",
+        ".outputs_dlr",
+    },
     "auto_dlr": {".heads_dlr", ".language_heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
 }
 STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "math", "os", "typing"}

@@ -1,6 +1,7 @@
 """Every head: what it reads, what it answers, its loss, and that it learns."""
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from modeling_dlr import (
     DLRForMultipleChoice,
     DLRForSequenceClassification,
     DLRForSequencePairClassification,
-    DLRModel,
     language_heads_dlr,
 )
+from modeling_dlr import modeling_dlr as backbone
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.modeling_dlr import DLRMixer
@@ -154,6 +155,60 @@ def test_choices_are_scored_apart():
     torch.testing.assert_close(logits[:1, 1:2], alone, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("auto_class", ["AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction"])
+def test_positions_of_several_sequences(auto_class: str):
+    """Heads of several sequences per example take the positions that a collator counts, and padding moves none."""
+    model, example = build(auto_class)
+    inputs = example.inputs(model.eval().config, 2, 7)
+    mask = torch.ones_like(inputs["input_ids"])
+    mask[0, 0, 5:] = 0
+    inputs["attention_mask"] = mask
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    assert torch.equal(model(**inputs, position_ids=positions).logits, model(**inputs).logits)
+
+
+def test_loss_of_answers():
+    """The loss of a span is the mean of its two ends' cross-entropies; an end outside the sequence is ignored."""
+    model, _ = build("AutoModelForQuestionAnswering")
+    ids, starts, ends = torch.randint(1, 11, (3, 7)), torch.tensor([0, 2, 9]), torch.tensor([6, 7, 9])
+    output = model.eval()(input_ids=ids, start_positions=starts, end_positions=ends)
+    expected = functional.cross_entropy(output.start_logits[:2], starts[:2]) / 2
+    expected = expected + functional.cross_entropy(output.end_logits[:1], ends[:1]) / 2
+    torch.testing.assert_close(output.loss, expected)
+    column = model(input_ids=ids, start_positions=starts[:, None], end_positions=ends[:, None])
+    assert torch.equal(column.loss, output.loss)
+    assert model(input_ids=ids[2:], start_positions=starts[2:], end_positions=ends[2:]).loss == 0
+    assert model(input_ids=ids, start_positions=starts).loss is None
+
+
+@by_head
+def test_one_reading_of_the_inputs(auto_class: str, monkeypatch: pytest.MonkeyPatch):
+    """A forward pass checks its inputs, and looks for documents, once."""
+    model, example = build(auto_class)
+    calls = {name: Mock(wraps=vars(backbone)[name]) for name in ("check_inputs", "build_layout")}
+    for name, call in calls.items():
+        monkeypatch.setattr(backbone, name, call)
+    model(**example.arguments(model.config))
+    assert {name: call.call_count for name, call in calls.items()} == {"check_inputs": 1, "build_layout": 1}
+
+
+@by_head
+def test_every_head_goes_on(auto_class: str):
+    """A causal model under any head returns what it has seen, and a second half answers as the whole does."""
+    model, example = build(auto_class, bidirectional=False, pooling="mean")
+    inputs = example.inputs(model.eval().config, 2, 14)
+    first, second = ({name: value[..., half] for name, value in inputs.items()} for half in (slice(7), slice(7, None)))
+    if "pixel_values" in inputs:  # an image goes on below
+        first, second = ({name: value[:, :, row] for name, value in inputs.items()} for row in ([0], [1]))
+    cache = model(**first, use_cache=True).past_key_values
+    answer, expected = logits_of(model(**second, past_key_values=cache)), logits_of(model(**inputs))
+    if "pixel_values" in inputs and expected.dim() == 4:
+        expected = expected[:, :, [1]]
+    elif expected.shape != answer.shape:
+        expected = expected[:, 7:]
+    torch.testing.assert_close(answer, expected, rtol=1e-5, atol=1e-5)
+
+
 def test_pair_features():
     """A pair is classified by [a, b, a - b, a · b] of its pooled documents (official retrieval head)."""
     model = perturbed(DLRForSequencePairClassification(tiny_config(bidirectional=True))).eval()
@@ -279,6 +334,47 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Tensor], list[str]]] = {
         {"pixel_values": torch.zeros(2, 3, 5, 7), "labels": torch.zeros(2, 7, 5, dtype=torch.long)},
         ["[batch, height, width] = [2, 5, 7]", "got [2, 7, 5]", "without interpolation"],
     ),
+    "documents in the row of a choice": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {
+            "input_ids": torch.ones(1, 2, 4, dtype=torch.long),
+            "position_ids": torch.tensor([[[0, 1, 2, 3], [0, 1, 0, 1]]]),
+        },
+        ["pools a row into one vector", "a row of its own"],
+    ),
+    "positions of one choice for all": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 2, 4, dtype=torch.long), "position_ids": torch.arange(4).unsqueeze(0)},
+        ["position_ids", "[batch, sequences, length", "[1, 4]"],
+    ),
+    "positions of other pairs": (
+        "AutoModelForNextSentencePrediction",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 2, 4, dtype=torch.long), "position_ids": torch.zeros(2, 2, 4, dtype=torch.long)},
+        ["agree", "[1, 2, 4]", "[2, 2, 4]"],
+    ),
+    "answers of other questions": (
+        "AutoModelForQuestionAnswering",
+        {"vocab_size": 5},
+        {
+            "input_ids": torch.ones(2, 4, dtype=torch.long),
+            "start_positions": torch.tensor([1, 1, 1]),
+            "end_positions": torch.tensor([1, 2, 3]),
+        },
+        ["the shape [2]", "got [3]"],
+    ),
+    "beginnings without an end": (
+        "AutoModelForQuestionAnswering",
+        {"vocab_size": 5},
+        {
+            "input_ids": torch.ones(2, 4, dtype=torch.long),
+            "start_positions": torch.tensor([1, 1]),
+            "end_positions": torch.tensor([1]),
+        },
+        ["one shape", "[2] and [1]"],
+    ),
     "flat labels of an image": (
         "AutoModelForSemanticSegmentation",
         {"input_size": 3},
@@ -345,15 +441,13 @@ def test_wrong_labels_move_nothing(head: str, labels: dict[str, Tensor]):
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_cache_of_steps_that_were_not_pooled(pooling: str):
-    """A pooling head refuses a cache that its backbone, or a deeper model, was given steps with, and leaves it be."""
+    """A pooling head refuses a cache that its backbone was given steps with, and leaves it be."""
     model = DLRForSequenceClassification(tiny_config(pooling=pooling))
     ids = torch.randint(1, 11, (2, 7))
-    deeper = DLRModel(tiny_config(num_hidden_layers=3))
     mixed = model(input_ids=ids, use_cache=True).past_key_values
     model.model(input_ids=ids, past_key_values=mixed)
     for seen, pooled, cache in (
         (7, 0, model.model(input_ids=ids, use_cache=True).past_key_values),
-        (7, 0, deeper(input_ids=ids, use_cache=True).past_key_values),
         (14, 7, mixed),
     ):
         layers = list(cache.layers)
