@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple
@@ -15,6 +16,10 @@ from .modeling_dlr import DOCUMENTS_ARGS, DLRModel, DLRPreTrainedModel
 from .outputs_dlr import MaskedLMOutputWithPast
 
 logger = logging.get_logger(__name__)
+
+# By this name the Trainer knows that labels are of the next token when it smooths them, and `transformers serve` that
+# this model generates; registering an Auto class does not enter it.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["dlr"] = "DLRForCausalLM"
 
 TOKENS_ARGS = r"""
     labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
 from .cache_dlr import check_cache, state_layer
@@ -138,7 +138,7 @@ class AttentionMixer(Mixer):
         self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
     ) -> Tensor:
         """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
-        y = self.attention(hidden_states, layout, past_key_values)
+        y, _ = self.attention(hidden_states, layout, past_key_values)
         return self.project(hidden_states + self.dropout(self.act(y)))
 
 
@@ -190,7 +190,7 @@ class DLRPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
-    _can_record_outputs = {"hidden_states": DLRBlock}
+    _can_record_outputs = {"hidden_states": DLRBlock, "attentions": OutputRecorder(DLRAttention, index=1)}
     _skip_keys_device_placement = ["past_key_values"]
     _is_stateful = True
 
@@ -378,6 +378,8 @@ class DLRModel(DLRPreTrainedModel):
                 use_cache,
                 cu_seq_lens_q,
             )
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            self._check_weights(reading.layout)
         if past_key_values is None and reading.streams:
             past_key_values = DynamicCache(config=self.config)
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
@@ -385,6 +387,18 @@ class DLRModel(DLRPreTrainedModel):
             hidden_states = layer(hidden_states, reading.layout, past_key_values=past_key_values)
         hidden_states = normalise(self.norm, hidden_states, reading.layout.here)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+
+    def _check_weights(self, layout: Layout) -> None:
+        """Refuse to record weights of attention that nothing computes."""
+        if self.attends and self.config._attn_implementation != "eager":
+            raise ValueError(
+                f"output_attentions=True needs attention that holds its weights, but attn_implementation is "
+                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager')."
+            )
+        if self.attends and layout.documents is not None:
+            raise ValueError(
+                "output_attentions=True needs one document per row, but several share one: pass each by itself."
+            )
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None) -> Tensor:
         if inputs_embeds is not None:

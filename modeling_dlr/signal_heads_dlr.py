@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
@@ -10,6 +11,9 @@ from .configuration_dlr import DLRConfig
 from .heads_dlr import DLRForSequenceClassification, DLRForTokenClassification
 from .modeling_dlr import DLRPreTrainedModel
 from .outputs_dlr import ImageClassifierOutputWithPast, SemanticSegmenterOutputWithPast
+
+# The pipeline of segmentation knows models by their names; registering an Auto class does not enter it.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["dlr"] = "DLRForSemanticSegmentation"
 
 
 class DLRSignalHead(DLRPreTrainedModel):
