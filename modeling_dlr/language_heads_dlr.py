@@ -11,7 +11,9 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple
 
+from .checks_dlr import check_tokens_to_predict
 from .configuration_dlr import DLRConfig
+from .losses_dlr import next_token_loss, token_loss
 from .modeling_dlr import DOCUMENTS_ARGS, DLRModel, DLRPreTrainedModel
 from .outputs_dlr import MaskedLMOutputWithPast
 
@@ -59,17 +61,20 @@ class DLRLanguageHead(DLRPreTrainedModel):
         cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Any:
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            cu_seq_lens_q=cu_seq_lens_q,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+            "cu_seq_lens_q": cu_seq_lens_q,
+        }
+        reading = self.model.read(**inputs)
+        if labels is not None:
+            all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+            check_tokens_to_predict(labels, reading.batch_size, reading.length, self.lm_head.out_features, all_logits)
+        outputs = self.model(**inputs, reading=reading, return_dict=True, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
@@ -95,6 +100,7 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
                 "DLRForMaskedLM, or train with bidirectional=False."
             )
         super().__init__(config)
+        self.loss_function = next_token_loss
         # Generation carries a state wherever there is one, whatever config.use_cache says of other forward passes.
         self.generation_config.use_cache = self.model.no_cache_because is None
 
@@ -145,6 +151,7 @@ class DLRForMaskedLM(DLRLanguageHead):
 
     def __init__(self, config: DLRConfig):
         super().__init__(config)
+        self.loss_function = token_loss
         if not config.bidirectional:
             logger.warning_once(
                 "DLRForMaskedLM sees only what is left of a hidden token, because bidirectional=False: set "

@@ -58,6 +58,8 @@ def loss_by_problem_type(
 def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """The mean over labels that are not -100, as `loss_by_problem_type` has it: [..., classes] and [...] integers.
 
+    It is 0, not NaN, where every label is ignored: of a short text that was masked nowhere, or of one token alone.
+
     Raises:
         ValueError: for a label that is no class.
     """
@@ -113,6 +115,18 @@ def span_loss(*, logits: Tensor, labels: Tensor, **_) -> Tensor:
 
 def _at_least_one(count: Tensor | int) -> Tensor:
     return torch.as_tensor(count).clamp(min=1)
+
+
+def token_loss(*, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **_) -> Tensor:
+    """The mean cross-entropy of the tokens at their own steps: [B, L, vocab_size] and [B, L]; see `cross_entropy`."""
+    return cross_entropy(logits, labels, num_items_in_batch)
+
+
+def next_token_loss(*, logits: Tensor, labels: Tensor, shift_labels: Tensor | None = None, **kwargs) -> Tensor:
+    """The same of each step's next token; ``shift_labels`` are labels that have been shifted already."""
+    if shift_labels is None:
+        shift_labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORED_CLASS)
+    return token_loss(logits=logits, labels=shift_labels, **kwargs)
 
 
 def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType | None) -> tuple[Tensor, ProblemType]:

@@ -393,7 +393,8 @@ class DLRModel(DLRPreTrainedModel):
         if self.attends and self.config._attn_implementation != "eager":
             raise ValueError(
                 f"output_attentions=True needs attention that holds its weights, but attn_implementation is "
-                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager')."
+                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager'), or "
+                "leave output_attentions False."
             )
         if self.attends and layout.documents is not None:
             raise ValueError(

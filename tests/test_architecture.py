@@ -37,7 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "streaming_dlr": {"torch", ".convolution_dlr", ".layout_dlr", ".ops_dlr"},
     "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
     "heads_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE} - {".auto_dlr"},
-    "language_heads_dlr": {"torch", "transformers", ".configuration_dlr", ".modeling_dlr", ".outputs_dlr"},
+    "language_heads_dlr": {
+        "torch",
+        "transformers",
+        ".checks_dlr",
+        ".configuration_dlr",
+        ".losses_dlr",
+        ".modeling_dlr",
+        ".outputs_dlr",
+    },
     "signal_heads_dlr": {
         "torch",
         "transformers",
