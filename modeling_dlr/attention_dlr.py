@@ -105,6 +105,28 @@ def visible(queries: Tensor, keys: Tensor, causal: bool, window: int | None = No
     return reads | (queries < 0)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
+    """Softmax attention that shows its weights, which `scaled_dot_product_attention` never holds as a whole.
+
+    Args:
+        q: [B, heads, L, head_size], scaled.
+        k: [B, heads, K, head_size].
+        v: likewise.
+        reads: [B or 1, 1, L, K], True where a query reads a key; None is all of L = K steps.
+        causal: without ``reads``, read no later step.
+
+    Returns:
+        What was read, [B, heads, L, head_size], and the weights, [B, heads, L, K].
+    """
+    scores = at_least_float32(q @ k.transpose(-1, -2))
+    if reads is None and causal:
+        reads = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+    if reads is not None:
+        scores = scores.masked_fill(~reads, -torch.inf)
+    weights = scores.softmax(-1).to(v.dtype)
+    return weights @ v, weights
+
+
 class Stretches(NamedTuple):
     """Overlapping stretches of a sequence, ``width`` blocks of ``size`` steps each, every one a block after the other.
 
@@ -136,7 +158,8 @@ class DLRAttention(nn.Module):
     """Multi-head softmax attention with rotary positions (arXiv 2104.09864) and a learned scale of the queries.
 
     Positions count the steps that are not padding. Local attention reads the chunk of ``attention_window`` steps that a
-    step is in, the one before it and, in both directions, the one after it, in O(L · window) time and memory.
+    step is in, the one before it and, in both directions, the one after it, in O(L · window) time and memory. With
+    ``attn_implementation="eager"`` the weights are at hand, of which there are O(L²) in local attention, too.
 
     Args:
         config: of the model. With ``attention_ff_ratio`` e > 0 comes o + FF(o), twice, after the output projection,
@@ -149,7 +172,7 @@ class DLRAttention(nn.Module):
         H, inner = config.hidden_size, config.hidden_size * config.attention_ff_ratio
         # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled them
         kind, self.theta = config.layer_types[layer_idx], config.rope_parameters["rope_theta"]
-        self.layer_idx = layer_idx
+        self.config, self.layer_idx = config, layer_idx
         self.causal = not config.bidirectional
         self.local, self.window = kind == "local_attention", config.attention_window
         self.head_size = H // config.num_attention_heads
@@ -160,8 +183,18 @@ class DLRAttention(nn.Module):
             for _ in range(2 if inner else 0)
         )
 
-    def forward(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+    @property
+    def shows_weights(self) -> bool:
+        """Whether this attention computes its weights where transformers can record them."""
+        return self.config._attn_implementation == "eager"
+
+    def forward(
+        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """[B, L, H] to [B, L, H]; at padding, numbers that mean nothing.
+
+        The second answer are the weights, if there are any: [B, heads, L, K] over the keys kept in the cache and those
+        of these steps.
 
         Raises:
             ValueError: for a cache while exporting, which would fix the number of steps that it has seen.
@@ -172,20 +205,25 @@ class DLRAttention(nn.Module):
                 "one, or a model whose layer_types are all 'dlr', which have a state of constant size."
             )
         if layout.documents is not None:
-            return apart(hidden_states, layout.documents, self._attend)
+            return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
         return self._attend(hidden_states, layout, past_key_values)
 
-    def _attend(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None) -> Tensor:
+    def _attend(
+        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if layout.here is not None:
             hidden_states = hidden_states.masked_fill(~layout.here.unsqueeze(-1), 0)
-        attend = self._attend_locally if self.local else self._attend_fully
-        o = self.o_proj(attend(hidden_states, layout, past_key_values).transpose(1, 2).flatten(2))
+        attend_by_kind = self._attend_locally if self.local else self._attend_fully
+        y, weights = attend_by_kind(hidden_states, layout, past_key_values)
+        o = self.o_proj(y.transpose(1, 2).flatten(2))
         for feed_forward in self.feed_forwards:
             o = o + feed_forward(o)
-        return o
+        return o, weights
 
-    def _attend_fully(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None) -> Tensor:
-        """[B, L, H] to [B, heads, L, head_size]."""
+    def _attend_fully(
+        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, H] to [B, heads, L, head_size] and weights."""
         length = hidden_states.shape[1]
         positions = layout.positions(length, hidden_states.device)
         if layout.mask is not None:
@@ -197,20 +235,25 @@ class DLRAttention(nn.Module):
             return self._softmax(q, k, v)
         return self._softmax(q, k, v, visible(positions[:, layout.past :], positions, self.causal))
 
-    def _attend_locally(self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None) -> Tensor:
-        """[B, L, H] to [B, heads, L, head_size]."""
+    def _attend_locally(
+        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, H] to [B, heads, L, head_size] and weights."""
         if layout.mask is None:
             return self._attend_chunks(hidden_states, layout.past, None, past_key_values)
         # Chunks begin at the first step that counts: bring such steps to the front, and take them back afterwards.
         past, here = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
         order = sort_steps(here)
         packed = take_steps(hidden_states, order.steps)
-        y = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), past_key_values)
-        return take_steps(y, order.places, dim=2)
+        y, weights = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), past_key_values)
+        if weights is not None:
+            kept, new = weights.tensor_split([weights.shape[3] - here.shape[1]], dim=3)
+            weights = take_steps(torch.cat([kept, take_steps(new, order.places, dim=3)], dim=3), order.places, dim=2)
+        return take_steps(y, order.places, dim=2), weights
 
     def _attend_chunks(
         self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, past_key_values: Cache | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
         """As above, for rows of which ``past`` steps [B, 1] came before, and only the first ``counts`` [B, 1] count."""
         length, window = hidden_states.shape[1], self.window
         steps = torch.arange(length, device=hidden_states.device).unsqueeze(0)
@@ -220,10 +263,11 @@ class DLRAttention(nn.Module):
             k, v = past_key_values.update(k, v, self.layer_idx, window=window, counts=counts)
         kept = k.shape[2] - length
         keys_at = torch.cat([past + torch.arange(-kept, 0, device=k.device).unsqueeze(0), queries_at], dim=1)
-        if isinstance(length, int) and length <= window:  # one that torch.export leaves open is no int
-            within_chunk = counts is None and kept == 0
-            return self._softmax(q, k, v, None if within_chunk else visible(queries_at, keys_at, self.causal, window))
-        return self._softmax_of_blocks(q, k, v, queries_at, keys_at)
+        within_chunk = isinstance(length, int) and length <= window  # one that torch.export leaves open is no int
+        if within_chunk or self.shows_weights:
+            reads_all = within_chunk and counts is None and kept == 0
+            return self._softmax(q, k, v, None if reads_all else visible(queries_at, keys_at, self.causal, window))
+        return self._softmax_of_blocks(q, k, v, queries_at, keys_at), None
 
     def _softmax_of_blocks(self, q: Tensor, k: Tensor, v: Tensor, queries_at: Tensor, keys_at: Tensor) -> Tensor:
         """Blocks of queries as long as a chunk, each with the blocks around it.
@@ -238,13 +282,15 @@ class DLRAttention(nn.Module):
         reads = visible(own.of_positions(queries_at), around.of_positions(keys_at), self.causal, size)
         blocks = [places.of(x).transpose(1, 2) for x, places in ((q, own), (k, around), (v, around))]
         q, k, v, reads = (x.flatten(0, 1) for x in (*blocks, reads.expand(B, -1, -1, -1)))
-        y = self._softmax(q, k, v, reads).unflatten(0, blocks[0].shape[:2])
-        return y.transpose(1, 2).flatten(2, 3)[:, :, :length]
+        y, _ = self._softmax(q, k, v, reads)
+        return y.unflatten(0, blocks[0].shape[:2]).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
-    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None = None) -> Tensor:
+    def _softmax(self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """[B, heads, L, head_size]; ``reads`` [B or 1, L, K] is True where a key is read, None is one whole window."""
         mask, causal = (None, self.causal) if reads is None else (reads.unsqueeze(1), False)
-        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0)
+        if self.shows_weights:
+            return attend(q, k, v, mask, causal)
+        return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0), None
 
     def _project(self, hidden_states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned and scaled queries, turned keys, and values, each [B, heads, L, head_size]."""

@@ -89,8 +89,14 @@ def check_no_empty_row(mask: Tensor | None) -> None:
         )
 
 
-def check_class_labels(labels: Tensor, num_labels: int, ignore_index: int = -100) -> None:
-    """Refuse class labels outside 0 … num_labels-1 (``ignore_index`` apart).
+def check_class_labels(
+    labels: Tensor,
+    num_labels: int,
+    ignore_index: int = -100,
+    size: str = "num_labels",
+    cure: str = "set num_labels, or id2label, to the number of classes",
+) -> None:
+    """Refuse class labels outside 0 … num_labels-1 (``ignore_index`` apart); the message calls that ``size``.
 
     Raises:
         ValueError: naming the label.
@@ -100,9 +106,23 @@ def check_class_labels(labels: Tensor, num_labels: int, ignore_index: int = -100
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
     if len(wrong):
         raise ValueError(
-            f"Labels must lie in 0 … num_labels-1 = {num_labels - 1} (or be {ignore_index} to be ignored), got "
-            f"{int(wrong[0])}: set num_labels, or id2label, to the number of classes."
+            f"Labels must lie in 0 … {size}-1 = {num_labels - 1} (or be {ignore_index} to be ignored), got "
+            f"{int(wrong[0])}: {cure}."
         )
+
+
+def check_tokens_to_predict(labels: Tensor, batch_size: int, length: int, vocab_size: int, all_logits: bool) -> None:
+    """Refuse labels that are not one token, or -100, per step of inputs whose logits are all computed.
+
+    Raises:
+        ValueError: naming the shape or the token.
+    """
+    expected = [batch_size, length]
+    _check_shape("labels", labels, f"[batch, length] = {expected} of the input", list(labels.shape) == expected)
+    if not all_logits:
+        raise ValueError("labels need the logits of every step: leave logits_to_keep at 0, or the labels out.")
+    cure = "tokenize labels with the model's own tokenizer, and pad them by -100"
+    check_class_labels(labels, vocab_size, size="vocab_size", cure=cure)
 
 
 def _check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:

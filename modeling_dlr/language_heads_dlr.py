@@ -1,27 +1,32 @@
 """Language models: the next token (causal) and the hidden token (masked)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, GenerationConfig, GenerationMixin
-from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple
 
+from .checks_dlr import check_tokens_to_predict
 from .configuration_dlr import DLRConfig
-from .modeling_dlr import DLRModel, DLRPreTrainedModel
+from .losses_dlr import next_token_loss, token_loss
+from .modeling_dlr import DOCUMENTS_ARGS, DLRModel, DLRPreTrainedModel
+from .outputs_dlr import MaskedLMOutputWithPast
 
 logger = logging.get_logger(__name__)
 
+# By this name the Trainer knows that labels are of the next token when it smooths them, and `transformers serve` that
+# this model generates; registering an Auto class does not enter it.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["dlr"] = "DLRForCausalLM"
 
-@dataclass
-class MaskedLMOutputWithPast(MaskedLMOutput):
-    """transformers' `MaskedLMOutput`, and the cache to go on from."""
-
-    past_key_values: Cache | None = None
+TOKENS_ARGS = r"""
+    labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+        Tokens to predict at each step (a causal model shifts them by itself); -100 is ignored.
+"""
 
 
 class DLRLanguageHead(DLRPreTrainedModel):
@@ -42,7 +47,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
         self.post_init()
 
     @can_return_tuple
-    @auto_docstring
+    @auto_docstring(custom_args=DOCUMENTS_ARGS + TOKENS_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -56,32 +61,31 @@ class DLRLanguageHead(DLRPreTrainedModel):
         cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Any:
-        r"""
-        position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Only read for where they restart: several documents in a row, each computed as if it were alone.
-        labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Tokens to predict at each step (a causal model shifts them by itself); -100 is ignored.
-        cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
-            Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            cu_seq_lens_q=cu_seq_lens_q,
-            return_dict=True,
-            **kwargs,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "inputs_embeds": inputs_embeds,
+            "use_cache": use_cache,
+            "cu_seq_lens_q": cu_seq_lens_q,
+        }
+        reading = self.model.read(**inputs)
+        if labels is not None:
+            all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+            check_tokens_to_predict(labels, reading.batch_size, reading.length, self.lm_head.out_features, all_logits)
+        outputs = self.model(**inputs, reading=reading, return_dict=True, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return self.output_class(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 
@@ -96,6 +100,7 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
                 "DLRForMaskedLM, or train with bidirectional=False."
             )
         super().__init__(config)
+        self.loss_function = next_token_loss
         # Generation carries a state wherever there is one, whatever config.use_cache says of other forward passes.
         self.generation_config.use_cache = self.model.no_cache_because is None
 
@@ -146,6 +151,7 @@ class DLRForMaskedLM(DLRLanguageHead):
 
     def __init__(self, config: DLRConfig):
         super().__init__(config)
+        self.loss_function = token_loss
         if not config.bidirectional:
             logger.warning_once(
                 "DLRForMaskedLM sees only what is left of a hidden token, because bidirectional=False: set "

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Documents(NamedTuple):
@@ -89,10 +90,12 @@ def build_layout(
         ValueError: for shapes or boundaries that do not fit.
     """
     mask = None if attention_mask is None else _checked_mask(attention_mask, batch_size, length, past, attends)
+    if mask is not None and cu_seq_lens is not None:
+        mask = functional.pad(mask[:, :past], (0, length), value=True) if attends and past else None
     here = None if mask is None else mask[:, -length:]
     documents = find_documents(batch_size, length, here, position_ids, cu_seq_lens)
     if documents is not None:
-        return Layout(0, here if cu_seq_lens is None else None, documents)
+        return Layout(0, here, documents)
     order = None if here is None or _together(here) else sort_steps(~here)
     return Layout(past, mask, order=order) if attends else Layout(0, here, order=order)
 
@@ -128,7 +131,7 @@ def find_documents(
             ~starts.any(), "position_ids restart: a compiled model is told of documents by cu_seq_lens_q"
         )
         return None
-    return split_documents(starts, mask)
+    return None if length == 1 else split_documents(starts, mask)
 
 
 def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor | None:
@@ -207,7 +210,7 @@ def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         shared = (breaks & mask[:, 1:] & mask[:, :-1]).any(dim=1, keepdim=True)
         breaks = shared & (breaks | (mask[:, 1:] != mask[:, :-1]))
-    return torch.nn.functional.pad(breaks, (1, 0))
+    return functional.pad(breaks, (1, 0))
 
 
 def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:

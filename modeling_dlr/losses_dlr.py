@@ -58,6 +58,8 @@ def loss_by_problem_type(
 def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """The mean over labels that are not -100, as `loss_by_problem_type` has it: [..., classes] and [...] integers.
 
+    It is 0, not NaN, where every label is ignored: of a short text that was masked nowhere, or of one token alone.
+
     Raises:
         ValueError: for a label that is no class.
     """
@@ -68,8 +70,63 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
     return total / _at_least_one((labels != IGNORED_CLASS).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
+def spans(starts: Tensor | None, ends: Tensor | None) -> Tensor | None:
+    """First and last steps, [B] each, as labels [B, 2]; None unless both are given.
+
+    Raises:
+        ValueError: for shapes that differ.
+    """
+    if starts is None or ends is None:
+        return None
+    if starts.shape != ends.shape:
+        raise ValueError(
+            f"start_positions and end_positions must have one shape, got {list(starts.shape)} and {list(ends.shape)}."
+        )
+    return torch.stack([starts.flatten(), ends.flatten()], dim=1)
+
+
+def check_spans(labels: Tensor, batch_size: int) -> None:
+    """Refuse labels of spans that are not those of a batch.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if list(labels.shape) != [batch_size, 2]:
+        raise ValueError(
+            f"start_positions and end_positions must have the shape {[batch_size]}, one per sequence, got "
+            f"{[len(labels)]}."
+        )
+
+
+def span_loss(*, logits: Tensor, labels: Tensor, **_) -> Tensor:
+    """The mean cross-entropy of first and of last steps.
+
+    Args:
+        logits: [B, L, 2].
+        labels: [B, 2] integers; one outside the sequence, as of an answer that was cut off, is ignored.
+
+    Returns:
+        A scalar; 0 when every label is ignored.
+    """
+    within = (labels >= 0) & (labels < logits.shape[1])
+    labels = labels.masked_fill(~within, IGNORED_CLASS)
+    return (cross_entropy(logits[..., 0], labels[:, 0]) + cross_entropy(logits[..., 1], labels[:, 1])) / 2
+
+
 def _at_least_one(count: Tensor | int) -> Tensor:
     return torch.as_tensor(count).clamp(min=1)
+
+
+def token_loss(*, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **_) -> Tensor:
+    """The mean cross-entropy of the tokens at their own steps: [B, L, vocab_size] and [B, L]; see `cross_entropy`."""
+    return cross_entropy(logits, labels, num_items_in_batch)
+
+
+def next_token_loss(*, logits: Tensor, labels: Tensor, shift_labels: Tensor | None = None, **kwargs) -> Tensor:
+    """The same of each step's next token; ``shift_labels`` are labels that have been shifted already."""
+    if shift_labels is None:
+        shift_labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORED_CLASS)
+    return token_loss(logits=logits, labels=shift_labels, **kwargs)
 
 
 def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType | None) -> tuple[Tensor, ProblemType]:

@@ -1,6 +1,7 @@
 """The DLR model: mixers, block and backbone, by the conventions of transformers."""
 
 import os
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
 from .cache_dlr import check_cache, state_layer
@@ -163,7 +164,7 @@ class AttentionMixer(Mixer):
         self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
     ) -> Tensor:
         """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
-        y = self.attention(hidden_states, layout, past_key_values)
+        y, _ = self.attention(hidden_states, layout, past_key_values)
         return self.project(hidden_states + self.dropout(self.act(y)))
 
 
@@ -215,7 +216,7 @@ class DLRPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
-    _can_record_outputs = {"hidden_states": DLRBlock}
+    _can_record_outputs = {"hidden_states": DLRBlock, "attentions": OutputRecorder(DLRAttention, index=1)}
     _skip_keys_device_placement = ["past_key_values"]
     _is_stateful = True
 
@@ -267,6 +268,39 @@ def _last_name(module: str) -> str:
     return module.rsplit(".", 1)[-1]
 
 
+# What forwards read, each described once: `auto_docstring` takes it from here or from a docstring, not from both.
+VALUES_ARGS = r"""
+    input_values (`torch.FloatTensor` of shape `(batch_size, sequence_length, input_size)`, *optional*):
+        Real-valued input of a model with `input_size`; `(batch_size, sequence_length)` when `input_size` is 1.
+"""
+DOCUMENTS_ARGS = r"""
+    position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+        Only read for where they restart: several documents in a row, each computed as if it were alone.
+    cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
+        Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
+"""
+READING_ARGS = r"""
+    reading (`Reading`, *optional*):
+        What `read` says of these inputs, from a head that has already looked at it.
+"""
+
+
+class Reading(NamedTuple):
+    """How a model reads its inputs, once they have been found to fit.
+
+    Attributes:
+        batch_size: B.
+        length: L.
+        layout: where the steps stand.
+        streams: whether a state goes on from here, so that later steps may follow.
+    """
+
+    batch_size: int
+    length: int
+    layout: Layout
+    streams: bool
+
+
 @auto_docstring
 class DLRModel(DLRPreTrainedModel):
     def __init__(self, config: DLRConfig):
@@ -291,9 +325,61 @@ class DLRModel(DLRPreTrainedModel):
         reasons = [module.no_recurrence_because for module in self.modules() if isinstance(module, Kernel)]
         return next((reason for reason in reasons if reason is not None), None)
 
+    def read(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        input_values: Tensor | None = None,
+        use_cache: bool | None = None,
+        cu_seq_lens_q: Tensor | None = None,
+    ) -> Reading:
+        """Refuse, before any work, what this model cannot compute; how it reads what it can. See `forward`.
+
+        Raises:
+            ValueError: for inputs, a cache, or boundaries of documents that do not fit the model or each other.
+            IndexError: for a token outside the vocabulary.
+        """
+        sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
+        batch_size, length = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
+        if input_ids is not None and input_ids.device.type != "meta":
+            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+        streams = self._streams(past_key_values, use_cache, batch_size)
+        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        layout = build_layout(batch_size, length, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
+        if layout.documents is not None and streams:
+            raise ValueError(
+                "A row of several documents has no single state to go on from: pass use_cache=False and no "
+                "past_key_values, or one document per row."
+            )
+        return Reading(batch_size, length, layout, streams)
+
+    def _streams(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> bool:
+        """Whether a state goes on from here: a cache that is handed in, or one that is asked for and can be."""
+        if cache is None and not (self.config.use_cache if use_cache is None else use_cache):
+            return False
+        if self.no_cache_because is not None:
+            raise ValueError(
+                f"This model cannot be used with a cache: {self.no_cache_because}. Pass use_cache=False, which "
+                "computes every step anew."
+            )
+        if self.gradient_checkpointing and self.training:
+            if cache is None:
+                return False
+            raise ValueError(
+                "Gradient checkpointing computes every block twice, and would move the state twice: switch it off "
+                "(model.activation_checkpointing_disable()) to go on from a cache in training."
+            )
+        if cache is not None:
+            H, heads = self.config.hidden_size, self.config.num_attention_heads
+            check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), (heads, H // heads))
+        return True
+
     @merge_with_config_defaults
     @capture_outputs
-    @auto_docstring
+    @auto_docstring(custom_args=VALUES_ARGS + DOCUMENTS_ARGS + READING_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -304,61 +390,49 @@ class DLRModel(DLRPreTrainedModel):
         input_values: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         cu_seq_lens_q: torch.LongTensor | None = None,
+        reading: Reading | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        r"""
-        position_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
-            Only read for where they restart: several documents in a row, each computed as if it were alone.
-        input_values (`torch.FloatTensor` of shape `(batch_size, sequence_length, input_size)`, *optional*):
-            Real-valued input of a model with `input_size`; `(batch_size, sequence_length)` when `input_size` is 1.
-        cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
-            Where the documents of a single row begin, and its end: 0, l₁, l₁ + l₂, …; wins over `attention_mask`.
-        """
-        sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
-        batch_size, length = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
-        if input_ids is not None and input_ids.device.type != "meta":
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        past_key_values = self._cache(past_key_values, use_cache, batch_size)
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        layout = build_layout(batch_size, length, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
-        if layout.documents is not None and past_key_values is not None:
-            raise ValueError(
-                "A row of several documents has no single state to go on from: pass use_cache=False and no "
-                "past_key_values, or one document per row."
+        if reading is None:
+            reading = self.read(
+                input_ids,
+                attention_mask,
+                position_ids,
+                past_key_values,
+                inputs_embeds,
+                input_values,
+                use_cache,
+                cu_seq_lens_q,
             )
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            self._check_weights(reading.layout)
+        if past_key_values is None and reading.streams:
+            past_key_values = DynamicCache(config=self.config)
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, layout, past_key_values=past_key_values)
-        hidden_states = normalise(self.norm, hidden_states, layout.here)
+            hidden_states = layer(hidden_states, reading.layout, past_key_values=past_key_values)
+        hidden_states = normalise(self.norm, hidden_states, reading.layout.here)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
 
-    def _cache(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> Cache | None:
-        if cache is None and not use_cache:
-            return None
-        if self.no_cache_because is not None:
+    def _check_weights(self, layout: Layout) -> None:
+        """Refuse to record weights of attention that nothing computes."""
+        if self.attends and self.config._attn_implementation != "eager":
             raise ValueError(
-                f"This model cannot be used with a cache: {self.no_cache_because}. Pass use_cache=False, which "
-                "computes every step anew."
+                f"output_attentions=True needs attention that holds its weights, but attn_implementation is "
+                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager'), or "
+                "leave output_attentions False."
             )
-        if self.gradient_checkpointing and self.training:
-            if cache is None:
-                return None
+        if self.attends and layout.documents is not None:
             raise ValueError(
-                "Gradient checkpointing computes every block twice, and would move the state twice: switch it off "
-                "(model.activation_checkpointing_disable()) to go on from a cache in training."
+                "output_attentions=True needs one document per row, but several share one: pass each by itself."
             )
-        if cache is None:
-            return DynamicCache(config=self.config)
-        H, heads = self.config.hidden_size, self.config.num_attention_heads
-        check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), (heads, H // heads))
-        return cache
 
     def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None) -> Tensor:
         if inputs_embeds is not None:
             return inputs_embeds
         if input_ids is not None:
             return self.embed_tokens(input_ids)
-        assert input_values is not None  # noqa: S101 - check_inputs has seen to it; this tells the type checker
+        assert input_values is not None  # noqa: S101 - `read` has seen to it; this tells the type checker
         values = input_values.unsqueeze(-1) if input_values.dim() == 2 else input_values
         return self.input_projection(values.to(self.dtype))
 

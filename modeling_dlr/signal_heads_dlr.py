@@ -2,51 +2,50 @@
 
 import torch
 from torch import Tensor
-from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_dlr import DLRConfig
 from .heads_dlr import DLRForSequenceClassification, DLRForTokenClassification
+from .modeling_dlr import DLRPreTrainedModel
+from .outputs_dlr import ImageClassifierOutputWithPast, SemanticSegmenterOutputWithPast
+
+# The pipeline of segmentation knows models by their names; registering an Auto class does not enter it.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["dlr"] = "DLRForSemanticSegmentation"
 
 
-def _check_real_valued(head: str, config: DLRConfig) -> None:
-    if config.input_size is None:
-        raise ValueError(
-            f"{head} reads real values, but vocab_size={config.vocab_size} says the input is tokens: set input_size."
-        )
+class DLRSignalHead(DLRPreTrainedModel):
+    """What makes another head one that reads values, under the name that its class gives them."""
+
+    main_input_name = "input_values"
+
+    def __init__(self, config: DLRConfig):
+        if config.input_size is None:
+            raise ValueError(
+                f"{type(self).__name__} reads real values, but vocab_size={config.vocab_size} says the input is "
+                "tokens: set input_size."
+            )
+        super().__init__(config)
+        self.main_input_name = type(self).main_input_name
 
 
 @auto_docstring(custom_intro="DLR with a classification head over a recording, [B, L] samples in `input_values`.")
-class DLRForAudioClassification(DLRForSequenceClassification):
-    main_input_name = "input_values"
+class DLRForAudioClassification(DLRSignalHead, DLRForSequenceClassification):
     input_modalities = "audio"
-
-    def __init__(self, config: DLRConfig):
-        _check_real_valued(type(self).__name__, config)
-        super().__init__(config)
 
 
 @auto_docstring(custom_intro="DLR with a classification head at every sample of a recording.")
-class DLRForAudioFrameClassification(DLRForTokenClassification):
-    main_input_name = "input_values"
+class DLRForAudioFrameClassification(DLRSignalHead, DLRForTokenClassification):
     input_modalities = "audio"
-
-    def __init__(self, config: DLRConfig):
-        _check_real_valued(type(self).__name__, config)
-        super().__init__(config)
 
 
 @auto_docstring(custom_intro="DLR with a classification head over the pixels of an image, row by row.")
-class DLRForImageClassification(DLRForSequenceClassification):
+class DLRForImageClassification(DLRSignalHead, DLRForSequenceClassification):
     main_input_name = "pixel_values"
     input_modalities = "image"
-
-    def __init__(self, config: DLRConfig):
-        _check_real_valued(type(self).__name__, config)
-        super().__init__(config)
-        self.main_input_name = "pixel_values"
+    output_class = ImageClassifierOutputWithPast
 
     @can_return_tuple
     @auto_docstring
@@ -55,7 +54,7 @@ class DLRForImageClassification(DLRForSequenceClassification):
         pixel_values: torch.FloatTensor,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> ImageClassifierOutput:
+    ) -> ImageClassifierOutputWithPast:
         r"""
         pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
             The images; one channel may also be given as RGB, which is read in grey.
@@ -63,19 +62,14 @@ class DLRForImageClassification(DLRForSequenceClassification):
             One label per image, as for sequence classification.
         """
         values = raster(pixel_values, self.config.input_size)
-        outputs = super().forward(input_values=values, labels=labels, return_dict=True, **kwargs)
-        return ImageClassifierOutput(loss=outputs.loss, logits=outputs.logits, hidden_states=outputs.hidden_states)
+        return super().forward(input_values=values, labels=labels, return_dict=True, **kwargs)
 
 
 @auto_docstring(custom_intro="DLR with a classification head at every pixel of an image.")
-class DLRForSemanticSegmentation(DLRForTokenClassification):
+class DLRForSemanticSegmentation(DLRSignalHead, DLRForTokenClassification):
     main_input_name = "pixel_values"
     input_modalities = "image"
-
-    def __init__(self, config: DLRConfig):
-        _check_real_valued(type(self).__name__, config)
-        super().__init__(config)
-        self.main_input_name = "pixel_values"
+    output_class = SemanticSegmenterOutputWithPast
 
     @can_return_tuple
     @auto_docstring
@@ -84,7 +78,7 @@ class DLRForSemanticSegmentation(DLRForTokenClassification):
         pixel_values: torch.FloatTensor,
         labels: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> SemanticSegmenterOutput:
+    ) -> SemanticSegmenterOutputWithPast:
         r"""
         pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
             The images; one channel may also be given as RGB, which is read in grey.
@@ -94,8 +88,8 @@ class DLRForSemanticSegmentation(DLRForTokenClassification):
         values = raster(pixel_values, self.config.input_size)
         flat = None if labels is None else flat_labels(labels, pixel_values)
         outputs = super().forward(input_values=values, labels=flat, return_dict=True, **kwargs)
-        logits = outputs.logits.transpose(1, 2).unflatten(-1, pixel_values.shape[-2:])
-        return SemanticSegmenterOutput(loss=outputs.loss, logits=logits, hidden_states=outputs.hidden_states)
+        outputs.logits = outputs.logits.transpose(1, 2).unflatten(-1, pixel_values.shape[-2:])
+        return outputs
 
 
 def raster(pixel_values: Tensor, channels: int | None) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,20 +82,23 @@ def test_attention_is_the_official_one(case: str, device: torch.device):
     """Output of every case, and its gradients by the input and all parameters."""
     spec, data = CASES[case], tensors("attention")[case]
     config = config_of(**attention_of(spec), hidden_size=spec["d_model"], bidirectional=not spec["causal"])
-    assert_official(loaded(DLRAttention(config, 0), fields(data, "sd.", "attn"), device), data, device)
+    module = loaded(DLRAttention(config, 0), fields(data, "sd.", "attn"), device)
+    assert_official(module, lambda u: module(u, Layout())[0], data, device)
 
 
 @pytest.mark.parametrize("case", BLOCKS)
 def test_mixer_is_the_official_block(case: str, device: torch.device):
     """The same for the block around it, whose skip goes round the attention."""
     data = {name: value.mT if value.dim() == 3 else value for name, value in tensors("attention")[case].items()}
-    mixer = AttentionMixer(official_config(CASES[case]), 0)
-    assert_official(loaded(mixer, fields(data, "sd.", "attn"), device), data, device)
+    mixer = loaded(AttentionMixer(official_config(CASES[case]), 0), fields(data, "sd.", "attn"), device)
+    assert_official(mixer, mixer, data, device)
 
 
-def assert_official(module: Any, data: dict[str, Tensor], device: torch.device) -> None:
+def assert_official(
+    module: Any, answer: Callable[[Tensor], Tensor], data: dict[str, Tensor], device: torch.device
+) -> None:
     u = data["u"].to(device).double().requires_grad_()
-    y = module(u, Layout())
+    y = answer(u)
     assert_close(y, data["y"], "official float32")
     (y * data["G"].to(device)).sum().backward()
     assert_close(u.grad, data["grad_u"], "official float32 gradient")
@@ -109,7 +113,7 @@ def test_attention_is_its_definition(kind: str, bidirectional: bool, length: int
     module, x = attention(kind, device, bidirectional=bidirectional), draw(2, length, device)
     window = WINDOW if kind == "local_attention" else None
     expected = oracle.attention(arrays_of(module), x.cpu().numpy(), HEADS, not bidirectional, window)
-    assert_close(module(x, Layout()), expected, torch.float64)
+    assert_close(module(x, Layout())[0], expected, torch.float64)
     whole = oracle.attention(arrays_of(module), x.cpu().numpy(), HEADS, not bidirectional)
     assert np.allclose(whole, expected, atol=1e-12) == (window is None or length <= WINDOW)
 
@@ -124,7 +128,7 @@ def test_attention_passes_gradcheck(kind: str, bidirectional: bool, device: torc
 
     def at_steps_that_count(x: Tensor, *parameters: Tensor) -> Tensor:
         by_name = dict(zip(dict(module.named_parameters()), parameters, strict=True))
-        return torch.func.functional_call(module, by_name, (x, Layout(mask=mask)))[mask]
+        return torch.func.functional_call(module, by_name, (x, Layout(mask=mask)))[0][mask]
 
     x = draw(2, 8, device).requires_grad_()
     assert torch.autograd.gradcheck(at_steps_that_count, (x, *module.parameters()), fast_mode=True)
@@ -137,7 +141,7 @@ def test_padding_changes_nothing(kind: str, bidirectional: bool, padding: list[l
     """Each row's steps and gradients are those it has alone, whatever stands at padding, and nothing becomes NaN."""
     module, mask = attention(kind, device, bidirectional=bidirectional), mask_of(padding).to(device)
     x = draw(3, STEPS, device).masked_fill(~mask.unsqueeze(-1), torch.nan).requires_grad_()
-    y = module(x, Layout(mask=mask))
+    y = module(x, Layout(mask=mask))[0]
     assert y.isfinite().all()
     G = torch.randn_like(y).masked_fill(~mask.unsqueeze(-1), 0)
     (y * G).sum().backward()
@@ -147,7 +151,7 @@ def test_padding_changes_nothing(kind: str, bidirectional: bool, padding: list[l
     module.zero_grad()
     for row, g, steps, y_row, x_grad in zip(x.detach(), G, mask, y, x.grad, strict=True):
         alone = row[steps].unsqueeze(0).requires_grad_()
-        y_alone = module(alone, Layout())
+        y_alone = module(alone, Layout())[0]
         (y_alone * g[steps]).sum().backward()
         assert_close(y_row[steps], y_alone[0], torch.float64)
         assert_close(x_grad[steps], alone.grad[0], torch.float64)
@@ -162,10 +166,10 @@ def test_documents_are_attended_apart(kind: str, bidirectional: bool, device: to
     module, x = attention(kind, device, bidirectional=bidirectional), draw(2, STEPS, device)
     starts = torch.zeros(2, STEPS, dtype=torch.bool, device=device)
     starts[0, [1, 4, 30]] = True
-    y = module(x, Layout(documents=split_documents(starts)))
+    y = module(x, Layout(documents=split_documents(starts)))[0]
     for row, bounds in ((0, [0, 1, 4, 30, 40]), (1, [0, 40])):
         for start, stop in itertools.pairwise(bounds):
-            alone = module(x[row : row + 1, start:stop], Layout())
+            alone = module(x[row : row + 1, start:stop], Layout())[0]
             assert_close(y[row : row + 1, start:stop], alone, torch.float64)
 
 
@@ -181,7 +185,7 @@ def through_cache(module: DLRAttention, x: Tensor, mask: Tensor | None, split: l
         assert cache.get_seq_length() == past
         stop = past + length
         layout = Layout(past, None if mask is None else mask[:, :stop])
-        outputs.append(module(x[:, past:stop], layout, cache))
+        outputs.append(module(x[:, past:stop], layout, cache)[0])
         past = stop
     return torch.cat(outputs, dim=1)
 
@@ -197,7 +201,7 @@ def test_pieces_are_the_whole(
     """A sequence piece by piece through a cache is the sequence at once, from any split, with any padding."""
     module, x = attention(kind, device), draw(3, STEPS, device)
     mask = None if padding is None else mask_of(padding).to(device)
-    whole, pieces = module(x, Layout(mask=mask)), through_cache(module, x, mask, split, cache_of(kind, static))
+    whole, pieces = module(x, Layout(mask=mask))[0], through_cache(module, x, mask, split, cache_of(kind, static))
     counts = torch.ones(3, STEPS, dtype=torch.bool, device=device) if mask is None else mask
     assert_close(pieces[counts], whole[counts], torch.float64)
 
@@ -206,7 +210,7 @@ def test_pieces_are_the_whole(
 def test_gradients_pass_through_a_cache(kind: str, device: torch.device):
     """A loss of the last piece reaches the first as if there were no cache."""
     module, x = attention(kind, device), draw(2, STEPS, device).requires_grad_()
-    (whole,) = torch.autograd.grad(module(x, Layout())[:, -3:].square().sum(), x)
+    (whole,) = torch.autograd.grad(module(x, Layout())[0][:, -3:].square().sum(), x)
     (pieces,) = torch.autograd.grad(
         through_cache(module, x, None, [20, 17, 3], cache_of(kind, static=False))[:, -3:].square().sum(), x
     )
@@ -220,13 +224,13 @@ def test_cache_follows_its_rows(kind: str, device: torch.device):
     module, x, cache = attention(kind, device), draw(3, STEPS, device), cache_of(kind, static=False)
     mask = mask_of([[], [*range(11)], [*range(30)]]).to(device)
     through_cache(module, x[:, :35], mask, [35], cache)
-    whole = module(x, Layout(mask=mask))[:, 35:]
+    whole = module(x, Layout(mask=mask))[0][:, 35:]
     changes = {"reorder_cache": [2, 0, 0], "batch_select_indices": [1], "batch_repeat_interleave": [0, 0, 1, 1, 2, 2]}
     for change, rows in changes.items():
         moved = copy.deepcopy(cache)
         argument = 2 if change == "batch_repeat_interleave" else torch.tensor(rows, device=device)
         getattr(moved, change)(argument)
-        assert_close(module(x[rows, 35:], Layout(35, mask[rows]), moved), whole[rows], torch.float64)
+        assert_close(module(x[rows, 35:], Layout(35, mask[rows]), moved)[0], whole[rows], torch.float64)
     cache.reset()
     assert cache.get_seq_length() == 0
     assert_close(through_cache(module, x, mask, [STEPS], cache)[:, 35:], whole, torch.float64)
@@ -264,7 +268,7 @@ def test_local_attention_is_linear_in_the_length(bidirectional: bool, padded: bo
     mask = torch.ones(1, length, dtype=torch.bool, device=device) if padded else None
     x = draw(1, length, device).requires_grad_()
     with LargestTensor() as largest:
-        module(x, Layout(mask=mask)).sum().backward()
+        module(x, Layout(mask=mask))[0].sum().backward()
     assert largest.numbers <= HEADS * length * (3 if bidirectional else 2) * WINDOW
 
 
@@ -287,10 +291,10 @@ def test_half_types(kind: str, bidirectional: bool, dtype: torch.dtype, device: 
     module, x = attention(kind, device, bidirectional=bidirectional).float(), draw(2, 63, device).float()
     mask = torch.ones(2, 63, dtype=torch.bool, device=device)
     mask[0, :9] = False
-    expected = module(x, Layout(mask=mask))
+    expected = module(x, Layout(mask=mask))[0]
     with torch.autocast(device.type, dtype):
-        automatic = module(x, Layout(mask=mask))
-    halved = copy.deepcopy(module).to(dtype)(x.to(dtype), Layout(mask=mask))
+        automatic = module(x, Layout(mask=mask))[0]
+    halved = copy.deepcopy(module).to(dtype)(x.to(dtype), Layout(mask=mask))[0]
     for actual in (automatic, halved):
         assert actual.dtype == dtype
         assert (actual - expected)[mask].abs().max() < 10 * torch.finfo(dtype).eps * expected.abs().max()

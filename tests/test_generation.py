@@ -82,12 +82,13 @@ def test_convolution_only(options: dict[str, Any]):
 
 
 @by_layers
+@pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prefill_chunk_size": 4}], ids=str)
-def test_kinds_of_caches(layers: dict[str, Any], options: dict[str, Any]):
-    """A static cache and a prompt read in chunks give the same tokens."""
+def test_kinds_of_caches(layers: dict[str, Any], options: dict[str, Any], beams: int):
+    """A static cache and a prompt read in chunks give the same tokens, to beams as well."""
     model, inputs = language_model(**layers), prompts()
-    expected = generate(model, inputs, do_sample=False)
-    assert torch.equal(generate(model, inputs, do_sample=False, **options), expected)
+    expected = generate(model, inputs, do_sample=False, num_beams=beams)
+    assert torch.equal(generate(model, inputs, do_sample=False, num_beams=beams, **options), expected)
 
 
 @by_layers

@@ -290,3 +290,17 @@ def test_language_model_in_the_trainer(head: type[PreTrainedModel], tmp_path: Pa
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < 0.5 * losses[0], losses
+
+
+def test_smoothed_labels(tmp_path: Path):
+    """The Trainer smooths the labels of the next token of a causal model, and of the token itself of a masked one."""
+    for auto_class, shift in (("AutoModelForCausalLM", 1), ("AutoModelForMaskedLM", 0)):
+        model = build(auto_class)
+        inputs = EXAMPLES[auto_class].arguments(model.config, 3, 7)
+        arguments = TrainingArguments(
+            str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, label_smoothing_factor=0.1
+        )
+        loss = Trainer(model, arguments).compute_loss(model, dict(inputs))
+        logits, targets = answer(model, {"input_ids": inputs["input_ids"]})[:, : 7 - shift], inputs["labels"][:, shift:]
+        expected = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), label_smoothing=0.1)
+        torch.testing.assert_close(loss, expected)

@@ -63,6 +63,24 @@ def test_boundaries_win_over_the_mask():
     assert torch.equal(model(ids, attention_mask=mask, cu_seq_lens_q=BOUNDARIES).last_hidden_state, expected)
 
 
+@pytest.mark.parametrize("fields", [{}, {"hidden_size": 8, "layer_types": ["dlr", "full_attention"]}], ids=str)
+def test_boundaries_of_one_document(fields: dict[str, Any]):
+    """One document is one, too, whatever the mask says of it; what the mask says of steps in a cache still holds."""
+    model = perturbed(DLRModel(tiny_config(**fields)).eval()).double()
+    ids = draw_input("tokens", model.config, 1, 9)["input_ids"]
+    mask = torch.tensor([[1, 1, 1, 0, 1, 1, 0, 1, 1]])
+    expected = model(ids).last_hidden_state
+    bounds = torch.tensor([0, 9])
+    assert torch.equal(model(ids, attention_mask=mask, cu_seq_lens_q=bounds).last_hidden_state, expected)
+    corrected = mask.clone()
+    corrected[:, 5:] = 1
+    answers = []
+    for later, options in ((mask, {"cu_seq_lens_q": torch.tensor([0, 4])}), (corrected, {})):
+        cache = model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True).past_key_values
+        answers.append(model(ids[:, 5:], attention_mask=later, past_key_values=cache, **options).last_hidden_state)
+    assert_close(answers[0], answers[1], torch.float64)
+
+
 def test_padded_row_of_documents():
     """Padding behind the documents of a row reaches none of them, whatever positions it has."""
     model = perturbed(DLRModel(tiny_config(bidirectional=True)).eval()).double()

@@ -324,8 +324,9 @@ def test_image_classification(channels: int, stock: bool, tmp_path: Path):
 
 
 @by_channels
-def test_image_segmentation(channels: int, tmp_path: Path):
-    """A mask per class that is found, of the size of the image, whatever size the model reads."""
+def test_image_segmentation(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A mask per class that is found, of the size of the image, whatever size the model reads; no word of the model."""
+    monkeypatch.setattr(transformers.pipelines.base.logger, "error", pytest.fail)
     saved = Saved(
         tmp_path, "AutoModelForSemanticSegmentation", pixel_processor(5, 7, channels=channels), input_size=channels
     )
