@@ -15,6 +15,7 @@ from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, DynamicLayer
 from .configuration_dlr import DLRConfig
 from .layout_dlr import Layout, apart, sort_steps, take_steps
 from .ops_dlr import at_least_float32
+from .precision_dlr import in_float64
 
 # The position of what is not there: padding, and the chunks before the first and after the last.
 NOWHERE = -1
@@ -313,9 +314,9 @@ def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
     Returns:
         [B, heads, L, d] in at least float32. The angles are float64: in float32 their error grows with the position.
     """
-    d = x.shape[-1]
-    frequencies = theta ** (torch.arange(0, d, 2, dtype=torch.float64, device=x.device) / -d)
+    d, exact = x.shape[-1], in_float64(positions)
+    frequencies = theta ** (torch.arange(0, d, 2, device=exact.device).to(exact) / -d)
     a, b = at_least_float32(x).unflatten(-1, (-1, 2)).unbind(-1)
-    angles = positions[:, None, :, None] * frequencies
-    cos, sin = angles.cos().to(a.dtype), angles.sin().to(a.dtype)
+    angles = exact[:, None, :, None] * frequencies
+    cos, sin = angles.cos().to(a), angles.sin().to(a)
     return torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1).flatten(-2)

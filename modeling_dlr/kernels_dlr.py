@@ -101,6 +101,17 @@ class Kernel(nn.Module, ABC):
 
         return super()._apply(unrounded, recurse)
 
+    def check_finite(self) -> None:
+        """Refuse parameters that are not finite, before they spoil a state; on an accelerator that would wait for it.
+
+        Raises:
+            ValueError: naming the first such parameter.
+        """
+        for name, parameter in self.named_parameters():
+            cheap = parameter.device.type == "cpu" and not torch.compiler.is_compiling()
+            if cheap and not parameter.isfinite().all():
+                raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
+
     def draw_weights(self, std: float) -> Tensor:
         """N(0, std²) for W: [C, H, N, 2]."""
         given = self.options["weight_init_std"]

@@ -189,7 +189,7 @@ def split_documents(starts: Tensor, mask: Tensor | None = None) -> list[Document
     lengths = torch.diff(flat, append=flat.new_tensor([starts.numel()]))
     groups = []
     # The bit length of l - 1: documents of 5 … 8 steps go together. The longest first: its kernel begins like theirs.
-    sizes = (lengths - 1).double().clamp(min=0.5).log2().floor()
+    sizes = (lengths - 1).float().clamp(min=0.5).log2().floor()
     for size in sizes.unique().flip(0).tolist():
         chosen = sizes == size
         length = lengths[chosen].unsqueeze(1)

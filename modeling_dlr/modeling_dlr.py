@@ -354,6 +354,10 @@ class DLRModel(DLRPreTrainedModel):
                 "A row of several documents has no single state to go on from: pass use_cache=False and no "
                 "past_key_values, or one document per row."
             )
+        if streams and length > 1:  # of every token it would cost more than the token
+            for module in self.modules():
+                if isinstance(module, Kernel):
+                    module.check_finite()
         return Reading(batch_size, length, layout, streams)
 
     def _streams(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> bool:

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch"}
     | {".kernel_parameters_dlr", ".memo_dlr", ".ops_dlr", ".poles_dlr", ".precision_dlr", ".vandermonde_dlr"},
-    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr"},
+    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".precision_dlr"},
     "cache_dlr": {"torch", "transformers", ".decoding_dlr", ".ops_dlr"},
     "outputs_dlr": {"transformers"},
     "pooling_dlr": {"torch", ".ops_dlr"},

@@ -233,3 +233,17 @@ def test_sequences_are_taken_and_copied_in_the_middle_of_a_block(model: DLRModel
     torch.testing.assert_close(outputs(model, twin, other[:, 4:]), model(other).last_hidden_state[:, 4:])
     cache.reset()
     torch.testing.assert_close(outputs(model, cache, ids), model(ids).last_hidden_state)
+
+
+@torch.no_grad()
+def test_a_spoiled_pole_moves_no_state(blocks: list[Block]):
+    """It is refused before the layers below it have gone on."""
+    model = DLRModel(tiny_config(num_hidden_layers=2)).eval()
+    ids, cache = draw(9), DynamicCache(config=model.config)
+    model(ids[:, :4], past_key_values=cache)
+    before = [layer.keys.clone() for layer in cache.layers]
+    model.layers[1].mixer.kernel.angle[0] = torch.nan
+    with pytest.raises(ValueError, match="The angle of a kernel must be finite"):
+        model(ids[:, 4:], past_key_values=cache)
+    assert cache.get_seq_length() == 4
+    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))

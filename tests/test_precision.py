@@ -65,17 +65,18 @@ def test_a_million_steps():
     assert_close(actual[0, 0], expected, torch.float32)
 
 
-@pytest.mark.parametrize("kernel_parameters", [{}, {"kernel_type": "dss", "pole_init": "lin"}], ids=["DLR", "DSS"])
+LAYERS: dict[str, dict[str, Any]] = {
+    "DLR": {},
+    "DSS": {"kernel_parameters": {"kernel_type": "dss", "pole_init": "lin"}},
+    "hybrid": {"layer_types": ["dlr", "full_attention"], "num_attention_heads": 2},
+}
+
+
+@pytest.mark.parametrize("layers", LAYERS.values(), ids=LAYERS.keys())
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_model_trains(kernel_parameters: dict[str, Any], bidirectional: bool):
+def test_a_model_trains(layers: dict[str, Any], bidirectional: bool):
     """Forward and backward of a model, with padding."""
-    config = DLRConfig(
-        hidden_size=4,
-        num_hidden_layers=2,
-        state_size=5,
-        kernel_parameters=kernel_parameters,
-        bidirectional=bidirectional,
-    )
+    config = DLRConfig(hidden_size=4, num_hidden_layers=2, state_size=5, bidirectional=bidirectional, **layers)
     model = DLRModel(config)
     other = to_small_device(copy.deepcopy(model))
     embedded, weights, mask = torch.randn(2, 33, 4), torch.randn(2, 33, 4), torch.ones(2, 33, dtype=torch.long)
