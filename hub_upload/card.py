@@ -69,9 +69,9 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
         model: Any = getattr(transformers, auto_class_of(folder)).from_pretrained(folder)
     except Exception as error:
         raise InputError(f"The model in {folder} cannot be loaded: {error}") from error
-    picture = _draw(model, folder) if options.picture else None
-    card = _render(folder, model, results, options, picture)
-    write_whole(folder / CARD, card)
+    picture = _draw(model) if options.picture else None
+    card = _render(folder, model, results, options, None if picture is None else PICTURE)
+    write_whole(folder, ({} if picture is None else {PICTURE: picture}) | {CARD: card.encode()})
     return folder / CARD
 
 
@@ -87,8 +87,8 @@ def _read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _draw(model: DLRPreTrainedModel, folder: Path) -> str | None:
-    """The picture of the first DLR layer; None for a model that has none."""
+def _draw(model: DLRPreTrainedModel) -> bytes | None:
+    """The picture of the first DLR layer, as PNG; None for a model that has none."""
     drawn = io.BytesIO()
     try:
         kernel_figure(model).savefig(drawn, format="png", dpi=60, metadata={"Software": None})
@@ -96,8 +96,7 @@ def _draw(model: DLRPreTrainedModel, folder: Path) -> str | None:
         raise InputError(f"The card shows the model's kernels. {error}, or pass --no-picture.") from error
     except TypeError:
         return None
-    write_whole(folder / PICTURE, drawn.getvalue())
-    return PICTURE
+    return drawn.getvalue()
 
 
 def _render(

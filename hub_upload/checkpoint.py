@@ -162,8 +162,8 @@ def _read_settings(path: Path, given: Any) -> dict[str, Any] | None:
         return _resolved(plain, budget) if isinstance(plain, dict) else None
     except RecursionError:
         raise InputError(
-            f"The hyper-parameters of {path} refer to themselves, or are more than {_MOST_SETTINGS:,}: those of a model "
-            "are some hundred. Give them with --hyper-parameters."
+            f"The hyper-parameters of {path} refer to themselves, or are more than {_MOST_SETTINGS:,}, where those of "
+            "a model are some hundred. Remove what is not of the model."
         ) from None
 
 
