@@ -20,8 +20,8 @@ _NOT_METRICS = {"runtime", "samples_per_second", "steps_per_second"}
 class CardCallback(TrainerCallback):
     """Saves model and tokenizer at the end of training, with results.json and the model card beside them.
 
-    An evaluation after the training brings both up to date. As one of a Trainer's `callbacks` it leaves
-    `Trainer.push_to_hub` alone, which writes transformers' own card over this one; `attach` is for those who push by it.
+    An evaluation after the training brings both up to date. As one of `Trainer(callbacks=...)` it leaves
+    `Trainer.push_to_hub` alone, which puts transformers' own card over this one; to push by it, use `attach`.
 
     Args:
         options: what no log says: license, language, data set, limits.
@@ -78,7 +78,7 @@ class CardCallback(TrainerCallback):
         last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), {})
         metrics = {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")}
         trained = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), None)
-        results = {
+        results: dict[str, Any] = {
             "hyperparameters": extract_hyperparameters_from_trainer(SimpleNamespace(args=args)),
             "log_history": state.log_history,
             "metrics": {name: value for name, value in metrics.items() if name not in _NOT_METRICS} | self.baselines,

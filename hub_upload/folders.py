@@ -21,25 +21,26 @@ def new_folder(path: Path) -> Iterator[Path]:
     target = path.resolve()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise InputError(f"{path} exists and is not empty: name a new folder, or remove that one.")
-    with disk_errors(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(target.parent) as scratch:
-            staging = scratch / target.name
-            staging.mkdir()
-            yield staging
-            if target.is_dir():
-                target.rmdir()
-            staging.replace(target)
+    with scratch_folder(beside=target) as scratch:
+        staging = scratch / target.name
+        staging.mkdir()
+        yield staging
+        if target.is_dir():
+            target.rmdir()
+        staging.replace(target)
 
 
 @contextlib.contextmanager
-def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
-    """A folder that is gone at the end, beside what it is for or where the system keeps such folders.
+def scratch_folder(*, beside: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone at the end: beside what is made in it, or where the system keeps such folders.
 
     Raises:
         InputError: if the disk is full or write-protected.
     """
-    with disk_errors(parent or Path(tempfile.gettempdir())):
+    with disk_errors(beside or Path(tempfile.gettempdir())):
+        if beside is not None:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+        parent = None if beside is None else beside.parent
         with tempfile.TemporaryDirectory(prefix=".hub_upload-", dir=parent, ignore_cleanup_errors=True) as scratch:
             yield Path(scratch)
 

@@ -4,6 +4,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,20 +86,20 @@ def patched(weight: tuple[bytes, ...], attributes: bytes) -> bytes:
     )
 
 
-def laughs() -> dict[str, object]:
+def laughs() -> dict[str, Any]:
     """Ten references to ten references to ten ..."""
     return {f"a{i}": [f"${{a{i + 1}}}"] * 10 for i in range(12)} | {"a12": "ha"}
 
 
-def shared() -> list[object]:
+def shared() -> list[Any]:
     """The same, without references: each list has the next ten times."""
-    entries: list[object] = ["ha"]
+    entries: list[Any] = ["ha"]
     for _ in range(12):
         entries = [entries] * 10
     return entries
 
 
-def pickled(value: object) -> bytes:
+def pickled(value: Any) -> bytes:
     return pickle.dumps(value, 2)[2:-1]
 
 

@@ -20,6 +20,7 @@ import hub_worker
 import pytest
 import torch
 from datasets import Dataset
+from hub_disk import content, files_of_at_most, refused
 from huggingface_hub import HfApi, constants, hf_hub_download
 from test_hub_convert import lightning_checkpoint
 from test_hub_verify import make_folder
@@ -399,7 +400,7 @@ def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monk
 
 
 def test_trainer_alone_replaces_the_card(hub: hub_server.Hub, tmp_path: Path):
-    """As one of the callbacks only, the card is at home, and push_to_hub sends transformers' own: why `attach` is there."""
+    """Why `attach` is there: of a callback alone the card stays at home, and push_to_hub sends transformers' own."""
     trainer = trainer_of_words(tmp_path / "words", card_of_words(), push_to_hub=True, hub_model_id="me/trainer")
     del trainer.create_model_card
     trainer.train()
@@ -415,6 +416,25 @@ def test_models_push_the_same_files(hub: hub_server.Hub, folder: Path):
     DLRForSequenceClassification.from_pretrained(folder).push_to_hub("me/model")
     byte_tokenizer().push_to_hub("me/model")
     assert hub.repositories["models/me/model"].files() == ours
+
+
+def test_push_on_a_full_disk(
+    hub: hub_server.Hub, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """All that a push writes is a note of its commit: without space, the commit is whole and the note missing."""
+    before = content(folder)
+    with files_of_at_most(10):
+        assert main(["push", str(folder), "me/model"]) == 0
+    sent = hub.repositories["models/me/model"].files()
+    assert {name: sent[name] for name in before} == before
+    assert "cannot remember commit" in caplog.text
+    assert content(folder) == before
+
+
+def test_page_on_a_full_disk(hub: hub_server.Hub, folder: Path, capsys: pytest.CaptureFixture[str]):
+    """The demo page is made before anything is asked of the Hub."""
+    refused(10, ["push", str(folder), "me/demo", "--repo-type", "space"], capsys)
+    assert not hub.requests
 
 
 def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
