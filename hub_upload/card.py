@@ -107,10 +107,10 @@ def _read_results(folder: Path) -> dict[str, Any]:
     if not isinstance(results, dict):
         raise InputError(f"{folder / RESULTS} must hold a mapping, got a {type(results).__name__}.")
     for name, kind in _ENTRIES.items():
-        if not isinstance(results.get(name, kind()), kind):
+        given = results.get(name, kind())
+        if not isinstance(given, kind):
             raise InputError(
-                f"{folder / RESULTS}: {name} must be a {kind.__name__}, got a {type(results[name]).__name__}. Correct it, "
-                "or remove it."
+                f"{folder / RESULTS}: {name} must be a {kind.__name__}, got a {type(given).__name__}. Correct or remove it."
             )
     return results
 
