@@ -109,8 +109,9 @@ def _read_results(folder: Path) -> dict[str, Any]:
     for name, kind in _ENTRIES.items():
         given = results.get(name, kind())
         if not isinstance(given, kind):
+            found = type(given).__name__
             raise InputError(
-                f"{folder / RESULTS}: {name} must be a {kind.__name__}, got a {type(given).__name__}. Correct or remove it."
+                f"{folder / RESULTS}: {name} must be a {kind.__name__}, got a {found}. Correct or remove it."
             )
     return results
 
