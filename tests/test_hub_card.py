@@ -109,8 +109,8 @@ def test_card_of_a_model_of_values(tmp_path: Path):
         ),
         (
             {"layer_types": ["dlr", "full_attention"], "hidden_size": 8},
-            "hybrid of diagonal linear RNN (DLR) and transformer for feature extraction. It has 2 layers of width 8 and "
-            "5 poles per kernel,",
+            "hybrid of diagonal linear RNN (DLR) and transformer for feature extraction. It has 2 layers of width 8 "
+            "and 5 poles per kernel,",
         ),
         (
             {"layer_types": ["full_attention"] * 2, "hidden_size": 8},
