@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ import torch
 from tqdm.auto import tqdm
 
 from hub_upload.card import CardOptions, write_card
+from hub_upload.errors import HubUploadError, VerificationError
+from hub_upload.folders import scratch_folder
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
@@ -100,17 +101,16 @@ def make(kind: str, folder: Path, maker: Callable[[Path], None]) -> int:
     """Make a folder beside its place, verify it, and only then put it there; returns its size in bytes.
 
     Raises:
-        VerificationError: if it is not ready for the Hub.
-        ValueError: if it is larger than its kind may be.
+        VerificationError: if it is not ready for the Hub, or larger than its kind may be.
+        InputError: if the disk is full.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as staging:
-        made = Path(staging) / folder.name
+    with scratch_folder(beside=folder) as scratch:
+        made = scratch / folder.name
         maker(made)
         verify(made)
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
         if size > LARGEST[kind]:
-            raise ValueError(f"{folder.name} has {size:,} bytes, more than the {LARGEST[kind]:,} it may have.")
+            raise VerificationError(f"{folder.name} has {size:,} bytes, more than the {LARGEST[kind]:,} it may have.")
         shutil.rmtree(folder, ignore_errors=True)
         made.replace(folder)
     return size
@@ -129,8 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, int]:
         parser.error(f"--only {options.only} names none of {names}.")
     sizes = {}
     for kind, name, maker in tqdm(wanted, desc="checkpoints"):
-        with contextlib.redirect_stdout(sys.stderr):
-            sizes[name] = make(kind, options.output_dir / name, maker)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                sizes[name] = make(kind, options.output_dir / name, maker)
+        except HubUploadError as error:
+            parser.exit(error.exit_code, f"{name}: {error}\n")
         print(f"{options.output_dir / name}: {sizes[name]:,} bytes, verified")
     return sizes
 

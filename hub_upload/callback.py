@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 
 from .card import RESULTS, CardOptions, write_card
@@ -20,49 +20,72 @@ _NOT_METRICS = {"runtime", "samples_per_second", "steps_per_second"}
 class CardCallback(TrainerCallback):
     """Saves model and tokenizer at the end of training, with results.json and the model card beside them.
 
-    An evaluation after the training brings both up to date. `Trainer.push_to_hub` puts transformers' own card in the
-    place of this one; `python -m hub_upload push` keeps it.
+    An evaluation after the training brings both up to date. As one of `Trainer(callbacks=...)` it leaves
+    `Trainer.push_to_hub` alone, which puts transformers' own card over this one; to push by it, use `attach`.
 
     Args:
         options: what no log says: license, language, data set, limits.
         baselines: such as {"accuracy_tfidf": 0.98}, to stand beside the metric that their names begin with.
 
     >>> from transformers import Trainer
-    >>> trainer = Trainer(model, args, callbacks=[CardCallback(CardOptions(language=["en"]))])  # doctest: +SKIP
+    >>> trainer = CardCallback(CardOptions(language=["en"])).attach(Trainer(model, args))  # doctest: +SKIP
     """
 
     def __init__(self, options: CardOptions | None = None, baselines: dict[str, float] | None = None):
         self.options = options or CardOptions()
         self.baselines = baselines or {}
-        self.model: Any = None
+        self.trained = False
+
+    def attach(self, trainer: Trainer) -> Trainer:
+        """Add this callback to a trainer, and let its `push_to_hub` and `create_model_card` write this card.
+
+        Args:
+            trainer: a stock one; what its `create_model_card` is told (language, tags, ...) is left to `CardOptions`.
+
+        Returns:
+            The same trainer.
+        """
+
+        def create_model_card(*_given: Any, **_named: Any) -> None:
+            if trainer.is_world_process_zero():
+                self._write(trainer.args, trainer.state)
+
+        trainer.add_callback(self)
+        trainer.create_model_card = create_model_card  # the one hook that push_to_hub calls between saving and sending
+        return trainer
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """While it lasts, evaluations are of weights that the folder does not have yet."""
+        self.trained = False
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Save what was trained, and write the card."""
+        self.trained = True
         if not state.is_world_process_zero:
             return
-        self.model = kwargs["model"]
-        self.model.save_pretrained(args.output_dir)
+        kwargs["model"].save_pretrained(args.output_dir)
         if kwargs.get("processing_class") is not None:
             kwargs["processing_class"].save_pretrained(args.output_dir)
         self._write(args, state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Bring the card up to date, if the training is over."""
-        if self.model is not None and state.is_world_process_zero:
+        if self.trained and state.is_world_process_zero:
             self._write(args, state)
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
         folder = Path(str(args.output_dir))
         last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), {})
         metrics = {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")}
-        trained = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), {})
-        results = {
+        trained = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), None)
+        results: dict[str, Any] = {
             "hyperparameters": extract_hyperparameters_from_trainer(SimpleNamespace(args=args)),
             "log_history": state.log_history,
             "metrics": {name: value for name, value in metrics.items() if name not in _NOT_METRICS} | self.baselines,
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in _PACKAGES},
-            "training_seconds": round(trained.get("train_runtime", 0.0), 1),
         }
-        write_whole(folder / RESULTS, json.dumps(results, indent=2, default=str) + "\n")
+        if trained is not None:
+            results["training_seconds"] = round(trained["train_runtime"], 1)
+        write_whole(folder, {RESULTS: (json.dumps(results, indent=2, default=str) + "\n").encode()})
         write_card(folder, self.options)

@@ -26,6 +26,28 @@ TAGS = ["dlr", "state-space-model", "linear-rnn", "long-sequences"]
 # Metrics that the Hub knows by another name than ours.
 _HUB_METRICS = {"macro_f1": "f1", "balanced_accuracy": "accuracy", "masked_accuracy": "accuracy"}
 
+# What a layer is, by its type or, of those with a kernel, by that of the kernel.
+_KINDS = {
+    "dlr": "diagonal linear RNN (DLR)",
+    "dss": "diagonal state space (DSS)",
+    "s4d": "diagonal state space (S4D)",
+    "sgconv": "long convolution (SGConv)",
+    "full_attention": "transformer",
+    "local_attention": "transformer with local attention",
+}
+_WITH_POLES = {"dlr", "dss", "s4d"}
+# Tasks whose name does not say what is done.
+_PURPOSES = {"fill-mask": "filling in hidden tokens"}
+# What the entries of results.json must be that are read here.
+_ENTRIES: dict[str, type] = {
+    "data": dict,
+    "hyperparameters": dict,
+    "log_history": list,
+    "metrics": dict,
+    "recipe": dict,
+    "versions": dict,
+}
+
 
 @dataclass
 class CardOptions:
@@ -69,9 +91,9 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
         model: Any = getattr(transformers, auto_class_of(folder)).from_pretrained(folder)
     except Exception as error:
         raise InputError(f"The model in {folder} cannot be loaded: {error}") from error
-    picture = _draw(model, folder) if options.picture else None
-    card = _render(folder, model, results, options, picture)
-    write_whole(folder / CARD, card)
+    picture = _draw(model) if options.picture else None
+    card = _render(folder, model, results, options, None if picture is None else PICTURE)
+    write_whole(folder, ({} if picture is None else {PICTURE: picture}) | {CARD: card.encode()})
     return folder / CARD
 
 
@@ -84,11 +106,18 @@ def _read_results(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / RESULTS} is not valid JSON: {error}.") from error
     if not isinstance(results, dict):
         raise InputError(f"{folder / RESULTS} must hold a mapping, got a {type(results).__name__}.")
+    for name, kind in _ENTRIES.items():
+        given = results.get(name, kind())
+        if not isinstance(given, kind):
+            found = type(given).__name__
+            raise InputError(
+                f"{folder / RESULTS}: {name} must be a {kind.__name__}, got a {found}. Correct or remove it."
+            )
     return results
 
 
-def _draw(model: DLRPreTrainedModel, folder: Path) -> str | None:
-    """The picture of the first DLR layer; None for a model that has none."""
+def _draw(model: DLRPreTrainedModel) -> bytes | None:
+    """The picture of the first DLR layer, as PNG; None for a model that has none."""
     drawn = io.BytesIO()
     try:
         kernel_figure(model).savefig(drawn, format="png", dpi=60, metadata={"Software": None})
@@ -96,8 +125,7 @@ def _draw(model: DLRPreTrainedModel, folder: Path) -> str | None:
         raise InputError(f"The card shows the model's kernels. {error}, or pass --no-picture.") from error
     except TypeError:
         return None
-    write_whole(folder / PICTURE, drawn.getvalue())
-    return PICTURE
+    return drawn.getvalue()
 
 
 def _render(
@@ -114,12 +142,13 @@ def _render(
         library_name="transformers",
         tags=list(TAGS),
         pipeline_tag=None if task is None else task.name,
-        datasets=[dataset] if dataset else None,
+        datasets=[dataset] if dataset and "/" in dataset else None,  # the Hub links to what is named here
         metrics=table.hub_names() or None,
         model_name=title,
         eval_results=_eval_results(task, dataset, table) or None,
         widget=_widget(folder, task),
     )
+    code = _code(folder, model.config, task)
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
@@ -131,13 +160,14 @@ def _render(
         reads_text=task is not None and task.kind == "text",
         imports_numpy=task is not None and task.kind == "audio",
         example=None if task is None else shown_example(folder, task),
-        code=_code(folder, model.config, task),
+        code=code,
+        imports_torch="torch." in code,
         repo_id=options.repo_id or f"your-name/{folder.resolve().name}",
         auto_class=auto_class,
         model_class=type(model).__name__,
         picture=picture,
         training=_training(title, results, options.facts),
-        limits=[*options.limits, *_limits(model.config, dataset)],
+        limits=[*options.limits, *_limits(model.config, dataset, trained=bool(results))],
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
 
@@ -151,7 +181,9 @@ class MetricTable:
     def __init__(self, metrics: dict[str, Any]):
         self.numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
         self.pairs = {
-            name: value for name, value in metrics.items() if isinstance(value, list) and name.endswith("_95")
+            name: value
+            for name, value in metrics.items()
+            if isinstance(value, list) and len(value) == 2 and name.endswith("_95")
         }
         self.own = [name for name in self.numbers if not self._parent(name)]
 
@@ -229,27 +261,33 @@ def _widget(folder: Path, task: Task | None) -> list[dict[str, str]] | None:
 def _code(folder: Path, config: DLRConfig, task: Task | None) -> str:
     """How the card calls the model."""
     if task is None:
-        return f"import torch\n\noutputs = model(input_values=torch.zeros(1, 100, {config.input_size}))"
+        return f"outputs = model(input_values=torch.zeros(1, 100, {config.input_size}))"
     return task.code.format(example=shown_example(folder, task), input_size=config.input_size)
 
 
 def _summary(model: DLRPreTrainedModel, task: Task | None, dataset: str | None) -> str:
     config: Any = model.config
-    kind = {"dlr": "diagonal linear RNN (DLR", "dss": "diagonal state space (DSS", "s4d": "diagonal state space (S4D"}
-    name = kind.get(config.kernel_parameters["kernel_type"], "long convolution (SGConv")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    direction = "bidirectional" if config.bidirectional else "causal"
+    kernel_type = config.kernel_parameters["kernel_type"]
+    kinds = dict.fromkeys(kernel_type if kind == "dlr" else kind for kind in config.layer_types)
+    names = [_KINDS[kind] for kind in kinds]
+    what = names[0] if len(names) == 1 else f"hybrid of {' and '.join(names)}"
+    purpose = "" if task is None else f" for {_PURPOSES.get(task.name, task.name.replace('-', ' '))}"
+    trained = f", trained on {dataset}" if dataset else ""
+    poles = f" and {_count(config.state_size, 'pole')} per kernel" if kinds.keys() & _WITH_POLES else ""
     reads = (
         f"a vocabulary of {config.vocab_size:,} tokens"
         if config.vocab_size
-        else f"{config.input_size} real values per step"
+        else f"{_count(config.input_size, 'real value')} per step"
     )
-    purpose = "" if task is None else f" for {task.name.replace('-', ' ')}"
-    trained = f", trained on {dataset}" if dataset else ""
     return (
-        f"A {direction} {name}, {config.num_hidden_layers} layers of width {config.hidden_size} with "
-        f"{config.state_size} poles){purpose}{trained}. It has {parameters:,} parameters, and reads {reads}."
+        f"A {'bidirectional' if config.bidirectional else 'causal'} {what}{purpose}{trained}. It has "
+        f"{_count(config.num_hidden_layers, 'layer')} of width {config.hidden_size}{poles}, "
+        f"{_count(model.num_parameters(), 'parameter')} in all, and reads {reads}."
     )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _training(title: str, results: dict[str, Any], facts: list[str]) -> str:
@@ -284,10 +322,11 @@ def _facts(results: dict[str, Any]) -> Iterator[str]:
         yield f"* Training took {results['training_seconds']:,} s."
 
 
-def _limits(config: DLRConfig, dataset: str | None) -> Iterator[str]:
+def _limits(config: DLRConfig, dataset: str | None, *, trained: bool) -> Iterator[str]:
     """What holds for every model of its kind."""
-    where = f" on {dataset}" if dataset else ""
-    yield f"It was trained from scratch{where}, without pretraining: away from such data its answers mean little."
+    if trained or dataset:
+        where = f" on {dataset}" if dataset else ""
+        yield f"It was trained from scratch{where}, without pretraining: away from such data its answers mean little."
     if config.bidirectional:
         yield "It reads in both directions, so it needs the whole sequence and cannot generate."
     # pyrefly: ignore[missing-attribute] - None only until __post_init__ has filled it

@@ -6,6 +6,7 @@ import re
 import warnings
 import zipfile
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from .errors import InputError
+from .errors import InputError, reason_of
 
 # What a Lightning checkpoint may name besides tensors: harmless containers, and libraries whose objects become `Inert`.
 _CONTAINERS: dict[str, Any] = {
@@ -25,6 +26,7 @@ _CONTAINERS: dict[str, Any] = {
     "collections.defaultdict": defaultdict,
 }
 _INERT_LIBRARIES = {"argparse", "lightning", "lightning_fabric", "omegaconf", "pathlib", "pytorch_lightning", "typing"}
+_MOST_SETTINGS = 100_000
 
 
 class Checkpoint(NamedTuple):
@@ -62,40 +64,61 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(load_file(path), None)
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path} is no whole safetensors file ({error}): fetch it again.") from error
-    loaded = _load_pickle(path)
+    try:
+        loaded = _load_pickle(path)
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
+    except (Exception, MemoryError) as error:  # a file of a stranger can make the unpickler raise anything
+        raise InputError(f"{path} is no whole PyTorch checkpoint ({reason_of(error)}): fetch it again.") from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
     tensors = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
-    strangers = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+    strangers = [name for name, value in tensors.items() if not isinstance(name, str) or not _is_plain(value)]
     if strangers or not tensors:
         raise InputError(
             f"{path} holds no state dict: it must map names to tensors (or have one under 'state_dict' or 'model'), "
-            f"but {str(strangers[0]) + ' is not a tensor' if strangers else 'it is empty'}."
+            f"but {f'{strangers[0]} is not a plain tensor' if strangers else 'it is empty'}."
         )
-    given = loaded.get("hyper_parameters")
-    return Checkpoint(dict(tensors), None if given is None else _resolved(_plain(given)))
+    return Checkpoint(dict(tensors), _read_settings(path, loaded.get("hyper_parameters")))
 
 
 def _load_pickle(path: Path) -> Any:
     """What a pickle holds, by torch's weights-only unpickler, with stand-ins for the libraries of the table."""
-    try:
-        stand_ins: list[Any] = []
-        if zipfile.is_zipfile(path):
-            for name in get_unsafe_globals_in_checkpoint(path):
-                if name not in _CONTAINERS and name.split(".")[0] not in _INERT_LIBRARIES:
-                    raise InputError(
-                        f"{path} asks to import {name}, which a checkpoint of numbers has no use for. It was not run, "
-                        "and nothing was loaded."
-                    )
-                stand_ins.append((_CONTAINERS.get(name, Inert), name))
-        with safe_globals(stand_ins), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it says what the error will
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read as data, and is never run as code: {reason}") from error
-    except (RuntimeError, EOFError, OSError, KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no whole PyTorch checkpoint ({error}): fetch it again.") from error
+    stand_ins: list[Any] = []
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise InputError(f"{path} unpacks to more bytes than it has, as nothing does that PyTorch has saved.")
+        for name in get_unsafe_globals_in_checkpoint(path):
+            if name not in _CONTAINERS and name.split(".")[0] not in _INERT_LIBRARIES:
+                raise InputError(
+                    f"{path} asks to import {name}, which a checkpoint of numbers has no use for. It was not run, "
+                    "and nothing was loaded."
+                )
+            stand_ins.append((_CONTAINERS.get(name, Inert), name))
+    with safe_globals(stand_ins), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it says what the error will
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refusal(error: pickle.UnpicklingError) -> str:
+    """What torch's unpickler did not accept, without its advice to run the file."""
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it asks to import {asked[1]}" if asked else reason_of(error)
+
+
+def _is_plain(value: Any) -> bool:
+    """A dense tensor in memory that has all of its numbers in the file, and no attributes of its own."""
+    return (
+        type(value) in (Tensor, torch.nn.Parameter)
+        and not vars(value)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def read_hyper_parameters(path: Path) -> dict[str, Any]:
@@ -108,16 +131,14 @@ def read_hyper_parameters(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The hyper-parameters {path} cannot be read: {error}.") from error
-    if path.suffix == ".json":
-        try:
-            given = json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{path} is not valid JSON: {error}.") from error
-    else:
-        given = _parse_yaml(path, text)
-    if not isinstance(given, dict):
+    try:
+        given = json.loads(text) if path.suffix == ".json" else _parse_yaml(path, text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    settings = _read_settings(path, given)
+    if settings is None:
         raise InputError(f"{path} must hold a mapping of names to values, got a {type(given).__name__}.")
-    return _resolved(given)
+    return settings
 
 
 def _parse_yaml(path: Path, text: str) -> Any:
@@ -129,37 +150,58 @@ def _parse_yaml(path: Path, text: str) -> Any:
         ) from None
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{path} is not valid YAML: {error}.") from error
 
 
-def _plain(value: Any) -> Any:
+def _read_settings(path: Path, given: Any) -> dict[str, Any] | None:
+    """Hyper-parameters as plain values with every reference followed; None if they are no mapping."""
+    budget = iter(range(_MOST_SETTINGS))
+    try:
+        plain = _plain(given, budget)
+        return _resolved(plain, budget) if isinstance(plain, dict) else None
+    except RecursionError:
+        raise InputError(
+            f"The hyper-parameters of {path} refer to themselves, or are more than {_MOST_SETTINGS:,}, where those of "
+            "a model are some hundred. Remove what is not of the model."
+        ) from None
+
+
+def _spend(budget: Iterator[int]) -> None:
+    """Count a value: what is shared and repeated can be far more than the file that it comes from."""
+    if next(budget, None) is None:
+        raise RecursionError
+
+
+def _plain(value: Any, budget: Iterator[int]) -> Any:
     """OmegaConf's containers and nodes as dictionaries, lists and values; other stand-ins as None."""
+    _spend(budget)
     if isinstance(value, Inert):
-        return _plain(value.state.get("_content", value.state.get("_val")))
+        return _plain(value.state.get("_content", value.state.get("_val")), budget)
     if isinstance(value, dict):
-        return {_plain(key): _plain(entry) for key, entry in value.items()}
+        return {name: _plain(entry, budget) for name, entry in value.items() if isinstance(name, str)}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, budget) for entry in value]
     return value
 
 
-def _resolved(config: dict[str, Any]) -> dict[str, Any]:
+def _resolved(config: dict[str, Any], budget: Iterator[int]) -> dict[str, Any]:
     """With every "${a.b}" that names another entry replaced by it; what cannot be resolved stays as it is."""
 
-    def follow(value: Any, depth: int = 0) -> Any:
+    def follow(value: Any) -> Any:
+        _spend(budget)
         if isinstance(value, dict):
-            return {key: follow(entry, depth) for key, entry in value.items()}
+            return {key: follow(entry) for key, entry in value.items()}
         if isinstance(value, list):
-            return [follow(entry, depth) for entry in value]
+            return [follow(entry) for entry in value]
         named = re.fullmatch(r"\$\{([\w.]+)\}", value) if isinstance(value, str) else None
-        if named is None or depth > len(config):
+        if named is None:
             return value
         target: Any = config
         for part in named[1].split("."):
             if not isinstance(target, dict) or part not in target:
                 return value
             target = target[part]
-        return follow(target, depth + 1)
+        return follow(target)
 
     return follow(config)

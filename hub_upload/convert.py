@@ -83,7 +83,8 @@ def convert(
 
 def _described(card: CardOptions, folder: Path, checkpoint: Path, residual: float | None) -> CardOptions:
     """The card's options, with the folder's final name and where the weights come from."""
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    with checkpoint.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     facts = [f"Converted from the checkpoint `{checkpoint.name}` (SHA-256 `{digest}`)."]
     if residual is not None:
         facts.append(f"Its kernels of S4 were made diagonal, with an error of {residual:.1g} of the largest tap.")
@@ -108,25 +109,27 @@ def convert_tensors(
         InputError: for hyper-parameters that do not fit, listing every tensor left over, missing or of another shape.
     """
     diagonal = diagonalise(tensors, dtype)
-    official = official_arguments(hyper_parameters, diagonal.tensors, head=head, discretization=diagonal.discretization)
     try:
-        config = config_of(official)
-        model = HEADS[official["head"]](config)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        official = official_arguments(
+            hyper_parameters, diagonal.tensors, head=head, discretization=diagonal.discretization
+        )
+        config, build = config_of(official), HEADS[official["head"]]
+        with torch.device("meta"):  # sizes that no memory holds are found before any is taken
+            described = build(config)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
         raise InputError(f"The hyper-parameters describe no model: {error}") from error
+    values = parameters_of(diagonal.tensors, official["kernel_type"])
+    _refuse_misfits(described, values)
+    model = build(config)
     torch.nn.Module.to(model, dtype=dtype)
-    _load_strictly(model, parameters_of(diagonal.tensors, official["kernel_type"]))
+    _load(model, values)
     return Conversion(model.eval(), diagonal.residual)
 
 
-def _load_strictly(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
-    """Every parameter and buffer from the checkpoint, and nothing left over.
-
-    The norm of SGConv is not in official checkpoints: as there, it is that of the loaded kernel.
-    """
+def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
+    """Every parameter and buffer must be in the checkpoint, with its shape, and nothing be left over."""
     own = model.state_dict()
-    kernels = {f"{name}.norm": part for name, part in model.named_modules() if isinstance(part, SGConvKernel)}
-    missing = sorted(own.keys() - values.keys() - kernels.keys())
+    missing = sorted(own.keys() - values.keys() - _norms(model).keys())
     left_over = sorted(values.keys() - own.keys())
     shapes = [
         f"{name} {list(value.shape)} instead of {list(own[name].shape)}"
@@ -140,10 +143,20 @@ def _load_strictly(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None
             f"The checkpoint does not fit its hyper-parameters (names after translation). {lists}. Correct them with "
             "--hyper-parameters, or --head."
         )
+
+
+def _load(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
+    """What fits; the norm of SGConv, which is not in official checkpoints, is as there that of the loaded kernel."""
+    own = model.state_dict()
     model.load_state_dict({name: value.reshape(own[name].shape) for name, value in values.items()}, strict=False)
-    for name, kernel in kernels.items():
+    for name, kernel in _norms(model).items():
         if name not in values:
             kernel.norm.copy_(kernel.initial_buffers()["norm"])
+
+
+def _norms(model: DLRPreTrainedModel) -> dict[str, SGConvKernel]:
+    """The kernels of SGConv, by the names of their norms."""
+    return {f"{name}.norm": part for name, part in model.named_modules() if isinstance(part, SGConvKernel)}
 
 
 def _without_ones(value: Tensor) -> list[int]:

@@ -1,6 +1,12 @@
 """What can go wrong, each with the exit code that a script sees."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an exception says, or its name if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class HubUploadError(Exception):
     """An error with a message for the user; the command ends with ``exit_code``."""
 

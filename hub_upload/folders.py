@@ -2,14 +2,13 @@
 
 import contextlib
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .errors import InputError
+from .errors import InputError, reason_of
 
 
 @contextlib.contextmanager
@@ -22,39 +21,57 @@ def new_folder(path: Path) -> Iterator[Path]:
     target = path.resolve()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise InputError(f"{path} exists and is not empty: name a new folder, or remove that one.")
-    with _disk_errors(path):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            yield staging
-            staging.chmod(0o755)
-            if target.is_dir():
-                target.rmdir()
-            staging.replace(target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+    with scratch_folder(beside=target) as scratch:
+        staging = scratch / target.name
+        staging.mkdir()
+        yield staging
+        if target.is_dir():
+            target.rmdir()
+        staging.replace(target)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file as a whole: what was there stays until the new content is complete.
+@contextlib.contextmanager
+def scratch_folder(*, beside: Path | None = None) -> Iterator[Path]:
+    """A folder that is gone at the end: beside what is made in it, or where the system keeps such folders.
 
     Raises:
         InputError: if the disk is full or write-protected.
     """
-    raw = content if isinstance(content, bytes) else content.encode()
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    with _disk_errors(path):
+    with disk_errors(beside or Path(tempfile.gettempdir())):
+        if beside is not None:
+            beside.parent.mkdir(parents=True, exist_ok=True)
+        parent = None if beside is None else beside.parent
+        with tempfile.TemporaryDirectory(prefix=".hub_upload-", dir=parent, ignore_cleanup_errors=True) as scratch:
+            yield Path(scratch)
+
+
+def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files so that what was there stays until the new content of all of them is complete.
+
+    Raises:
+        InputError: if the disk is full or write-protected.
+    """
+    with disk_errors(folder):
+        staged = {name: folder / f".{name}.{os.getpid()}.tmp" for name in files}
         try:
-            staging.write_bytes(raw)
-            staging.replace(path)
+            for name, content in files.items():
+                staged[name].write_bytes(content)
+            for name, staging in staged.items():
+                staging.replace(folder / name)
         finally:
-            staging.unlink(missing_ok=True)
+            for staging in staged.values():
+                staging.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Whatever a disk answers, as one sentence.
+
+    Raises:
+        InputError: instead of an `OSError`.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or reason_of(error)
         raise InputError(f"{path} could not be written: {reason}. What was there before is unchanged.") from error

@@ -1,9 +1,9 @@
 """What can be said of a model folder by reading its files: each inspection returns what is wrong, in sentences."""
 
 import ast
+import json
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from modeling_dlr import DLRConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 
+from .errors import reason_of
 from .samples import load_tokenizer, read_config, task_of
 
 # What stays at home when a folder is pushed: leftovers of uploads, a run's state, and the Trainer's pickled options.
@@ -65,10 +66,7 @@ def inspect_config(folder: Path) -> Iterator[str]:
     if not set(written.get("architectures") or []) & architectures:
         yield f"architectures must name one of {sorted(architectures)}, got {written.get('architectures')}"
     try:
-        config = config_of_folder(folder)
-        with tempfile.TemporaryDirectory() as scratch:
-            config.save_pretrained(scratch)
-            again = read_config(Path(scratch))
+        again = json.loads(config_of_folder(folder).to_json_string())
     except Exception as error:
         yield f"config.json cannot be loaded: {error}"
         return
@@ -149,7 +147,7 @@ def inspect_processor(folder: Path) -> Iterator[str]:
         try:
             _PROCESSORS[task.kind].from_pretrained(folder, trust_remote_code=False)
         except Exception as error:
-            yield f"no processor of {task.kind} loads ({str(error).splitlines()[0]}): save one beside the model"
+            yield f"no processor of {task.kind} loads ({reason_of(error)}): save one beside the model"
     config = read_config(folder)
     size, pad = config.get("vocab_size"), config.get("pad_token_id")
     if size is None:
@@ -157,7 +155,7 @@ def inspect_processor(folder: Path) -> Iterator[str]:
     try:
         tokenizer = load_tokenizer(folder)
     except Exception as error:
-        yield f"this model reads tokens, but no tokenizer loads ({str(error).splitlines()[0]}): save one beside it"
+        yield f"this model reads tokens, but no tokenizer loads ({reason_of(error)}): save one beside it"
         return
     if len(tokenizer) > size:
         yield f"the tokenizer has {len(tokenizer)} tokens, but the model knows {size}"
@@ -174,7 +172,7 @@ def inspect_card(folder: Path) -> Iterator[str]:
     try:
         data = ModelCard(path.read_text(encoding="utf-8")).data
     except Exception as error:
-        yield f"its front-matter cannot be read: {str(error).splitlines()[0]}"
+        yield f"its front-matter cannot be read: {reason_of(error)}"
         return
     task = task_of(folder)
     wanted = {"library_name": "transformers"} | ({} if task is None else {"pipeline_tag": task.name})

@@ -1,7 +1,6 @@
 """A verified folder to the Hub in one commit, and never over what somebody else has put there since."""
 
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Iterator
@@ -19,8 +18,9 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from .errors import HubUploadError, InputError, NewerRemoteError, RemoteError
+from .errors import HubUploadError, InputError, NewerRemoteError, RemoteError, reason_of
 from .folders import write_whole
 from .inspect_folder import NOT_UPLOADED, uploaded_files
 from .space import space_folder, verify_space
@@ -28,8 +28,8 @@ from .verify import verify
 
 logger = logging.getLogger(__name__)
 
-# Where a folder remembers what it last pushed; it is not uploaded.
-_RECORD = Path(".cache") / "hub_upload.json"
+# Where a folder remembers what it last pushed: huggingface_hub's place for such notes, which no upload sends.
+_RECORD = Path(".cache") / "huggingface" / "hub_upload.json"
 
 
 @dataclass
@@ -178,10 +178,13 @@ def _remote_errors(repo_id: str) -> Iterator[None]:
             403: "the access token may not write there: make one that may, or name a repository of yours",
             404: "it does not exist, or the token may not see it",
         }
-        reason = reasons.get(status, f"the Hub answered {status}: {str(error).splitlines()[0]}")
+        reason = reasons.get(status, f"the Hub answered {status}: {reason_of(error)}")
         raise RemoteError(f"{repo_id} was not written to: {reason}.") from error
     except Exception as error:
-        raise RemoteError(f"{repo_id} was not written to: {type(error).__name__}: {error}") from error
+        raise RemoteError(
+            f"{repo_id} gave no answer that can be read ({type(error).__name__}: {reason_of(error)}): --dry-run shows "
+            "whether the commit is there; if not, push again."
+        ) from error
 
 
 def make_plan(api: HfApi, folder: Path, repo_id: str, options: PushOptions) -> Plan:
@@ -219,11 +222,10 @@ def _head(api: HfApi, repo_id: str, revision: str, repo_type: str) -> str | None
 
 def _is_same(path: Path, entry: RepoFile) -> bool:
     """By SHA-256 for files of Git LFS, by Git's own hash for the others."""
-    raw = path.read_bytes()
-    if entry.lfs is not None:
-        return hashlib.sha256(raw).hexdigest() == entry.lfs.sha256
-    blob = hashlib.sha1(b"blob %d\0" % len(raw) + raw, usedforsecurity=False)
-    return blob.hexdigest() == entry.blob_id
+    if entry.lfs is None:
+        return git_hash(path.read_bytes()) == entry.blob_id
+    with path.open("rb") as file:
+        return sha_fileobj(file).hex() == entry.lfs.sha256
 
 
 def _refuse_newer(plan: Plan, folder: Path, repo_id: str, options: PushOptions) -> None:
@@ -252,7 +254,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _remember(folder: Path, repo_id: str, options: PushOptions, commit: str) -> None:
     record = _record(folder) | {_key(repo_id, options): commit}
     try:
-        (folder / _RECORD).parent.mkdir(exist_ok=True)
-        write_whole(folder / _RECORD, json.dumps(record, indent=2) + "\n")
+        (folder / _RECORD).parent.mkdir(parents=True, exist_ok=True)
+        write_whole((folder / _RECORD).parent, {_RECORD.name: (json.dumps(record, indent=2) + "\n").encode()})
     except (OSError, InputError) as error:
         logger.warning("Pushed, but the folder cannot remember commit %s: %s", commit, error)

@@ -17,6 +17,8 @@ _HEIGHT, _WIDTH = 5, 7
 _TEXTS = ["a", "Grüße, 世界", "Every word of this is read, one byte or one piece at a time. " * 3]
 
 _ASK = 'outputs = model(**tokenizer({example}, return_tensors="pt"))'
+_ASK_ABOUT = """question, context = {example}
+outputs = model(**tokenizer(question, context, return_tensors="pt"))"""
 _ASK_TOGETHER = """inputs = tokenizer({example}, padding=True, return_tensors="pt")
 outputs = model(**{{name: value.unsqueeze(0) for name, value in inputs.items()}})"""
 
@@ -96,10 +98,11 @@ def _pixels(config: DLRConfig) -> dict[str, Tensor] | None:
 
 
 _SENTENCE = "The match was decided in the last minute."
+_QUESTION = ["When was the match decided?", _SENTENCE]
 _DOCUMENTS = ["The first document.", "The second document, which is longer."]
 _SECOND = 'numpy.zeros(16000, dtype="float32")'
-_LISTEN = "import torch\n\noutputs = model(input_values=torch.zeros(1, 16000))"
-_LOOK = "import torch\n\noutputs = model(pixel_values=torch.zeros(1, {input_size}, 32, 32))"
+_LISTEN = "outputs = model(input_values=torch.zeros(1, 16000))"
+_LOOK = "outputs = model(pixel_values=torch.zeros(1, {input_size}, 32, 32))"
 
 # One row per Auto class of the family.
 SAMPLES: dict[str, Sample] = {
@@ -130,7 +133,7 @@ SAMPLES: dict[str, Sample] = {
         Task("text-classification", "text", _DOCUMENTS, _ASK_TOGETHER, runs=False),
     ),
     "AutoModelForQuestionAnswering": Sample(
-        "start_logits", _sequences, Task("question-answering", "text", _SENTENCE, runs=False)
+        "start_logits", _sequences, Task("question-answering", "text", _QUESTION, _ASK_ABOUT, runs=False)
     ),
     "AutoModelForSemanticSegmentation": Sample(
         "logits", _pixels, Task("image-segmentation", "image", '"picture.png"', _LOOK)

@@ -2,7 +2,6 @@
 
 import ast
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from huggingface_hub import RepoCard, SpaceCardData
 
 from .card import shown_example
 from .errors import InputError, VerificationError
+from .folders import scratch_folder
 from .inspect_folder import inspect_privacy
 from .samples import task_of
 
@@ -38,8 +38,7 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
     name = model_id.rpartition("/")[2]
     data = SpaceCardData(title=name, sdk="gradio", app_file="app.py", models=[model_id], license="apache-2.0")
     card = RepoCard(f"---\n{data}\n---\n\n# {name}\n\nA page that runs [{model_id}](/{model_id}) on your own text.\n")
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with scratch_folder() as folder:
         (folder / "app.py").write_text(app, encoding="utf-8")
         (folder / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
         (folder / "README.md").write_text(str(card), encoding="utf-8")

@@ -1,10 +1,10 @@
 """What a stranger will meet: every file of a folder is looked at, and a process without this package loads it."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +14,12 @@ from transformers.utils import logging as transformers_logging
 
 from . import stranger
 from .errors import InputError, VerificationError
+from .folders import scratch_folder
 from .inspect_folder import INSPECTIONS, config_of_folder
 from .samples import SAMPLES, task_of
 
 _TIMEOUT = 600
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Verified(NamedTuple):
@@ -33,7 +35,7 @@ def verify(folder: Path) -> Verified:
         folder: as `save_pretrained` wrote it, with its tokenizer or processor and its card.
 
     Raises:
-        InputError: if there is no model in it.
+        InputError: if there is no model in it, or no space to try it out in.
         VerificationError: listing everything that is wrong.
     """
     if not (folder / "config.json").is_file():
@@ -54,22 +56,11 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
     """Answer as a stranger and as an owner of the package; the facts, and whatever differs to ``problems``."""
     config = config_of_folder(folder)
     served = {name: inputs for name, row in SAMPLES.items() if (inputs := row.inputs(config)) is not None}
-    with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch)
+    with scratch_folder() as job:
         _write_job(job, folder, served)
-        environment = {"HF_HOME": str(job / "home"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
-        finished = subprocess.run(
-            [sys.executable, "-P", stranger.__file__, str(job)],
-            env=os.environ | environment,
-            cwd=job,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        if finished.returncode:
-            last = finished.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            problems.append(f"a process without this package cannot use it: {last[0]}")
+        failure = _run_stranger(job)
+        if failure is not None:
+            problems.append(f"a process without this package cannot use it: {failure}")
             return []
         theirs = stranger.Answers(
             load_file(job / "logits.safetensors"),
@@ -88,6 +79,29 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
     elif ours.pipeline is not None:
         facts.append("its pipeline answers the same without this package")
     return facts
+
+
+def _run_stranger(job: Path) -> str | None:
+    """Let the other process answer; the last line of what it says if it fails.
+
+    Raises:
+        OSError: if it fails for want of space, which says nothing of the folder.
+    """
+    environment = {"HF_HOME": str(job / "home"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-P", stranger.__file__, str(job)]
+    try:
+        subprocess.run(
+            command, env=os.environ | environment, cwd=job, capture_output=True, text=True, timeout=_TIMEOUT, check=True
+        )
+    except subprocess.TimeoutExpired:
+        return f"it had no answer after {_TIMEOUT} s"
+    except subprocess.CalledProcessError as failed:
+        last = (failed.stderr.strip().splitlines() or ["no reason given"])[-1]
+        for code in _NO_SPACE:
+            if os.strerror(code) in last:
+                raise OSError(code, os.strerror(code)) from failed
+        return last
+    return None
 
 
 def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor]]) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import pytest
 import torch
 from datasets import Dataset
@@ -17,7 +18,9 @@ from hub_upload.__main__ import main
 from hub_upload.callback import CardCallback
 from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import InputError
+from hub_upload.samples import SAMPLES
 from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.tokenization import byte_tokenizer
 
 WHOLE_CARD = Path(__file__).parent / "golden" / "card.md"
@@ -87,6 +90,89 @@ def test_card_of_a_model_of_values(tmp_path: Path):
     names: dict[str, Any] = {}
     exec(block.replace("your-name/waves", str(folder)), names)  # noqa: S102 - it is what a reader does
     assert names["outputs"].logits.shape == (1, 100, 2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        (
+            {"num_hidden_layers": 1},
+            "diagonal linear RNN (DLR) for feature extraction. It has 1 layer of width 3 and 5 poles per kernel,",
+        ),
+        (
+            {"kernel_parameters": {"kernel_type": "dss"}},
+            "diagonal state space (DSS) for feature extraction. It has 2 layers",
+        ),
+        (
+            {"kernel_parameters": {"kernel_type": "sgconv"}},
+            "long convolution (SGConv) for feature extraction. It has 2 layers of width 3, ",
+        ),
+        (
+            {"layer_types": ["dlr", "full_attention"], "hidden_size": 8},
+            "hybrid of diagonal linear RNN (DLR) and transformer for feature extraction. It has 2 layers of width 8 "
+            "and 5 poles per kernel,",
+        ),
+        (
+            {"layer_types": ["full_attention"] * 2, "hidden_size": 8},
+            "transformer for feature extraction. It has 2 layers of width 8, ",
+        ),
+        ({"vocab_size": None, "input_size": 1}, "and reads 1 real value per step."),
+    ],
+    ids=["one layer", "DSS", "SGConv", "hybrid", "attention", "one value"],
+)
+def test_summary_says_what_the_layers_are(fields: dict[str, Any], words: str, tmp_path: Path):
+    """The first sentences name each kind of layer, and poles only where there are any."""
+    folder = folder_of(DLRModel, tmp_path / "model", **fields)
+    write_card(folder, CardOptions(picture=False))
+    assert words in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("auto_class", AUTO_CLASSES)
+def test_python_of_every_head_runs(auto_class: str, tmp_path: Path):
+    """The two steps without a pipeline, and a front-matter for that pipeline with something to try it on."""
+    folder = tmp_path / "model"
+    checkpoints.make_tiny(AUTO_CLASSES[auto_class], auto_class, folder)
+    card = ModelCard.load(folder / "README.md")
+    task = SAMPLES[auto_class].task
+    assert card.data.pipeline_tag == task.name
+    assert (card.data.get("widget") is not None) == (task.kind == "text" and task.runs)
+    assert "trained from scratch" not in card.text
+    block = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL)
+        if f"import {auto_class}" in block
+    )
+    names: dict[str, Any] = {}
+    exec(block.replace("your-name/model", str(folder)), names)  # noqa: S102 - it is what a reader does
+    assert torch.isfinite(names["outputs"][0]).all()
+
+
+def test_data_sets_of_the_hub_are_linked(tmp_path: Path):
+    """The front-matter names a data set only where the Hub has it: by its owner and name."""
+    folder = folder_of(DLRForSequenceClassification, tmp_path / "news", RESULTS)
+    write_card(folder, CardOptions(picture=False, dataset="me/news"))
+    assert ModelCard.load(folder / "README.md").data.datasets == ["me/news"]
+    write_card(folder, CardOptions(picture=False, dataset="my own news"))
+    assert ModelCard.load(folder / "README.md").data.datasets is None
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([1], "must hold a mapping, got a list"),
+        ({"metrics": [0.5]}, "metrics must be a dict, got a list"),
+        ({"recipe": "bbc-news"}, "recipe must be a dict, got a str"),
+        ({"log_history": {}}, "log_history must be a list, got a dict"),
+        ({"versions": None}, "versions must be a dict, got a NoneType"),
+    ],
+    ids=["list", "metrics", "recipe", "log", "versions"],
+)
+def test_results_of_another_kind(results: Any, message: str, tmp_path: Path):
+    """Each is one error that names the entry, and no card is written."""
+    folder = folder_of(DLRModel, tmp_path / "model", results)
+    with pytest.raises(InputError, match=message):
+        write_card(folder, CardOptions(picture=False))
+    assert not (folder / "README.md").exists()
 
 
 def test_card_without_a_run(tmp_path: Path):

@@ -20,6 +20,7 @@ import hub_worker
 import pytest
 import torch
 from datasets import Dataset
+from hub_disk import content, files_of_at_most, refused
 from huggingface_hub import HfApi, constants, hf_hub_download
 from test_hub_convert import lightning_checkpoint
 from test_hub_verify import make_folder
@@ -104,28 +105,34 @@ def stranger(hub: hub_server.Hub, tmp_path: Path, repository: str, *revisions: s
     return json.loads(found.read_text(encoding="utf-8"))
 
 
-def train(folder: Path) -> None:
-    """A few steps of the stock Trainer, with the callback that writes the card."""
+def trainer_of_words(folder: Path, card: CardCallback, **arguments: Any) -> Trainer:
+    """A stock Trainer with the callback that writes the card."""
     tokenizer = byte_tokenizer()
     rows = [{**tokenizer(text), "labels": i} for i, text in enumerate(["good", "bad"])] * 4
-    arguments = TrainingArguments(
-        str(folder), max_steps=2, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True
+    given = TrainingArguments(
+        str(folder), max_steps=2, save_strategy="no", use_cpu=True, report_to="none", disable_tqdm=True, **arguments
     )
     config = DLRConfig(hidden_size=3, num_hidden_layers=1, state_size=5, bidirectional=True, pad_token_id=0)
     trainer = Trainer(
         DLRForSequenceClassification(config),
-        arguments,
+        given,
         train_dataset=Dataset.from_list(rows),
+        eval_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[CardCallback(CardOptions(picture=False, dataset="two words", repo_id="me/words"))],
+        compute_metrics=lambda prediction: {"accuracy": float((prediction[0].argmax(-1) == prediction[1]).mean())},
     )
-    trainer.train()
-    trainer.save_model()
+    return card.attach(trainer)
+
+
+def card_of_words() -> CardCallback:
+    return CardCallback(CardOptions(picture=False, dataset="two words", repo_id="me/words"), {"accuracy_chance": 0.5})
 
 
 def test_from_training_to_a_stranger(hub: hub_server.Hub, tmp_path: Path):
     """Train, card, verify, push; then a process without this package answers the same, from main and by revision."""
-    train(tmp_path / "words")
+    trainer = trainer_of_words(tmp_path / "words", card_of_words())
+    trainer.train()
+    trainer.save_model()
     assert main(["push", str(tmp_path / "words"), "me/words", "--private"]) == 0
     repository = hub.repositories["models/me/words"]
     assert repository.private
@@ -250,7 +257,8 @@ def test_failed_requests_leave_nothing(
     repository = hub.repositories["models/me/model"]
     before, local = repository.files(), files_of(folder)
     hub.trouble(place, kind, times=9)
-    with pytest.raises(RemoteError, match="me/model was not written to"):
+    message = "me/model was not written to" if kind == 500 else "--dry-run shows whether the commit is there"
+    with pytest.raises(RemoteError, match=message):
         push(folder, "me/model")
     if "commit" not in place or kind == 500:
         assert repository.files() == before
@@ -372,21 +380,61 @@ def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: p
     assert answer["label"] in ("no", "yes")
 
 
-def test_other_ways_to_push_send_the_same_files(hub: hub_server.Hub, folder: Path, tmp_path: Path):
-    """`push_to_hub` of a model, and of the Trainer, put the same code and weights there; only the card is theirs."""
+def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A stock Trainer with push_to_hub sends this card with what it measured, and the files that `push` sends."""
+    monkeypatch.setattr(push_module, "verify", lambda _folder: None)
+    folder = tmp_path / "words"
+    trainer = trainer_of_words(folder, card_of_words(), push_to_hub=True, hub_model_id="me/trainer")
+    trainer.train()
+    accuracy = trainer.evaluate()["eval_accuracy"]
+    trainer.push_to_hub()
+    theirs = hub.repositories["models/me/trainer"].files()
+    assert f"| accuracy | {accuracy:.4f} | 0.5000 |" in theirs["README.md"].decode()
+    assert {name: theirs[name] for name in files_of(folder)} == files_of(folder)
     push(folder, "me/ours")
     ours = hub.repositories["models/me/ours"].files()
-    model = DLRForSequenceClassification.from_pretrained(folder)
-    model.push_to_hub("me/model")
+    assert theirs.keys() - ours.keys() == {"training_args.bin"}
+    assert {name: theirs[name] for name in ours} == ours
+    trainer.save_model()  # which pushes, too
+    assert hub.repositories["models/me/trainer"].files() == theirs
+
+
+def test_trainer_alone_replaces_the_card(hub: hub_server.Hub, tmp_path: Path):
+    """Why `attach` is there: of a callback alone the card stays at home, and push_to_hub sends transformers' own."""
+    trainer = trainer_of_words(tmp_path / "words", card_of_words(), push_to_hub=True, hub_model_id="me/trainer")
+    del trainer.create_model_card
+    trainer.train()
+    assert "accuracy" in (tmp_path / "words" / "README.md").read_text(encoding="utf-8")
+    trainer.push_to_hub()
+    assert b"generated_from_trainer" in hub.repositories["models/me/trainer"].files()["README.md"]
+
+
+def test_models_push_the_same_files(hub: hub_server.Hub, folder: Path):
+    """`push_to_hub` of model and tokenizer changes nothing of what was pushed, its card included."""
+    push(folder, "me/model")
+    ours = hub.repositories["models/me/model"].files()
+    DLRForSequenceClassification.from_pretrained(folder).push_to_hub("me/model")
     byte_tokenizer().push_to_hub("me/model")
-    arguments = TrainingArguments(
-        str(tmp_path / "run"), push_to_hub=True, hub_model_id="me/trainer", use_cpu=True, report_to="none"
-    )
-    Trainer(model, arguments, processing_class=byte_tokenizer()).push_to_hub()
-    for name in ("me/model", "me/trainer"):
-        theirs = hub.repositories[f"models/{name}"].files()
-        assert theirs.keys() - {"training_args.bin"} == ours.keys()
-        assert {key for key in ours if theirs[key] != ours[key]} <= {"README.md"}
+    assert hub.repositories["models/me/model"].files() == ours
+
+
+def test_push_on_a_full_disk(
+    hub: hub_server.Hub, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    """All that a push writes is a note of its commit: without space, the commit is whole and the note missing."""
+    before = content(folder)
+    with files_of_at_most(10):
+        assert main(["push", str(folder), "me/model"]) == 0
+    sent = hub.repositories["models/me/model"].files()
+    assert {name: sent[name] for name in before} == before
+    assert "cannot remember commit" in caplog.text
+    assert content(folder) == before
+
+
+def test_page_on_a_full_disk(hub: hub_server.Hub, folder: Path, capsys: pytest.CaptureFixture[str]):
+    """The demo page is made before anything is asked of the Hub."""
+    refused(10, ["push", str(folder), "me/demo", "--repo-type", "space"], capsys)
+    assert not hub.requests
 
 
 def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
