@@ -272,7 +272,7 @@ def inspected(folder: Path) -> None:
 
 @pytest.mark.parametrize("auto_class", AUTO_CLASSES)
 def test_tiny_checkpoints(auto_class: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every head has a tiny random folder of at most 200 KB that passes every inspection."""
+    """Every head has a tiny random folder of at most 200 KB beside the code that passes every inspection."""
     monkeypatch.setattr(checkpoints, "verify", inspected)
     name = f"tiny-random-{AUTO_CLASSES[auto_class].__name__}"
     sizes = checkpoints.main(["--output-dir", str(tmp_path), "--only", name])
