@@ -75,6 +75,17 @@ class Stroke(NamedTuple):
     """[h, w] uint8: how much of each pixel may be taken before, so that the dash may be laid there."""
 
 
+class SeedElement(NamedTuple):
+    """The pixels that the room of a dash covers wholly, seen from an anchor in the middle."""
+
+    pixels: np.ndarray
+    """[2 n + 1, 2 n + 1] uint8: a structuring element."""
+    rows: tuple[int, int]
+    """The first and the last."""
+    columns: tuple[int, int]
+    """Likewise."""
+
+
 class Pen:
     """Dashes of one setting and margin in every direction; each is drawn once.
 
@@ -116,10 +127,10 @@ class Pen:
         )
 
     @functools.cache  # noqa: B019 - a pen lives as long as the process
-    def seed_element(self, orientation: float) -> np.ndarray | None:
-        """The pixels that the room of a dash from the anchor covers wholly, as a structuring element, uint8.
+    def seed_element(self, orientation: float) -> SeedElement | None:
+        """What must be free for a dash to be laid where there is none yet.
 
-        None if in a corner of the image all of them would lie outside: the official code gives up then.
+        None if in a corner of the image all of it would lie outside: the official code gives up then.
         """
         reach, resolution = self.setting.dash_length + self.margin, self.setting.resolution
         canvas = np.zeros((2, 2 * reach + 1, 2 * reach + 1), np.uint8)
@@ -130,16 +141,8 @@ class Pen:
         for corner in ((0, 0), (0, resolution - 1), (resolution - 1, 0), (resolution - 1, resolution - 1)):
             if not ((offsets + corner >= 0) & (offsets + corner < resolution)).all(1).any():
                 return None
-        return covered.astype(np.uint8)
-
-    @functools.cache  # noqa: B019 - likewise
-    def inner_places(self, orientation: float, border: int) -> tuple[range, range]:
-        """Where the seed element lies ``border`` away from the edge of an empty image: rows and columns."""
-        element, spans = self.seed_element(orientation), []
-        for axis in (1, 0):
-            offsets = (np.flatnonzero(element.any(axis)) - element.shape[0] // 2).tolist()
-            spans.append(range(border - offsets[0], self.setting.resolution - border - offsets[-1]))
-        return spans[0], spans[1]
+        (top, left), (bottom, right) = offsets.min(0).tolist(), offsets.max(0).tolist()
+        return SeedElement(covered.astype(np.uint8), (top, bottom), (left, right))
 
 
 def _patch(picture: np.ndarray, matters: np.ndarray) -> Patch:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import RandomState
 
-from .pathfinder_drawing import Pen, Point, Stroke, draw_disc, opposite, paste, translate
+from .pathfinder_drawing import Pen, Point, SeedElement, Stroke, draw_disc, opposite, paste, translate
 from .pathfinder_room import Compass
 from .pathfinder_settings import PathfinderSetting
 
@@ -139,7 +139,7 @@ class Sampler:
             element = self.compass.pen.seed_element(orientation)
             if element is None:
                 return None
-            tail = self._inner_place(orientation, border) if border else self._free_place(element)
+            tail = self._inner_place(element, border) if border else self._free_place(element)
             if tail is None:
                 return None
             dash = self._first_dash(tail, orientation)
@@ -147,15 +147,20 @@ class Sampler:
                 return dash
         return None
 
-    def _inner_place(self, orientation: float, border: int) -> Point | None:
-        rows, columns = self.compass.pen.inner_places(orientation, border)
+    def _inner_place(self, element: SeedElement, border: int) -> Point | None:
+        """One of those where the element lies ``border`` away from the edge."""
+        rows, columns = (
+            range(border - first, self.setting.resolution - border - last)
+            for first, last in (element.rows, element.columns)
+        )
         if not rows or not columns:
             return None
         row, column = divmod(self.random.randint(0, len(rows) * len(columns)), len(columns))
         return rows[row], columns[column]
 
-    def _free_place(self, element: np.ndarray) -> Point | None:
-        free = self.room.free_places(element)
+    def _free_place(self, element: SeedElement) -> Point | None:
+        """One of those where the element lies on free pixels."""
+        free = self.room.free_places(element.pixels)
         return divmod(int(free[self.random.randint(0, len(free))]), self.setting.resolution) if len(free) else None
 
     def _seed_beside(self, neighbour: Point) -> Dash | None:
