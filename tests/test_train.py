@@ -64,9 +64,10 @@ SAID: dict[str, tuple[list[str], Any, Any]] = {
         lambda run: run.config.kernel_parameters["read_out"],
         "prod",
     ),
-    "task": (["--task", "mips", "--task_options", "dim=2"], lambda run: (run.task.dim, run.config.input_size), (2, 8)),
-    "length": (["--task_options", "length=64"], lambda run: run.task.length, 64),
-    "length is kept": (["--task", "sort"], lambda run: run.task.length, 512),
+    "task": (["--task", "mips"], lambda run: (run.source.name, run.config.input_size), ("mips", 14)),
+    "its options": (["--task", "mips", "--task_options", "dim=2"], lambda run: run.config.input_size, 8),
+    "length": (["--task_options", "length=64"], lambda run: run.source.task.length, 64),
+    "length is kept": (["--task", "sort"], lambda run: run.source.task.length, 512),
     "rates": (["--state_learning_rate", "1e-4"], lambda run: run.options.state_learning_rate, "1e-4"),
     "recipe": ([], lambda run: (run.training.max_steps, run.options.state_learning_rate), (1500, "0.001")),
 }  # fmt: skip
