@@ -12,6 +12,8 @@ Hub, or from the folder or file that `--dataset` names.
 """
 
 import contextlib
+import dataclasses
+import difflib
 import json
 import math
 import sys
@@ -148,7 +150,7 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     """A recipe with the options of a command line.
 
     Raises:
-        ValueError: for an unknown recipe, or a key of its training.json that nothing reads.
+        ValueError: for an unknown recipe, or a key of its training.json that nothing reads, naming the nearest.
     """
     fields, written = read_recipe(recipe)
     training_defaults = written["training_arguments"]
@@ -186,9 +188,15 @@ def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"There is no recipe {recipe!r} in {RECIPES.name}/; there are {known}.")
     fields, written = load_recipe(recipe)
     keys = KEYS | (KEYS_OF_DATA if "data" in written else KEYS_OF_TASK)
-    unknown = sorted(written.keys() - keys)
-    if unknown:
-        raise ValueError(f"Recipe {recipe!r}: nothing reads {unknown} of its training.json; known are {sorted(keys)}.")
+    arguments = {each.name for each in dataclasses.fields(TrainingArguments)}
+    for what, given, read in (
+        ("training.json", written, keys),
+        ("training_arguments", written["training_arguments"], arguments),
+    ):
+        for key in given.keys() - read:
+            near = difflib.get_close_matches(key, read, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(read)}."
+            raise ValueError(f"Recipe {recipe!r}: nothing reads {key!r} of its {what}; {hint}")
     return fields, written
 
 
