@@ -35,11 +35,11 @@ class Row(NamedTuple):
 
 MODELS = ("dlr", "attention")
 ROWS = [
-    *(Row(task, f"twin-atomic-{model}", 0, 400) for task in ATOMIC for model in MODELS),
-    *(Row("listops_subtrees", f"twin-listops-subtrees-{model}", 0, 400) for model in MODELS),
-    *(Row("pathfinder_segmentation", f"twin-pathfinder-segmentation-{model}", 0, 200) for model in MODELS),
-    *(Row(task, f"twin-atomic-{model}", seed, 400) for seed in (1, 2) for task in CHEAP for model in MODELS),
-    *(Row(task, "twin-atomic-dss", 0, 400) for task in ATOMIC),
+    *(Row(task, f"twin-atomic-{model}", 0, 1500) for task in ATOMIC for model in MODELS),
+    *(Row("listops_subtrees", f"twin-listops-subtrees-{model}", 0, 800) for model in MODELS),
+    *(Row("pathfinder_segmentation", f"twin-pathfinder-segmentation-{model}", 0, 500) for model in MODELS),
+    *(Row(task, f"twin-atomic-{model}", seed, 1500) for seed in (1, 2) for task in CHEAP for model in MODELS),
+    *(Row(task, "twin-atomic-dss", 0, 1500) for task in ATOMIC),
 ]
 # The score of a task: R², accuracy or macro-F1, the first of these that it has.
 SCORES = ("eval_r2", "eval_f1_macro", "eval_accuracy")
@@ -50,7 +50,7 @@ def measure(row: Row) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *("examples/train.py", row.recipe, "--task", row.task, "--max_steps", str(row.steps)),
-            *("--eval_steps", str(row.steps // 4), "--num_validation", "80", "--save_strategy", "no"),
+            *("--eval_steps", str(row.steps // 5), "--num_validation", "160", "--save_strategy", "no"),
             *("--load_best_model_at_end", "False", "--seed", str(row.seed), "--data_seed_of_task", str(row.seed)),
         ]
         run = [sys.executable, str(TRAIN), *command[1:], "--output_dir", folder, "--disable_tqdm", "True"]

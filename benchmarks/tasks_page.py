@@ -1,15 +1,16 @@
-"""Write the tables and learning curves of docs/tasks.md from benchmarks/results/atomic_tasks.json.
+"""Write the tables, verdicts and learning curves of docs/tasks.md from benchmarks/results/atomic_tasks.json.
 
     python benchmarks/tasks_page.py
 
-The prose around the markers stays. Curves need matplotlib: `pip install 'modeling-dlr[figures]'`.
+The prose around the markers stays; a test holds what it says against the results. Curves need matplotlib:
+`pip install 'modeling-dlr[figures]'`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from measure import RESULTS, load
 from table import ATOMIC
@@ -21,8 +22,31 @@ MODELS = {"dlr": "DLR", "dss": "DSS", "attention": "attention"}
 TASKS = [*ATOMIC, "listops_subtrees", "pathfinder_segmentation"]
 METRICS = {"r2": "R²", "accuracy": "accuracy", "f1_macro": "macro-F1"}
 NOT_RUN = "not run"
+# R² that is near-perfect, that is struggling, and that tells that a task can be learned in so many steps.
+NEAR_PERFECT, STRUGGLING, LEARNED = 0.98, 0.9, 0.5
+# A difference of two scores that is worth a word.
+NOTABLE = 0.05
 
 Line = Mapping[str, Any]
+
+
+class Claim(NamedTuple):
+    """What the abstract says of DLR, and the tasks by which it may be tried."""
+
+    words: str
+    says: Literal["near-perfect", "struggles"]
+    tasks: tuple[str, ...]
+
+
+CLAIMS = (
+    Claim("near-perfect where few convolution kernels do", "near-perfect", ("shift", "cumsum")),
+    Claim("struggles where many are needed", "struggles", ("reverse", "masked_select_fixed", "solve_fixed")),
+    Claim(
+        "struggles especially where the manipulation depends on the context",
+        "struggles",
+        ("cummax", "sort", "masked_select", "solve", "context_shift", "mips"),
+    ),
+)
 
 
 def runs_of(lines: Sequence[Line], task: str, model: str) -> list[Line]:
@@ -56,6 +80,52 @@ def table(lines: Sequence[Line]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def scores_of(lines: Sequence[Line], task: str, model: str) -> list[float]:
+    """The scores of all seeds, from the lowest to the highest."""
+    return sorted(run["score"] for run in runs_of(lines, task, model))
+
+
+def verdict(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """What the scores of DLR say of a claim about one task, beside those of attention after equally many steps."""
+    if not ours:
+        return NOT_RUN
+    if ours[0] >= NEAR_PERFECT:
+        return "agrees" if claim.says == "near-perfect" else "disagrees"
+    if ours[-1] > STRUGGLING:
+        return "undecided"
+    if claim.says == "near-perfect":
+        return "disagrees"
+    if not theirs or theirs[0] < LEARNED:
+        return "undecided: no layer here learned it"
+    return "agrees"
+
+
+def claims(lines: Sequence[Line]) -> str:
+    """A row for each claim and task: what was found, and whether it agrees."""
+    rows = [["claim", "task", "DLR", "attention", "here"], ["---"] * 5]
+    for claim in CLAIMS:
+        for task in claim.tasks:
+            ours, theirs = (runs_of(lines, task, model) for model in ("dlr", "attention"))
+            found = verdict(claim, *(scores_of(lines, task, model) for model in ("dlr", "attention")))
+            rows.append([claim.words, f"`{task}`", cell(ours), cell(theirs), found])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def compared(lines: Sequence[Line]) -> str:
+    """On which tasks every seed of one model is ahead of every seed of the other."""
+    ahead: dict[str, list[str]] = {"dlr": [], "attention": []}
+    for task in TASKS:
+        both = {model: scores_of(lines, task, model) for model in ahead}
+        for one, other in (("dlr", "attention"), ("attention", "dlr")):
+            if both[one] and both[other] and both[one][0] > both[other][-1] + NOTABLE:
+                ahead[one].append(f"`{task}`")
+    sentences = [
+        f"{MODELS[one]} is ahead of {MODELS[other]} by more than {NOTABLE} on {', '.join(ahead[one]) or 'no task'}"
+        for one, other in (("dlr", "attention"), ("attention", "dlr"))
+    ]
+    return f"After equally many steps {sentences[0]}; {sentences[1]}."
+
+
 def commands(lines: Sequence[Line]) -> str:
     """What was run, one line for each recipe, on what machine."""
     first: dict[str, str] = {}
@@ -86,14 +156,15 @@ def draw_curves(lines: Sequence[Line], path: Path) -> None:
         panel.set_axis_off()
     panels[0].legend(fontsize=8)
     figure.supxlabel("steps")
-    figure.supylabel("score of 80 validation examples")
+    figure.supylabel("score of the validation examples")
     with mpl.rc_context({"svg.hashsalt": "tasks", "svg.fonttype": "none"}):
         figure.savefig(path, metadata={"Date": None})
 
 
 def render(document: str, lines: Sequence[Line]) -> str:
-    """The document with its table and commands as the results say."""
-    for name, text in {"atomic_tasks": table(lines), "commands": commands(lines)}.items():
+    """The document with its tables, verdicts and commands as the results say."""
+    parts = {"atomic_tasks": table, "claims": claims, "compared": compared, "commands": commands}
+    for name, text in {name: write(lines) for name, write in parts.items()}.items():
         document = re.sub(
             rf"^(<!-- {name} -->\n).*?^(<!-- end -->)$",
             lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}",

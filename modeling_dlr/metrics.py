@@ -1,7 +1,8 @@
 """Metrics as `evaluate.Metric`s that need no download: `MaskedAccuracy().compute(predictions=…, references=…)`.
 
 Each comes twice: over all references at once, and (`Batch…`) as the DLR paper reports it, the mean over batches, which
-is another number and depends on the size of the batches. Arrays of several dimensions are given flat.
+is another number and depends on the size of the batches. Arrays may have any shape that both share; `compute` scores
+them as they are, where examples that are added first are stored one by one.
 """
 
 from abc import abstractmethod
@@ -21,6 +22,31 @@ class _Metric(evaluate.Metric):
     """One number over the references that count."""
 
     key: ClassVar[str]
+
+    def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, float] | None:
+        """Score predictions against references, with all that was added before.
+
+        Args:
+            predictions: an array, tensor or list of any shape; None if all has been added.
+            references: likewise, of the same shape.
+            options: those of the metric.
+
+        Returns:
+            The score by its name; None on processes that evaluate only gathers from.
+
+        Raises:
+            ValueError: if the shapes differ, or nothing counts.
+        """
+        added_before = self.writer is not None or self.num_process > 1
+        if predictions is None or references is None or added_before:
+            return super().compute(predictions=predictions, references=references, **options)
+        predictions, references = np.asarray(predictions), np.asarray(references)
+        if predictions.shape != references.shape:
+            raise ValueError(
+                f"predictions have the shape {list(predictions.shape)} and references {list(references.shape)}: one "
+                "answer is needed for each; of the logits of classes take the argmax."
+            )
+        return self._compute(predictions.ravel(), references.ravel(), **options)
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -45,11 +71,18 @@ class _ClassMetric(_Metric):
         return datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 
     def _compute(self, predictions: Any, references: Any, ignore_index: int = IGNORED_CLASS) -> dict[str, float]:
-        predictions, references = np.asarray(predictions), np.asarray(references)
+        predictions, references = _classes("predictions", predictions), _classes("references", references)
         counts = references != ignore_index
         if not counts.any():
             raise ValueError(f"Every reference is {ignore_index}, the ignored class: there is nothing to score.")
         return {self.key: float(self._score(predictions[counts], references[counts]))}
+
+
+def _classes(what: str, values: Any) -> np.ndarray:
+    given = np.asarray(values)
+    if given.dtype.kind not in "biuf" or (given % 1 != 0).any():
+        raise ValueError(f"{what} must be indices of classes, whole numbers, got {given.ravel()[:5].tolist()}, …")
+    return given
 
 
 class MaskedAccuracy(_ClassMetric):

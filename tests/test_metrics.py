@@ -173,3 +173,35 @@ def test_r2_like_scikit_learn(count: int):
 def test_r2_of_nothing():
     with pytest.raises(ValueError, match="Every reference is NaN"):
         R2().compute(predictions=[1.0], references=[float("nan")])
+
+
+@by_metric
+def test_any_shape(name: str):
+    """Arrays of one shape are scored as if flat, a tensor like an array, and with what was added before."""
+    metric = METRICS[name][0]
+    predictions, references = draw(60, 3, 0.3)
+    flat = metric().compute(predictions=predictions, references=references)
+    shaped = {"predictions": predictions.reshape(5, 12), "references": references.reshape(5, 12)}
+    assert metric().compute(**shaped) == flat
+    assert metric().compute(**{key: torch.from_numpy(values) for key, values in shaped.items()}) == flat
+    after = metric()
+    after.add_batch(predictions=predictions[:7], references=references[:7])
+    assert after.compute(predictions=predictions[7:], references=references[7:]) == flat
+
+
+def test_values_are_not_stored_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    """What is handed to `compute` goes to the score as it is."""
+    monkeypatch.setattr("datasets.Features.encode_batch", lambda *arguments: pytest.fail("values are encoded"))
+    values = np.zeros((2, 3), np.float32)
+    assert R2().compute(predictions=values, references=values) == {"r2": 1.0}
+
+
+def test_shapes_that_differ():
+    with pytest.raises(ValueError, match=r"the shape \[2, 3\] and references \[2\]: one answer is needed for each"):
+        MaskedAccuracy().compute(predictions=np.zeros((2, 3)), references=np.zeros(2))
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 1.0], [float("nan"), 1.0], ["a", "b"]], ids=str)
+def test_classes_are_whole_numbers(wrong: list[Any]):
+    with pytest.raises(ValueError, match="predictions must be indices of classes, whole numbers"):
+        MaskedAccuracy().compute(predictions=wrong, references=[0, 1])

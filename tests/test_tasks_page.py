@@ -42,6 +42,57 @@ def test_cells():
     assert row == "| `shift` | R² | 0.500 | not run | 0.500 (0.250-0.750, 2 seeds) | 4 | 7 |"
 
 
+def test_what_the_prose_says_was_not_run():
+    """What the page calls "not run" has no results, and what it calls unlearned by attention no high ones."""
+    document = tasks_page.DOCUMENT.read_text(encoding="utf-8")
+    paragraph = re.search(r"^Not run: .*?\n\n", document, flags=re.MULTILINE | re.DOTALL)
+    assert paragraph is not None
+    recipes = [name for name in re.findall(r"`([\w-]+)`", paragraph.group()) if not name.startswith("-")]
+    assert recipes
+    assert not {run["recipe"] for run in LINES} & set(recipes)
+    for task in ("reverse", "sort", "solve", "context_shift"):
+        assert max(tasks_page.scores_of(LINES, task, "attention"), default=0.0) < tasks_page.LEARNED
+
+
+# DLR's scores, attention's, and the verdicts on "near-perfect" and on "struggles".
+VERDICTS: dict[str, tuple[list[float], list[float], str, str]] = {
+    "not run": ([], [0.9], "not run", "not run"),
+    "perfect": ([0.98, 1.0], [0.0], "agrees", "disagrees"),
+    "one seed is worse": ([0.5, 0.99], [0.99], "undecided", "undecided"),
+    "between": ([0.95], [0.99], "undecided", "undecided"),
+    "attention learned it": ([0.1], [0.5], "disagrees", "agrees"),
+    "one seed of attention did not": ([0.1], [0.4, 0.9], "disagrees", "undecided: no layer here learned it"),
+    "attention not run": ([0.1], [], "disagrees", "undecided: no layer here learned it"),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_verdicts(case: str):
+    """A low score agrees with "struggles" only where attention learned the task in as many steps."""
+    ours, theirs, *expected = VERDICTS[case]
+    claims = [tasks_page.Claim("", says, ()) for says in ("near-perfect", "struggles")]
+    assert [tasks_page.verdict(claim, ours, theirs) for claim in claims] == expected
+
+
+def test_compared():
+    """One model is ahead where each of its seeds is, and by enough."""
+    lines = [
+        line("shift", "dlr", 0.9), line("shift", "attention", 0.5), line("sort", "dlr", 0.1),
+        line("sort", "attention", 0.14), line("mips", "attention", 0.9), line("mips", "dlr", 0.1),
+        line("cumsum", "dlr", 0.9), line("cumsum", "attention", 0.1), line("cumsum", "attention", 0.89, seed=1),
+    ]  # fmt: skip
+    assert tasks_page.compared(lines) == (
+        "After equally many steps DLR is ahead of attention by more than 0.05 on `shift`; attention is ahead of DLR by "
+        "more than 0.05 on `mips`."
+    )
+
+
+def test_every_task_of_a_claim_exists():
+    """No claim is tried by a task that is not there, and no task by two."""
+    named = [task for claim in tasks_page.CLAIMS for task in claim.tasks]
+    assert sorted(named) == sorted(tasks_page.ATOMIC)
+
+
 def test_curves_are_drawn(tmp_path: Path):
     """The same picture each time, with every task's name in it."""
     lines = [line("shift", "dlr", 0.5), line("sort", "attention", 0.25)]
@@ -56,9 +107,9 @@ def test_curves_are_drawn(tmp_path: Path):
 def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What a run finds is plain JSON, has a curve that ends in its score, and fills a row."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    row = table.Row("cumsum", "twin-atomic-dlr", 0, 4)
+    row = table.Row("cumsum", "twin-atomic-dlr", 0, 5)
     found = row._asdict() | table.measure(row)
     assert json.loads(json.dumps(found)) == json.loads(json.dumps(found | {"curve": [list(e) for e in found["curve"]]}))
-    assert found["curve"][-1] == (4, found["score"])
-    assert len(found["curve"]) == 4
+    assert found["curve"][-1] == (5, found["score"])
+    assert len(found["curve"]) == 5
     assert found["metric"] == "r2"

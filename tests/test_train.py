@@ -58,15 +58,17 @@ SAID: dict[str, tuple[list[str], Any, Any]] = {
     "training": (["--learning_rate", "0.5"], lambda run: run.training.learning_rate, 0.5),
     "report": (["--report_to", "tensorboard"], lambda run: run.training.report_to, ["tensorboard"]),
     "push": (["--push_to_hub"], lambda run: run.training.push_to_hub, True),
+    "push, with dashes": (["--push-to-hub"], lambda run: run.training.push_to_hub, True),
     "model": (["--model_options", "num_hidden_layers=3"], lambda run: run.config.num_hidden_layers, 3),
     "kernel": (
         ["--model_options", "kernel_parameters.read_out=prod"],
         lambda run: run.config.kernel_parameters["read_out"],
         "prod",
     ),
-    "task": (["--task", "mips", "--task_options", "dim=2"], lambda run: (run.task.dim, run.config.input_size), (2, 8)),
-    "length": (["--task_options", "length=64"], lambda run: run.task.length, 64),
-    "length is kept": (["--task", "sort"], lambda run: run.task.length, 512),
+    "task": (["--task", "mips"], lambda run: (run.source.name, run.config.input_size), ("mips", 14)),
+    "its options": (["--task", "mips", "--task_options", "dim=2"], lambda run: run.config.input_size, 8),
+    "length": (["--task_options", "length=64"], lambda run: run.source.task.length, 64),
+    "length is kept": (["--task", "sort"], lambda run: run.source.task.length, 512),
     "rates": (["--state_learning_rate", "1e-4"], lambda run: run.options.state_learning_rate, "1e-4"),
     "recipe": ([], lambda run: (run.training.max_steps, run.options.state_learning_rate), (1500, "0.001")),
 }  # fmt: skip
@@ -82,7 +84,7 @@ def test_command_line_holds(name: str, tmp_path: Path):
 
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "recipe": ("no-such", [], "There is no recipe 'no-such'"),
-    "demo": ("bbc-news", [], r"nothing reads \['dataset', 'max_length', 'vocab_size'\]"),
+    "demo": ("bbc-news", [], r"nothing reads '\w+' of its training.json"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
@@ -99,3 +101,40 @@ def test_mistakes(mistake: str, tmp_path: Path):
     recipe, arguments, message = MISTAKES[mistake]
     with pytest.raises(ValueError, match=message):
         train.read_run(recipe, ["--output_dir", str(tmp_path), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_validatoin": 3}, "nothing reads 'num_validatoin' of its training.json; did you mean 'num_validation'"),
+        ({"training_arguments": {"max_stepps": 3}}, "'max_stepps' of its training_arguments; did you mean 'max_steps'"),
+        ({"task_options": {"lenght": 3}}, "did you mean 'length'"),
+        ({"data": "texts"}, "nothing reads '.*' of its training.json"),
+    ],
+    ids=["key", "training argument", "task option", "task and data"],
+)
+def test_unknown_keys_of_a_recipe(
+    change: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A recipe of one's own says what it misspells."""
+    fields, written = train.load_recipe("twin-atomic-dlr")
+    monkeypatch.setattr(train, "load_recipe", lambda name: (fields, written | change))
+    with pytest.raises(ValueError, match=message):
+        train.read_run("twin-atomic-dlr", ["--output_dir", str(tmp_path)])
+
+
+def test_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is saved is the model that scored best, not the last."""
+    losses = iter([1.0, 0.25, 2.0, 2.0])
+    evaluate = train.Trainer.evaluate
+
+    def scripted(self: Any, *arguments: Any, **options: Any) -> dict[str, float]:
+        metrics = evaluate(self, *arguments, **options) | {"eval_loss": next(losses)}
+        weights.append(self.model.classifier.weight.detach().clone())
+        return metrics
+
+    weights: list[Any] = []
+    monkeypatch.setattr(train.Trainer, "evaluate", scripted)
+    smoke("twin-atomic-dlr", tmp_path / "out", "--max_steps", "3", "--eval_steps", "1", "--save_steps", "1")
+    saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").classifier.weight
+    assert [bool((saved == each).all()) for each in weights] == [False, True, False, True]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import datasets
+import numpy as np
 import torch
 from datasets.fingerprint import Hasher
 
@@ -124,6 +125,9 @@ def load_task(
             gen_kwargs={"task": task, "seed": seed, "split": split, "ranges": _ranges(num_examples)},
             split=datasets.NamedSplit(split),
         )
+        if any(isinstance(column, datasets.List) for column in task.features.values()):
+            # Row by row, lists become tensors one number at a time; of an Arrow table they do so at once.
+            stream = stream.with_format("arrow").map(_unchanged, batched=True, batch_size=1, features=task.features)
         return stream.with_format("torch")
     known_by = [_EDITION, name, asdict(task), split, num_examples, seed]
     try:
@@ -177,7 +181,19 @@ def _ranges(num_examples: int) -> list[tuple[int, int]]:
 def _streamed(task: Task, seed: int, split: Split, ranges: Sequence[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     for start, stop in ranges:
         for index in range(start, stop):
-            yield next(task.candidates(seed, split, index))
+            yield _as_columns(next(task.candidates(seed, split, index)))
+
+
+def _unchanged(table: Any) -> Any:
+    return table
+
+
+def _as_columns(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with arrays of one dimension as lists of Python's numbers, which 🤗 Datasets writes without unpacking."""
+    return {
+        name: value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+        for name, value in row.items()
+    }
 
 
 def _cached(task: Task, seed: int, split: Split, num_examples: int, num_proc: int) -> Iterator[dict[str, Any]]:
@@ -196,7 +212,7 @@ def _cached(task: Task, seed: int, split: Split, num_examples: int, num_proc: in
                     f"num_examples={num_examples:,}: ask for fewer, or allow longer ones."
                 )
         taken.add(identity)
-        yield row
+        yield _as_columns(row)
 
 
 def _first(task: Task, seed: int, split: Split, index: int) -> dict[str, Any]:

@@ -7,77 +7,66 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from .pathfinder_drawing import FULL, Pen, Point, disc_element, paste
+from .pathfinder_drawing import FULL, Patch, Pen, Point, Stroke, opposite, paste
 
-# A pixel is free up to this much room taken, and the rooms of two dashes stay below this sum: 0.3 and 1.8 of 255.
-_FREE, _MAX_OVERLAP = 76, 459
+# A pixel is free up to this much room taken: 0.3 of 255.
+_FREE = 76
 # How free a pixel is, by how much of it is taken.
 _FREE_SHARE = 1 - np.arange(FULL + 1) / FULL
 
 
 class Room:
-    """How much of each pixel of a window is taken; a rim of zeros saves asking where the window ends.
+    """How much of each pixel of a window is taken, and how much of what lies within the margin of each.
+
+    A rim around both saves asking where the window ends: nothing is taken there, and no tip may lie there.
 
     Args:
-        resolution: of the window.
+        canvas: [2, R + 2 rim, R + 2 rim] uint8, which `take` changes.
         rim: wider than anything that is asked about reaches.
     """
 
-    def __init__(self, resolution: int, rim: int):
-        self.resolution, self.rim = resolution, rim
-        self._canvas = np.zeros((resolution + 2 * rim, resolution + 2 * rim), np.uint8)
-        self.flat = self._canvas.reshape(-1)
-        self.window = self._canvas[rim:-rim, rim:-rim]
-        set_border(self.window, 1, FULL)
+    def __init__(self, canvas: np.ndarray, rim: int):
+        self.rim, self._canvas = rim, canvas
+        self._windows = canvas[:, rim:-rim, rim:-rim]
+        self._taken, self._tips, self._width = canvas[0], canvas[1].reshape(-1), canvas.shape[-1]
+        self.window = self._windows[0]
+
+    @classmethod
+    def empty(cls, resolution: int, rim: int, margin: int) -> "Room":
+        """Nothing is taken but the edge."""
+        room = cls(np.zeros((2, resolution + 2 * rim, resolution + 2 * rim), np.uint8), rim)
+        set_border(room.window, 1, FULL)
+        set_border(room._canvas[1], rim + 1 + margin, FULL)
+        return room
 
     def copy(self) -> "Room":
         """The same, to be filled further."""
-        other = Room(self.resolution, self.rim)
-        other.window[:] = self.window
-        return other
+        return Room(self._canvas.copy(), self.rim)
 
-    def place(self, point: Point) -> int:
-        """The index of a pixel in ``flat``."""
-        return (point[0] + self.rim) * (self.resolution + 2 * self.rim) + point[1] + self.rim
-
-    def take(self, room: np.ndarray, centre: Point) -> None:
+    def take(self, room: Patch, tip: Point) -> None:
         """Fill the room of a dash."""
-        paste(self.window, room, centre)
+        paste(self._windows, room.pixels, room.corner_at(tip))
 
     def chances(self, pivot: Point, fan: "Fan") -> np.ndarray:
         """How probable each tip of a fan is: straight, with free room within its margin, and in the window."""
-        taken = np.maximum.reduce(self.flat.take(fan.discs + self.place(pivot)))
-        chances = fan.straightness * _FREE_SHARE.take(taken)
-        y, x = pivot
-        rim, far = self.rim, self.resolution - self.rim
-        if not (rim < y < far and rim < x < far):  # a tip may lie outside
-            points = fan.offsets + np.array(pivot)
-            chances[((points < 0) | (points >= self.resolution)).any(1)] = 0
-        return chances
+        start = (pivot[0] + self.rim) * self._width + pivot[1] + self.rim + fan.start
+        return fan.straightness * _FREE_SHARE.take(self._tips[start:].take(fan.places))
 
-    def has(self, room: np.ndarray, centre: Point) -> bool:
+    def has(self, allowance: Patch, tip: Point) -> bool:
         """Whether the room of a dash overlaps what is taken by no more than is allowed."""
-        top, left = centre[0] + self.rim - room.shape[0] // 2, centre[1] + self.rim - room.shape[0] // 2
-        taken = self._canvas[top : top + room.shape[0], left : left + room.shape[0]]
-        return np.maximum.reduce(np.add(taken, room, dtype=np.uint16), axis=None) < _MAX_OVERLAP
+        pixels, (top, left) = allowance
+        top, left = top + tip[0] + self.rim, left + tip[1] + self.rim
+        taken = self._taken[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+        return np.count_nonzero(taken > pixels) == 0
 
     def free_share(self) -> float:
         """The share of free pixels."""
-        return float(np.mean(self.window <= _FREE))
+        return np.count_nonzero(self.window <= _FREE) / self.window.size
 
     def free_places(self, element: np.ndarray) -> np.ndarray:
         """Where an element lies on free pixels only, and not on the edge, as flat indices of the window."""
         occupied = (self.window > _FREE).view(np.uint8)
         return np.flatnonzero(cv2.dilate(occupied, element) == 0)
-
-
-def inner_places(element: np.ndarray, border: int, resolution: int) -> np.ndarray:
-    """Where an element lies ``border`` away from the edge of an empty window, as flat indices."""
-    spans = []
-    for axis in (0, 1):
-        offsets = np.flatnonzero(element.any(1 - axis)) - element.shape[0] // 2
-        spans.append(np.arange(border - offsets[0], resolution - border - offsets[-1]))
-    return np.add.outer(spans[0] * resolution, spans[1]).ravel()
 
 
 def set_border(canvas: np.ndarray, width: int, value: int) -> None:
@@ -89,14 +78,18 @@ def set_border(canvas: np.ndarray, width: int, value: int) -> None:
 class Fan(NamedTuple):
     """All tips that a path can turn to from a pivot."""
 
-    offsets: np.ndarray
-    """[tips, 2]: where they lie, seen from the pivot."""
-    orientations: np.ndarray
-    """[tips]: in which direction."""
+    offsets: list[Point]
+    """Where they lie, seen from the pivot."""
+    orientations: list[float]
+    """In which direction."""
+    strokes: list[Stroke]
+    """The dashes from them back to the pivot."""
     straightness: np.ndarray
     """[tips]: how probable each is where all is free, up to a factor."""
-    discs: np.ndarray
-    """[pixels, tips]: those within the margin of each tip, as offsets in `Room.flat`."""
+    start: int
+    """The first place that a tip may have in a flat canvas of `Room`, seen from that of the pivot."""
+    places: np.ndarray
+    """[tips]: where they lie in the flat canvas, seen from ``start``."""
 
 
 class Compass:
@@ -114,6 +107,7 @@ class Compass:
         angles = np.radians(np.arange(0, 360, 360 / (2 * math.pi * radius)))
         self._circle = radius * np.sin(angles), radius * np.cos(angles)
         self._fans: dict[tuple[bytes, bytes, float], Fan] = {}
+        self.empty_room = Room.empty(setting.resolution, self.rim, pen.margin)
 
     def fan(self, pivot: Point, orientation: float) -> Fan:
         """The tips around a pivot, for a path that comes in this direction."""
@@ -136,8 +130,8 @@ class Compass:
         turns = np.abs(orientations - orientation)
         turns = np.minimum(turns, 2 * math.pi - turns) * self.pen.setting.continuity
         chosen = turns < math.pi / 2
-        offsets = offsets[chosen]
-        disc = np.argwhere(disc_element(self.pen.margin)) - self.pen.margin
-        to_flat = np.array((self._width, 1))
-        discs = (disc @ to_flat)[:, None] + offsets @ to_flat
-        return Fan(offsets, orientations[chosen], np.cos(turns[chosen]) ** 2, discs)
+        offsets, directions = offsets[chosen], orientations[chosen].tolist()
+        strokes = [self.pen.stroke(opposite(direction)) for direction in directions]
+        start, places = -self.rim * (self._width + 1), offsets @ (self._width, 1)
+        straightness = np.cos(turns[chosen]) ** 2
+        return Fan(list(map(tuple, offsets.tolist())), directions, strokes, straightness, start, places - start)

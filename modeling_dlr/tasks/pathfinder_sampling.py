@@ -4,6 +4,7 @@ The rules are those of the official generator of the DLR paper, which follows ar
 that turn a little and keep clear of all other paths; what fails is tried again. The random numbers are the same, too.
 """
 
+import bisect
 import functools
 import math
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import RandomState
 
-from .pathfinder_drawing import Pen, Point, draw_disc, paste, translate
-from .pathfinder_room import Compass, Room, inner_places
+from .pathfinder_drawing import Pen, Point, SeedElement, Stroke, draw_disc, opposite, paste, translate
+from .pathfinder_room import Compass
 from .pathfinder_settings import PathfinderSetting
 
 _DASH_TRIES = 3
@@ -40,8 +41,7 @@ class Drawing(NamedTuple):
 class Dash(NamedTuple):
     """A dash of a path. The next one follows at the pivot in the direction of ``orientation``, in radians."""
 
-    ink: np.ndarray
-    room: np.ndarray
+    stroke: Stroke
     tip: Point
     pivot: Point
     orientation: float
@@ -96,12 +96,12 @@ class Sampler:
     def _ink(self, path: Path) -> np.ndarray:
         canvas = np.zeros((self.setting.resolution, self.setting.resolution))
         for dash in path:
-            paste(canvas, dash.ink, dash.tip)
+            _draw(dash, canvas)
         return canvas
 
     def _pair(self) -> tuple[Path, Path] | None:
         """Two long paths that begin near one another; None if they cannot grow."""
-        self.room = Room(self.setting.resolution, self.compass.rim)
+        self.room = self.compass.empty_room.copy()
         first = self._seed(border=2 * self.setting.seed_distance)
         second = first and self._seed_beside(first.tip)
         if not first or not second:
@@ -110,7 +110,7 @@ class Sampler:
         for _ in range(self.setting.contour_length - 1):
             if not all(self._grow(path) for path in paths):
                 return None
-        self.room.take(paths[1][-1].room, paths[1][-1].tip)  # the official code forgets the last dash of the first path
+        self._take(paths[1][-1])  # the official code forgets the last dash of the first path
         return paths
 
     def _distractor(self, image: np.ndarray) -> bool:
@@ -125,28 +125,43 @@ class Sampler:
         if not all(self._grow(path) for _ in range(setting.distractor_length - 1)):
             self.room = before
             return False
-        self.room.take(path[-1].room, path[-1].tip)
+        self._take(path[-1])
         for dash in path:
-            paste(image, dash.ink, dash.tip)
+            _draw(dash, image)
         if setting.mark_distractors:
             draw_disc(image, setting, seed.pivot)
         return True
 
     def _seed(self, border: int) -> Dash | None:
         """A dash in free room: anywhere, or where there is no path yet at least ``border`` away from the edge."""
-        resolution = self.setting.resolution
         for _ in range(_DASH_TRIES):
             orientation = math.radians(self.random.randint(-180, 180))
             element = self.compass.pen.seed_element(orientation)
             if element is None:
                 return None
-            free = inner_places(element, border, resolution) if border else self.room.free_places(element)
-            if not len(free):
+            tail = self._inner_place(element, border) if border else self._free_place(element)
+            if tail is None:
                 return None
-            dash = self._first_dash(divmod(int(free[self.random.randint(0, len(free))]), resolution), orientation)
+            dash = self._first_dash(tail, orientation)
             if dash:
                 return dash
         return None
+
+    def _inner_place(self, element: SeedElement, border: int) -> Point | None:
+        """One of those where the element lies ``border`` away from the edge."""
+        rows, columns = (
+            range(border - first, self.setting.resolution - border - last)
+            for first, last in (element.rows, element.columns)
+        )
+        if not rows or not columns:
+            return None
+        row, column = divmod(self.random.randint(0, len(rows) * len(columns)), len(columns))
+        return rows[row], columns[column]
+
+    def _free_place(self, element: SeedElement) -> Point | None:
+        """One of those where the element lies on free pixels."""
+        free = self.room.free_places(element.pixels)
+        return divmod(int(free[self.random.randint(0, len(free))]), self.setting.resolution) if len(free) else None
 
     def _seed_beside(self, neighbour: Point) -> Dash | None:
         """A dash at the seed distance from another."""
@@ -164,17 +179,17 @@ class Sampler:
         """The dash from ``tail`` in a direction, if it and its margins lie within the image."""
         length = self.setting.dash_length
         head = translate(tail, orientation, length)
-        pivot = translate(head, _reversed(orientation), length + self.margin)
+        pivot = translate(head, opposite(orientation), length + self.margin)
         if not (self._inside(head) and self._inside(pivot)):
             return None
-        return Dash(*self.compass.pen.stroke(orientation), tail, pivot, orientation)
+        return Dash(self.compass.pen.stroke(orientation), tail, pivot, orientation)
 
     def _grow(self, path: Path) -> bool:
         """Add a dash to a path and take the room of the one before; False if no tip was found for it."""
         last, dash = path[-1], self._next_dash(path[-1])
         if dash is None:
             return False
-        self.room.take(last.room, last.tip)
+        self._take(last)
         path.append(dash)
         return True
 
@@ -182,24 +197,27 @@ class Sampler:
         """The next dash of a path: its tip is drawn among those that turn little and are free."""
         pivot = translate(last.pivot, last.orientation, self.setting.dash_length + 2 * self.margin)
         fan = self.compass.fan(pivot, last.orientation)
-        cumulative = self.room.chances(pivot, fan).cumsum()
-        if not len(cumulative) or cumulative[-1] < _LEAST_CHANCE:
+        cumulative = self.room.chances(pivot, fan).cumsum().tolist()
+        total = cumulative[-1] if cumulative else 0.0
+        if total < _LEAST_CHANCE:
             return None
         for _ in range(_DASH_TRIES):
-            place = int(cumulative.searchsorted(self.random.rand() * cumulative[-1], "right"))
-            y, x = fan.offsets[place].tolist()
-            point, orientation = (pivot[0] + y, pivot[1] + x), float(fan.orientations[place])
-            ink, room = self.compass.pen.stroke(_reversed(orientation))
-            if self.room.has(room, point):
-                return Dash(ink, room, point, pivot, orientation)
+            place = bisect.bisect_right(cumulative, self.random.rand() * total)
+            y, x = fan.offsets[place]
+            tip, stroke = (pivot[0] + y, pivot[1] + x), fan.strokes[place]
+            if self.room.has(stroke.allowance, tip):
+                return Dash(stroke, tip, pivot, fan.orientations[place])
         return None
+
+    def _take(self, dash: Dash) -> None:
+        self.room.take(dash.stroke.room, dash.tip)
 
     def _inside(self, point: Point) -> bool:
         return 0 <= point[0] < self.setting.resolution and 0 <= point[1] < self.setting.resolution
 
 
-def _reversed(orientation: float) -> float:
-    return orientation - math.pi if orientation >= 0 else orientation + math.pi
+def _draw(dash: Dash, canvas: np.ndarray) -> None:
+    paste(canvas, dash.stroke.ink.pixels, dash.stroke.ink.corner_at(dash.tip))
 
 
 def _to_bytes(picture: np.ndarray, low: float, high: float) -> np.ndarray:
