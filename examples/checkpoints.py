@@ -112,7 +112,9 @@ def make(kind: str, folder: Path, maker: Callable[[Path], None]) -> int:
         files = [path for path in made.rglob("*") if path.is_file() and path.suffix != ".py"]
         size = sum(path.stat().st_size for path in files)
         if size > LARGEST[kind]:
-            raise VerificationError(f"{folder.name} has {size:,} bytes beside its code, more than the {LARGEST[kind]:,} it may have.")
+            raise VerificationError(
+                f"{folder.name} has {size:,} bytes beside its code, more than the {LARGEST[kind]:,} it may have."
+            )
         shutil.rmtree(folder, ignore_errors=True)
         made.replace(folder)
     return size
