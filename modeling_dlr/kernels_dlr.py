@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .memo_dlr import Memo
-from .ops_dlr import Spectrum, at_least_float32, evaluate_read_out, turned
+from .ops_dlr import Spectrum, all_finite, at_least_float32, evaluate_read_out, turned
 from .poles_dlr import (
     bilinear,
     divided,
@@ -109,7 +109,7 @@ class Kernel(nn.Module, ABC):
         """
         for name, parameter in self.named_parameters():
             cheap = parameter.device.type == "cpu" and not torch.compiler.is_compiling()
-            if cheap and not parameter.isfinite().all():
+            if cheap and not all_finite(parameter):
                 raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
 
     def draw_weights(self, std: float) -> Tensor:

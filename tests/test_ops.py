@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_dlr import convolution_dlr, vandermonde_dlr
 from modeling_dlr.convolution_dlr import convolve, transform_size
-from modeling_dlr.ops_dlr import Spectrum, evaluate_kernel
+from modeling_dlr.ops_dlr import Spectrum, all_finite, evaluate_kernel
 
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
 
@@ -348,3 +348,13 @@ def test_growing_and_separate_poles_are_never_left_out():
     found = {steps: poles.tolist() for poles, steps in lifetimes if isinstance(poles, Tensor)}
     assert found == {L: [0, 1, 3], 2**16: [4], 2**12: [2]}
     assert vandermonde_dlr._lifetimes(torch.full((2, 3), -1.0), L, torch.float32) == [(slice(None), L)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_not_finite_is_found(dtype: torch.dtype):
+    """Infinities that cancel are found, and large numbers whose sum is infinite are no mistake."""
+    largest = torch.finfo(dtype).max
+    assert all_finite(torch.tensor([largest, largest, -1.0], dtype=dtype))
+    assert all_finite(torch.empty(0, dtype=dtype))
+    for wrong in ([torch.inf, 1.0], [torch.inf, -torch.inf], [torch.nan, 0.0]):
+        assert not all_finite(torch.tensor(wrong, dtype=dtype))
