@@ -235,7 +235,7 @@ class GreyImages(ClassifiedData):
 
     def processor(self, train: Dataset) -> Any:
         """A processor of images of any size."""
-        processor: Any = pixel_processor(channels=1)
+        processor: Any = pixel_processor()
         processor.image_mean, processor.image_std = self.mean, self.std
         return processor
 
@@ -244,8 +244,8 @@ class GreyImages(ClassifiedData):
         return {"input_size": 1}
 
     def batch(self, processor: Any, rows: list[dict[str, Any]]) -> Batch:
-        """``pixel_values`` [B, 1, h, w]."""
-        return dict(processor([row[self.image].convert("L") for row in rows], return_tensors="pt"))
+        """``pixel_values`` [B, 3, h, w], which a model of one channel reads in grey."""
+        return dict(processor([row[self.image] for row in rows], return_tensors="pt"))
 
     def stand_in(self) -> DatasetDict:
         """Dark images and bright ones."""

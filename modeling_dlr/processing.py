@@ -32,36 +32,31 @@ def sound_extractor(sampling_rate: int, *, do_normalize: bool = True) -> Wav2Vec
     )
 
 
-def pixel_processor(
-    height: int | None = None, width: int | None = None, *, channels: int = 3
-) -> SegformerImageProcessorPil:
-    """Images to `pixel_values` [B, C, h, w] from -1 (black) to 1, for classification and segmentation alike.
+def pixel_processor(height: int | None = None, width: int | None = None) -> SegformerImageProcessorPil:
+    """Images to `pixel_values` [B, 3, h, w] from -1 (black) to 1, for classification and segmentation alike.
+
+    Images of every mode become RGB, as pipelines make them; a model of one channel reads RGB in grey.
 
     It has the class of SegFormer's, the only thing of it that is used: besides images it prepares maps of labels, and
-    turns logits into masks of the size of the image. `pipeline("image-segmentation")` logs "not supported" for every
-    model outside of transformers, and works.
+    turns logits into masks of the size of the image.
 
     Args:
         height: of the images that the model is trained on, to which others are resized.
         width: likewise; without height and width, images keep their size, and those of a batch must share it.
-        channels: 3, to which grey images and those with transparency are converted, or 1. Pipelines make RGB of every
-            image, which a model of one channel reads in grey.
 
     Raises:
-        ValueError: for other channels, or only one of height and width.
+        ValueError: for only one of height and width.
 
     >>> from PIL import Image
     >>> pixel_processor(2, 3)(Image.new("L", (30, 20), 255), return_tensors="pt")["pixel_values"][0, 0].tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
-    if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}.")
     if (height is None) != (width is None):
         raise ValueError(f"height and width belong together, got {height} and {width}: give both, or neither.")
     return SegformerImageProcessorPil(
         do_resize=height is not None,
         size=None if height is None or width is None else {"height": height, "width": width},
-        image_mean=0.5,  # of every channel: one number fits grey and RGB
+        image_mean=0.5,
         image_std=0.5,
-        do_convert_rgb=channels == 3,
+        do_convert_rgb=True,
     )

@@ -309,7 +309,7 @@ def prepared_by_hand(image: Image.Image) -> Tensor:
 @pytest.mark.parametrize("stock", [False, True], ids=["ours", "that of ViT"])
 def test_image_classification(channels: int, stock: bool, tmp_path: Path):
     """Images of every mode, at the size of the processor as they are, in batches too."""
-    processor = pixel_processor(5, 7, channels=channels)
+    processor = pixel_processor(5, 7)
     if stock:
         processor = ViTImageProcessorPil(size={"height": 5, "width": 7}, image_mean=0.5, image_std=0.5)
     saved = Saved(tmp_path, "AutoModelForImageClassification", processor, input_size=channels, bidirectional=True)
@@ -327,9 +327,7 @@ def test_image_classification(channels: int, stock: bool, tmp_path: Path):
 def test_image_segmentation(channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A mask per class that is found, of the size of the image, whatever size the model reads; no word of the model."""
     monkeypatch.setattr(transformers.pipelines.base.logger, "error", pytest.fail)
-    saved = Saved(
-        tmp_path, "AutoModelForSemanticSegmentation", pixel_processor(5, 7, channels=channels), input_size=channels
-    )
+    saved = Saved(tmp_path, "AutoModelForSemanticSegmentation", pixel_processor(5, 7), input_size=channels)
     segment = saved.pipeline("image-segmentation")
     images = [picture(mode) for mode in MODES]
     for batch_size in (1, 5):
@@ -345,27 +343,25 @@ def test_image_segmentation(channels: int, tmp_path: Path, monkeypatch: pytest.M
     assert (sum(np.array(row["mask"], dtype=int) for row in rows) == 255).all()
 
 
-@by_channels
-def test_pixel_processor(channels: int, tmp_path: Path):
-    """It prepares images and maps of labels alike, keeps or changes their size, and loads without this package."""
-    pixel_processor(channels=channels).save_pretrained(tmp_path)
+@pytest.mark.parametrize("mode", MODES)
+def test_pixel_processor(mode: str, tmp_path: Path):
+    """It prepares images of every mode and maps of labels, keeps or changes their size, and loads without us."""
+    pixel_processor().save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path, trust_remote_code=False)
     assert isinstance(processor, SegformerImageProcessorPil)
-    image, labels = picture("L" if channels == 1 else "RGB"), picture("L")
+    image, labels = picture(mode), picture("L")
     prepared = processor(image, segmentation_maps=labels, return_tensors="pt")
-    assert prepared["pixel_values"].shape == (1, channels, 5, 7)
-    torch.testing.assert_close(prepared["pixel_values"], prepared_by_hand(image)[:, :channels], rtol=0, atol=1e-6)
+    assert prepared["pixel_values"].shape == (1, 3, 5, 7)
+    torch.testing.assert_close(prepared["pixel_values"], prepared_by_hand(image), rtol=0, atol=1e-6)
     assert (prepared["labels"][0].numpy() == np.array(labels)).all()
-    smaller = pixel_processor(2, 3, channels=channels)(image, segmentation_maps=labels, return_tensors="pt")
-    assert smaller["pixel_values"].shape == (1, channels, 2, 3)
+    smaller = pixel_processor(2, 3)(image, segmentation_maps=labels, return_tensors="pt")
+    assert smaller["pixel_values"].shape == (1, 3, 2, 3)
     assert smaller["labels"].shape == (1, 2, 3)
     assert set(np.unique(smaller["labels"])) <= set(np.unique(np.array(labels)))
 
 
 def test_pixels_that_are_refused():
-    """Channels that are no image's, and half a size."""
-    with pytest.raises(ValueError, match=r"1 \(grey\) or 3 \(RGB\), got 4"):
-        pixel_processor(channels=4)
+    """Half a size."""
     with pytest.raises(ValueError, match="belong together, got 5 and None"):
         pixel_processor(5)
 
