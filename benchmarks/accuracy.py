@@ -17,8 +17,8 @@ import torch
 from measure import RESULTS, build_mixer, run_benchmark
 from torch import Tensor
 
-from modeling_dlr.decoding_dlr import begin_block, decode, lookahead_tables, state_after
-from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_kernel, final_state, power, scan, step
+from modeling_dlr.decoding_dlr import Version, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_kernel, final_state, powers_of, scan, step
 
 HIDDEN_SIZE = 4
 LAST = 1024
@@ -81,14 +81,14 @@ class Decoder:
     def __init__(self, spectrum: Spectrum, skip: Tensor):
         zero = torch.zeros(1, HIDDEN_SIZE, spectrum.decay.shape[-1])
         self.tables, self.start = lookahead_tables(spectrum, skip), State(zero, zero)
-        self.block = begin_block(self.tables, self.start)
+        self.block = begin_block(self.tables, Version.of(()), self.start)
 
     def __call__(self, u: Tensor, _: None) -> tuple[Tensor, None]:
         """[1, H] to [1, 1, H]."""
         if self.block.is_full:
             self.start = state_after(self.block, self.start)
-            self.block = begin_block(self.tables, self.start)
-        return decode(self.block, u), None
+            self.block = begin_block(self.tables, Version.of(()), self.start)
+        return next_output(self.block, u), None
 
 
 def relative_error(actual: Tensor, expected: Tensor, whole: Tensor | None = None) -> float:
@@ -113,7 +113,7 @@ def measure(row: Row) -> dict[str, Any]:
     plain_kernel = naive.dss_kernel if spectrum.decay.dim() == 2 else naive.dlr_kernel
     plain = plain_kernel(spectrum.decay.float(), spectrum.angle.float(), weights, L)
     poles = torch.polar(spectrum.decay.exp(), spectrum.angle).to(torch.complex64)
-    factors = power(spectrum, 1)
+    factors = powers_of(spectrum, 1)
     W, zero = torch.view_as_complex(weights), torch.zeros(1, HIDDEN_SIZE, N, dtype=torch.complex64)
     pairs: dict[str, tuple[Tensor, ...]] = {
         "kernel": (evaluate_kernel(spectrum, L)[0, :, -LAST:], kernel[:, -LAST:], kernel),

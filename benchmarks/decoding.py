@@ -18,11 +18,13 @@ from measure import RESULTS, paired_ratio, run_benchmark
 from torch import Tensor
 
 from modeling_dlr import DLRKernel
-from modeling_dlr.decoding_dlr import Block, begin_block, decode, lookahead_tables, state_after
-from modeling_dlr.ops_dlr import State, power, step
+from modeling_dlr.decoding_dlr import Block, Version, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr.ops_dlr import State, powers_of, step
 
 _TOKENS = 256
 _ROUNDS = 7
+# The version of no parameters: the tables of this benchmark depend on none.
+NOW = Version.of(())
 
 
 class Row(NamedTuple):
@@ -56,15 +58,15 @@ def measure(row: Row) -> dict[str, Any]:
     spectrum, skip, u = DLRKernel(1, H, N).spectrum(1), torch.randn(1, H), torch.randn(_TOKENS, B, H)
     poles = torch.polar(spectrum.decay.exp(), spectrum.angle).to(torch.complex64)
     weights = torch.complex(spectrum.weights_real[0], spectrum.weights_imag[0])
-    tables, factors = lookahead_tables(spectrum, skip, block), power(spectrum, 1)
+    tables, factors = lookahead_tables(spectrum, skip, block), powers_of(spectrum, 1)
     zero = State(torch.zeros(B, H, N), torch.zeros(B, H, N))
 
     def look_ahead(u: Tensor, x: tuple[Block, State]) -> tuple[Tensor, tuple[Block, State]]:
         block, start = x
         if block.is_full:
             start = state_after(block, start)
-            block = begin_block(tables, start)
-        return decode(block, u), (block, start)
+            block = begin_block(tables, NOW, start)
+        return next_output(block, u), (block, start)
 
     ways: dict[str, tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]] = {
         "naive": (lambda u, x: naive.step(x, poles, weights, skip[0], u), torch.zeros(B, H, N, dtype=torch.complex64)),
@@ -74,7 +76,7 @@ def measure(row: Row) -> dict[str, Any]:
     runs: dict[str, list[list[float]]] = {way: [] for way in ways}
     for _ in range(_ROUNDS + 1):
         for way, (advance, state) in ways.items():
-            runs[way].append(timed(advance, u, (begin_block(tables, zero), zero) if way == "lookahead" else state))
+            runs[way].append(timed(advance, u, (begin_block(tables, NOW, zero), zero) if way == "lookahead" else state))
     means = {way: [statistics.mean(run) for run in seconds[1:]] for way, seconds in runs.items()}
     slowest = [max(run[i : i + block]) for run in runs["lookahead"][1:] for i in range(0, _TOKENS, block)]
     return {

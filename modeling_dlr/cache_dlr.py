@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
 
-from .decoding_dlr import Block, LookaheadTables, begin_block, decode, state_after
+from .decoding_dlr import Block, LookaheadTables, Version, begin_block, next_output, state_after
 from .ops_dlr import State
 
 
@@ -25,7 +25,6 @@ class DLRCacheLayer(CacheLayerMixin):
         super().__init__(**kwargs)
         self.cumulative_length = 0
         self.block: Block | None = None
-        self._weights_of_block: tuple[tuple[int, int], ...] = ()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take a first state."""
@@ -33,13 +32,17 @@ class DLRCacheLayer(CacheLayerMixin):
         self.keys, self.values, self.block = key_states, value_states, None
         self.is_initialized = True
 
-    @property
     def contents(self) -> tuple[Tensor, Tensor] | None:
-        """Real and imaginary part, or None before the first step."""
+        """Real and imaginary part after all steps so far, or None before the first; in a block it takes a product."""
         if self.keys is None or self.values is None:
             return None
         start = State(self.keys, self.values)
         return start if self.block is None else state_after(self.block, start)
+
+    def __getstate__(self) -> dict:
+        """What a copy and a pickle hold: the state as it is now, without a block and its tables."""
+        keys, values = self.contents() or (None, None)
+        return self.__dict__ | {"keys": keys, "values": values, "block": None}
 
     def update(self, key_states: Tensor, value_states: Tensor, steps: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Replace the state by the one ``steps`` steps later; real and imaginary part, each [B, H, N]."""
@@ -47,30 +50,27 @@ class DLRCacheLayer(CacheLayerMixin):
         self.cumulative_length += steps
         return key_states, value_states
 
-    def decode(self, u: Tensor, weights: tuple[Tensor, ...], tables: Callable[[], LookaheadTables]) -> Tensor:
+    def is_inside_block(self) -> bool:
+        """Whether the next step, if it is a token without a gradient, may leave the state alone."""
+        return self.block is not None and not self.block.is_full
+
+    def decode(self, u: Tensor, parameters: tuple[Tensor, ...], tables: Callable[[], LookaheadTables]) -> Tensor:
         """The output of one more step, u [B, H] to y [B, C, H], without a gradient.
 
         Args:
             u: the input.
-            weights: on which the tables depend. Within a block torch's own count of their changes tells whether they
-                are still the same.
-            tables: gives those of the weights.
+            parameters: on which the tables depend; a block ends where they change.
+            tables: gives those of the parameters.
         """
-        present = tuple((part.data_ptr(), part._version) for part in weights)
         block = self.block
-        if block is None or block.is_full or not self._goes_on(block, present):
-            contents, found = self.contents, tables()
-            zero = u.new_zeros(*u.shape, found.spectrum.decay.shape[-1])
-            state = State(zero, zero) if contents is None else State(*contents)
+        if block is None or not block.goes_on_with(parameters):
+            contents, found = self.contents(), tables()
+            zero = u.new_zeros(*u.shape, found.decay.shape[-1])
+            state = State(zero, zero) if contents is None else State(*(part.detach() for part in contents))
             self.lazy_initialization(*state)
-            self.block = block = begin_block(found, state)
-            self._weights_of_block = present
+            self.block = block = begin_block(found, Version.of(parameters), state)
         self.cumulative_length += 1
-        return decode(block, u)
-
-    def _goes_on(self, block: Block, weights: tuple[tuple[int, int], ...]) -> bool:
-        # What was made in inference mode cannot be written into outside of it.
-        return weights == self._weights_of_block and block.inputs.is_inference() <= torch.is_inference_mode_enabled()
+        return next_output(block, u)
 
     def get_seq_length(self) -> int:
         """Steps seen so far, padding included."""
@@ -128,6 +128,14 @@ def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
     """The layer of a cache that holds the state of a layer of the model."""
     # pyrefly: ignore[bad-return] - check_cache has seen to it
     return cache.layers[layer_idx]
+
+
+def inside_blocks(cache: Cache | None) -> bool:
+    """Whether one more token may leave every recurrent state alone."""
+    # By name, for every folder of remote code has classes of its own.
+    states = [layer for layer in cache.layers if type(layer).__name__ == DLRCacheLayer.__name__] if cache else []
+    # pyrefly: ignore[missing-attribute] - the one class that is asked for has it
+    return bool(states) and all(layer.is_inside_block() for layer in states)
 
 
 def pooling_layer(cache: Cache, num_layers: int) -> PoolingCacheLayer:

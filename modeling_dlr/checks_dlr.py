@@ -63,7 +63,7 @@ def check_inputs(
         _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
     if value.shape[1] == 0:
         raise ValueError(f"A sequence has at least one step, got {name} of shape {list(value.shape)}.")
-    if input_ids is not None and vocab_size is not None and _values_are_cheap(input_ids) and input_ids.numel():
+    if input_ids is not None and vocab_size is not None and values_are_cheap(input_ids) and input_ids.numel():
         low, high = (int(bound) for bound in torch.aminmax(input_ids))
         if low < 0 or high >= vocab_size:
             raise IndexError(
@@ -79,7 +79,7 @@ def check_no_empty_row(mask: Tensor | None) -> None:
     Raises:
         ValueError: naming the first such row.
     """
-    if mask is None or not _values_are_cheap(mask):
+    if mask is None or not values_are_cheap(mask):
         return
     empty = (~mask.any(dim=1)).nonzero()
     if len(empty):
@@ -101,7 +101,7 @@ def check_class_labels(
     Raises:
         ValueError: naming the label.
     """
-    if not _values_are_cheap(labels):
+    if not values_are_cheap(labels):
         return
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
     if len(wrong):
@@ -130,5 +130,12 @@ def _check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:
         raise ValueError(f"{name} must have the shape {expected}, got {list(value.shape)}.")
 
 
-def _values_are_cheap(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+def values_are_cheap(tensor: Tensor) -> bool:
+    """Whether looking at the values of a tensor costs little, and is possible at all: not while a program is traced."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:  # under vmap, or of a fake tensor
+        return False
+    return True

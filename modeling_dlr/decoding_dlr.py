@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .ops_dlr import Spectrum, State, evaluate_kernel, power, product
 from .vandermonde_dlr import table_of_powers
@@ -20,35 +20,76 @@ _LONGEST_BLOCK, _SHORTEST_BLOCK, _NUMBERS_PER_TABLE = 128, 8, 2**20
 
 
 class LookaheadTables(NamedTuple):
-    """What decoding needs of a spectrum, computed once.
+    """What decoding needs of a spectrum, computed once. It holds nothing that a change of parameters would change.
 
     Attributes:
-        spectrum: whose tables they are.
+        decay: Re log Λ, [N] or [H, N].
+        angle: Im log Λ, likewise.
+        weights: W as (Re, Im), each [C, H, N].
         lookahead: [G, T, 2N], Λ^{j+1} as [Re, -Im] for j = 0 … T-1; G is 1 (shared poles) or H.
         history: [G, T, 2N], Λ^{T-1-j} as [Re, Im].
-        jump: Λ^T as `power` has it.
         taps: [T, C, H], K[j], and D added to K[0].
     """
 
-    spectrum: Spectrum
+    decay: Tensor
+    angle: Tensor
+    weights: tuple[Tensor, Tensor]
     lookahead: Tensor
     history: Tensor
-    jump: Tensor
     taps: Tensor
+
+
+def may_decode(parameters: tuple[Tensor, ...]) -> bool:
+    """Whether a layer with these parameters may decode in blocks.
+
+    Not where a gradient goes through every step, where a program is traced, or where parameters have no storage (under
+    vmap) or do not count their changes (made in inference mode).
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    try:
+        plain = [type(p) in (Tensor, nn.Parameter) and (p.data_ptr(), p._version) for p in parameters]
+    except RuntimeError:
+        return False
+    return all(plain)
+
+
+class Version(NamedTuple):
+    """Parameters as they were: the storage of each, which lives on as long as this, and torch's count of its changes.
+
+    Changes through ``.data`` are not counted.
+    """
+
+    storages: tuple[Tensor, ...]
+    changes: tuple[int, ...]
+
+    @classmethod
+    def of(cls, parameters: tuple[Tensor, ...]) -> "Version":
+        """The present version."""
+        return cls(tuple(p.detach() for p in parameters), tuple(p._version for p in parameters))
+
+    def is_that_of(self, parameters: tuple[Tensor, ...]) -> bool:
+        """Whether they are the same, in the same place, and have not been written into since."""
+        return len(parameters) == len(self.storages) and all(
+            new.data_ptr() == old.data_ptr() and new.dtype == old.dtype and new._version == count
+            for new, old, count in zip(parameters, self.storages, self.changes, strict=True)
+        )
 
 
 @dataclass
 class Block:
-    """Where decoding stands between two touches of the state: `decode` writes into it.
+    """Where decoding stands between two touches of the state: `next_output` writes into it.
 
     Attributes:
         tables: of its spectrum.
+        version: of the parameters that the tables were made from.
         outputs: [T, B, C, H], as far as the state and the tokens so far make them.
         inputs: [T, B, H], the tokens so far.
         position: how many they are.
     """
 
     tables: LookaheadTables
+    version: Version
     outputs: Tensor
     inputs: Tensor
     position: int = 0
@@ -58,17 +99,14 @@ class Block:
         """Whether the next token needs a new block."""
         return self.position == len(self.inputs)
 
+    def goes_on_with(self, parameters: tuple[Tensor, ...]) -> bool:
+        """Whether the next token belongs to this block. What inference mode made can only be written into there."""
+        writable = self.inputs.is_inference() <= torch.is_inference_mode_enabled()
+        return writable and not self.is_full and self.version.is_that_of(parameters)
+
     def take_sequences(self, indices: Tensor) -> None:
         """Keep some sequences, or repeat them, as beam search does."""
         self.outputs, self.inputs = self.outputs.index_select(1, indices), self.inputs.index_select(1, indices)
-
-
-def looks_ahead(parameter: Tensor) -> bool:
-    """Whether a layer with this parameter may decode in blocks: without a gradient, and not while it is traced.
-
-    Parameters made in inference mode do not count their changes.
-    """
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or parameter.is_inference())
 
 
 def lookahead_tables(spectrum: Spectrum, skip: Tensor, block_length: int | None = None) -> LookaheadTables:
@@ -90,13 +128,26 @@ def lookahead_tables(spectrum: Spectrum, skip: Tensor, block_length: int | None 
     powers = table_of_powers(decay, angle, T + 1, taps)  # [G, T+1, 2N]
     lookahead = powers[:, 1:].clone()
     lookahead[..., N:].neg_()
-    return LookaheadTables(spectrum, lookahead, powers[:, :-1].flip(1), power(spectrum, T), taps)
+
+    def packed(x: Tensor) -> Tensor:
+        return x.clone(memory_format=torch.contiguous_format)
+
+    return LookaheadTables(
+        spectrum.decay.clone(),
+        spectrum.angle.clone(),
+        (
+            spectrum.weights_real.clone(memory_format=torch.contiguous_format),
+            spectrum.weights_imag.clone(memory_format=torch.contiguous_format),
+        ),
+        lookahead,
+        powers[:, :-1].flip(1),
+        taps,
+    )
 
 
-def begin_block(tables: LookaheadTables, state: State) -> Block:
+def begin_block(tables: LookaheadTables, version: Version, state: State) -> Block:
     """A block of tokens from a recurrent state [B, H, N]."""
-    spectrum, (T, C, H) = tables.spectrum, tables.taps.shape
-    (W_real, W_imag), B = (spectrum.weights_real, spectrum.weights_imag), len(state.real)
+    (W_real, W_imag), (T, C, H), B = tables.weights, tables.taps.shape, len(state.real)
     x_real, x_imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
     seen = x_real.new_empty(B, C, H, tables.lookahead.shape[-1])  # W x as [Re | Im]
     seen_real, seen_imag = seen.chunk(2, dim=-1)
@@ -106,11 +157,11 @@ def begin_block(tables: LookaheadTables, state: State) -> Block:
         outputs = (tables.lookahead[0] @ seen.flatten(0, -2).mT).view(T, B, C, H)
     else:
         outputs = torch.einsum("hjn,bchn->jbch", tables.lookahead, seen).contiguous()
-    return Block(tables, outputs, seen.new_zeros(T, B, H))
+    return Block(tables, version, outputs, seen.new_zeros(T, B, H))
 
 
-def decode(block: Block, u: Tensor) -> Tensor:
-    """One token, u [B, H] to y [B, C, H], in a block that is not full; the block is moved on by it."""
+def next_output(block: Block, u: Tensor) -> Tensor:
+    """The output of one token, u [B, H] to y [B, C, H], in a block that is not full; the block is moved on by it."""
     j = block.position
     block.inputs[j] = u
     coming = block.outputs[j:]
@@ -130,6 +181,6 @@ def state_after(block: Block, start: State) -> State:
         sums = (inputs.flatten(1).mT @ recent[0]).unflatten(0, inputs.shape[1:])
     else:
         sums = torch.einsum("jbh,hjn->bhn", block.inputs[:t], recent)
-    moved = product(block.tables.jump if t == T else power(block.tables.spectrum, t), start)
+    moved = product(power(block.tables.decay, block.tables.angle, t, start.real), start)
     real, imag = sums.chunk(2, dim=-1)
     return State(moved.real.add_(real), moved.imag.add_(imag))

@@ -171,7 +171,8 @@ class DLRPooledHead(DLRHead):
         if past_key_values is None:
             return pool(self.config.pooling, hidden_states, mask)[0]
         layer = pooling_layer(past_key_values, self.config.num_hidden_layers)
-        earlier = None if layer.contents is None else Pooled(*layer.contents)
+        contents = layer.contents()
+        earlier = None if contents is None else Pooled(*contents)
         features, so_far = pool(self.config.pooling, hidden_states, mask, earlier)
         layer.update(*so_far, hidden_states.shape[1])
         return features

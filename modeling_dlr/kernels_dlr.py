@@ -7,12 +7,13 @@ float64, because a rounded angle is multiplied by up to a million steps.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .checks_dlr import values_are_cheap
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .memo_dlr import Memo
 from .ops_dlr import Spectrum, all_finite, at_least_float32, evaluate_read_out, turned
@@ -82,13 +83,30 @@ class Kernel(nn.Module, ABC):
     def taps(self, length: int) -> Tensor:
         """The kernel [C, H, length]."""
 
+    def recurrence(self) -> Spectrum:
+        """The spectrum whose real read-out this kernel is: what scan, step, convolution and decoding start from.
+
+        Raises:
+            ValueError: saying why, if the kernel can only be convolved with.
+        """
+        raise ValueError(f"This kernel has no recurrence: {self.no_recurrence_because}. Convolve with it instead.")
+
     @property
     def no_recurrence_because(self) -> str | None:
         """Why this kernel can only be convolved with, or None if it is a linear recurrence."""
         return why_no_recurrence(self.options)
 
-    def forward(self, length: int) -> Tensor:
-        """The kernel [C, H, min(length, max_length)]."""
+    @overload
+    def forward(self, length: int) -> Tensor: ...
+    @overload
+    def forward(self, length: None) -> Spectrum: ...
+    def forward(self, length: int | None) -> Tensor | Spectrum:
+        """The kernel [C, H, min(length, max_length)], or for None, which is without end, its `recurrence`.
+
+        Hooks that fetch parameters from elsewhere are called for either.
+        """
+        if length is None:
+            return self.recurrence()
         limit = self.options["max_length"]
         return self.taps(length if limit is None else min(length, limit))
 
@@ -108,8 +126,7 @@ class Kernel(nn.Module, ABC):
             ValueError: naming the first such parameter.
         """
         for name, parameter in self.named_parameters():
-            cheap = parameter.device.type == "cpu" and not torch.compiler.is_compiling()
-            if cheap and not all_finite(parameter):
+            if values_are_cheap(parameter) and not all_finite(parameter):
                 raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
 
     def draw_weights(self, std: float) -> Tensor:
@@ -129,13 +146,8 @@ class DiagonalKernel(Kernel):
         """Log-poles and weights; ``length`` is the number of taps, which only the softmax version of DSS looks at."""
 
     def recurrence(self) -> Spectrum:
-        """The spectrum whose real read-out this kernel is: what scan, step, convolution and decoding start from.
-
-        Raises:
-            ValueError: saying why, if the kernel can only be convolved with.
-        """
         if self.no_recurrence_because is not None:
-            raise ValueError(f"This kernel has no recurrence: {self.no_recurrence_because}. Convolve with it instead.")
+            return super().recurrence()
         return turned(self.spectrum(1), self.options["read_out"])
 
     def initial_buffers(self) -> dict[str, Tensor]:

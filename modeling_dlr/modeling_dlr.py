@@ -17,11 +17,11 @@ from transformers.utils.generic import maybe_autocast, merge_with_config_default
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
-from .cache_dlr import check_cache, state_layer
+from .cache_dlr import check_cache, inside_blocks, state_layer
 from .checks_dlr import check_inputs
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
-from .decoding_dlr import LookaheadTables, lookahead_tables, looks_ahead
+from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
@@ -47,7 +47,7 @@ class ElementDropout(nn.Dropout):
         """Of any shape."""
         if not self.training or self.p in (0, 1) or input.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(input)
-        kept = torch.rand(input.shape) >= self.p
+        kept = torch.rand(input.shape, dtype=torch.float32, device=input.device) >= self.p
         return input * kept.to(input.dtype).div_(1 - self.p)
 
 
@@ -130,22 +130,23 @@ class DLRMixer(Mixer):
             y = convolve(take_steps(u, layout.order.steps), forward, backward, skip)
             return take_steps(y, layout.order.places)
         layer, mask = state_layer(past_key_values, self.layer_idx), without_need(mask)
-        if u.shape[1] == 1 and mask is None and looks_ahead(self.D):
-            weights = (*self.kernel.parameters(), self.D)
-            return layer.decode(u[:, 0], weights, lambda: self.lookahead_tables(weights)).unsqueeze(1)
-        state = None if layer.contents is None else State(*layer.contents)
-        # pyrefly: ignore[not-callable] - DLRModel has seen to it that this kernel has a recurrence
-        y, state = stream(self.kernel.recurrence(), skip, u, state, mask, lambda: self.taps(u))
+        parameters = (*self.kernel.parameters(), self.D)
+        if u.shape[1] == 1 and mask is None and may_decode(parameters):
+            return layer.decode(u[:, 0], parameters, self.decoding_tables).unsqueeze(1)
+        contents = layer.contents()
+        state = None if contents is None else State(*contents)
+        y, state = stream(self.kernel(None), skip, u, state, mask, lambda: self.taps(u))
         layer.update(*state, u.shape[1])
         return y
 
-    def lookahead_tables(self, weights: tuple[Tensor, ...]) -> LookaheadTables:
-        """The tables for decoding, computed once for the same weights."""
-        tables = self.tables.recall(weights)
+    def decoding_tables(self) -> LookaheadTables:
+        """The tables of the present kernel and D, computed once while they stay the same."""
+        spectrum = self.kernel(None)
+        present = (*(part for part in spectrum if part is not None), self.D)
+        tables = self.tables.recall(present)
         if tables is None:
-            # pyrefly: ignore[not-callable] - as above
-            tables = lookahead_tables(self.kernel.recurrence(), self.D)
-            self.tables.keep(weights, tables)
+            tables = lookahead_tables(spectrum, self.D)
+            self.tables.keep(present, tables)
         return tables
 
     def taps(self, u: Tensor) -> Tensor:
@@ -354,7 +355,7 @@ class DLRModel(DLRPreTrainedModel):
                 "A row of several documents has no single state to go on from: pass use_cache=False and no "
                 "past_key_values, or one document per row."
             )
-        if streams and length > 1:  # of every token it would cost more than the token
+        if streams and not (length == 1 and inside_blocks(past_key_values)):
             for module in self.modules():
                 if isinstance(module, Kernel):
                     module.check_finite()

@@ -207,26 +207,31 @@ def step(
 ) -> tuple[Tensor, State]:
     """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound.
 
-    ``factors`` is `power(spectrum, 1)`, for who takes many steps; None computes it.
+    ``factors`` is `powers_of(spectrum, 1)`, for who takes many steps; None computes it.
     """
     _check_recurrence(spectrum)
     if state is None:
         zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
         state = State(zero + u.unsqueeze(-1), zero)
     else:
-        moved = product(power(spectrum, 1) if factors is None else factors, state)
+        moved = product(powers_of(spectrum, 1) if factors is None else factors, state)
         state = State(moved.real.add_(u.unsqueeze(-1)), moved.imag)
     real, imag = (part.unsqueeze(1) for part in state)  # [B, 1, H, N]
     y = torch.linalg.vecdot(spectrum.weights_real, real) - torch.linalg.vecdot(spectrum.weights_imag, imag)
     return y + skip * u.unsqueeze(1), state
 
 
-def power(spectrum: Spectrum, steps: int | Tensor) -> Tensor:
+def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Tensor:
     """Λ^steps as `split` has it, [4, N] or [4, H, N]; for steps [B], one power per sequence, [4, B, 1 or H, N]."""
     if isinstance(steps, Tensor):
-        steps = steps.to(spectrum.decay.device).view(-1, 1, 1)
-    magnitude, phase = torch.exp(in_float64(spectrum.decay) * steps), in_float64(spectrum.angle) * steps
-    return split(magnitude * phase.cos(), magnitude * phase.sin(), spectrum.weights_real)
+        steps = steps.to(decay.device).view(-1, 1, 1)
+    magnitude, phase = torch.exp(in_float64(decay) * steps), in_float64(angle) * steps
+    return split(magnitude * phase.cos(), magnitude * phase.sin(), like)
+
+
+def powers_of(spectrum: Spectrum, steps: int | Tensor) -> Tensor:
+    """`power` of the poles of a spectrum, of the kind of its weights."""
+    return power(spectrum.decay, spectrum.angle, steps, spectrum.weights_real)
 
 
 def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
@@ -236,7 +241,7 @@ def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
     """
     _check_recurrence(spectrum)
     C, H, N = spectrum.weights_real.shape
-    real, imag = (part.unsqueeze(1) for part in product(power(spectrum, 1), state))  # [B, 1, H, N]
+    real, imag = (part.unsqueeze(1) for part in product(powers_of(spectrum, 1), state))  # [B, 1, H, N]
     W_real, W_imag = spectrum.weights_real, spectrum.weights_imag
     seen = Spectrum(
         spectrum.decay,
@@ -262,7 +267,7 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps
     real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
     if state is None:
         return State(real, imag)
-    before = product(power(spectrum, L if steps is None else steps), state)
+    before = product(powers_of(spectrum, L if steps is None else steps), state)
     return State(before.real + real, before.imag + imag)
 
 

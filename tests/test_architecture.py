@@ -34,7 +34,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "layout_dlr": {"torch"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch"}
-    | {".kernel_parameters_dlr", ".memo_dlr", ".ops_dlr", ".poles_dlr", ".precision_dlr", ".vandermonde_dlr"},
+    | {
+        ".checks_dlr",
+        ".kernel_parameters_dlr",
+        ".memo_dlr",
+        ".ops_dlr",
+        ".poles_dlr",
+        ".precision_dlr",
+        ".vandermonde_dlr",
+    },
     "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".precision_dlr"},
     "cache_dlr": {"torch", "transformers", ".decoding_dlr", ".ops_dlr"},
     "outputs_dlr": {"transformers"},

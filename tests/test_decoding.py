@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from tiny import perturbed, tiny_config
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import DynamicCache
 
 from modeling_dlr import DLRModel, decoding_dlr
-from modeling_dlr.decoding_dlr import Block, begin_block, decode, lookahead_tables, state_after
+from modeling_dlr.decoding_dlr import Block, Version, begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import Spectrum, State, convolution, step
+
+# The version of no parameters.
+NOW = Version.of(())
 
 
 def random_spectrum(C: int, H: int, N: int, *, shared: bool, dtype: torch.dtype = torch.float64) -> Spectrum:
@@ -31,13 +36,13 @@ def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block_length: 
     spectrum, skip = random_spectrum(C, H, N, shared=shared), torch.randn(C, H, dtype=torch.float64)
     start = plain = State(torch.randn(B, H, N, dtype=torch.float64), torch.randn(B, H, N, dtype=torch.float64))
     tables = lookahead_tables(spectrum, skip, block_length)
-    block = begin_block(tables, start)
+    block = begin_block(tables, NOW, start)
     for u in torch.randn(L, B, H, dtype=torch.float64):
         if block.is_full:
             start = state_after(block, start)
-            block = begin_block(tables, start)
+            block = begin_block(tables, NOW, start)
         expected, plain = step(spectrum, skip, u, plain)
-        torch.testing.assert_close(decode(block, u), expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(next_output(block, u), expected, rtol=1e-12, atol=1e-12)
         for mine, theirs in zip(state_after(block, start), plain, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
@@ -50,12 +55,12 @@ def test_blocks_are_more_exact_than_the_tolerance_of_steps():
     expected, _ = convolution(exact, skip.double(), u.double())
     tables = lookahead_tables(spectrum, skip, 64)
     state = State(torch.zeros(1, 3, 64), torch.zeros(1, 3, 64))
-    outputs, block = [], begin_block(tables, state)
+    outputs, block = [], begin_block(tables, NOW, state)
     for token in u.unbind(1):
         if block.is_full:
             state = state_after(block, state)
-            block = begin_block(tables, state)
-        outputs.append(decode(block, token))
+            block = begin_block(tables, NOW, state)
+        outputs.append(next_output(block, token))
     error = (torch.stack(outputs, 1).double() - expected).abs().max() / expected.abs().max()
     assert error < 1e-5
 
@@ -92,8 +97,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Block]:
     """The blocks that are begun, of at most 8 tokens."""
     begun: list[Block] = []
 
-    def begin(tables: Any, state: State) -> Block:
-        begun.append(begin_block(tables, state))
+    def begin(tables: Any, version: Version, state: State) -> Block:
+        begun.append(begin_block(tables, version, state))
         return begun[-1]
 
     monkeypatch.setattr(decoding_dlr, "_LONGEST_BLOCK", 8)
@@ -128,6 +133,18 @@ def test_a_model_touches_its_state_once_a_block(model: DLRModel, blocks: list[Bl
     torch.testing.assert_close(torch.cat(parts, dim=1), model(ids).last_hidden_state)
 
 
+def edit_angle(model: DLRModel) -> None:
+    model.layers[0].mixer.kernel.angle.add_(0.3)
+
+
+def move_skip(model: DLRModel) -> None:
+    """As an offload does, which frees the memory that the parameter had."""
+    D = model.layers[0].mixer.D
+    value = D.detach() + 1
+    D.data = torch.empty(0, dtype=D.dtype)
+    D.data = value.clone()
+
+
 def optimizer_step(model: DLRModel) -> None:
     with torch.enable_grad():
         model(draw(3)).last_hidden_state.sum().backward()
@@ -156,21 +173,21 @@ def edit_through_data(model: DLRModel) -> None:
     model.layers[0].mixer.kernel.angle.data.add_(0.1)
 
 
-CHANGES = [optimizer_step, edit_in_place, edit_skip, load, replace]
+CHANGES = [edit_angle, optimizer_step, edit_in_place, edit_skip, load, move_skip, replace]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 @torch.no_grad()
 def test_a_change_of_weights_ends_a_block(model: DLRModel, blocks: list[Block], change: Callable[[DLRModel], None]):
     """What comes after it is computed with the new weights, from the state that the old ones left."""
-    ids, cache = draw(9), DynamicCache(config=model.config)
-    outputs(model, cache, ids[:, :4])
-    layer = cache.layers[0]
-    settled = DynamicCache(config=model.config)
-    settled.layers[0].update(*layer.contents, 4)
+    ids, cache = draw(16), DynamicCache(config=model.config)
+    model(ids[:, :7], past_key_values=cache)
+    outputs(model, cache, ids[:, 7:11])
+    settled = copy.deepcopy(cache)
+    assert settled.layers[0].block is None
     change(model)
-    expected = model(ids[:, 4:], past_key_values=settled).last_hidden_state
-    torch.testing.assert_close(outputs(model, cache, ids[:, 4:]), expected)
+    expected = model(ids[:, 11:], past_key_values=settled).last_hidden_state
+    torch.testing.assert_close(outputs(model, cache, ids[:, 11:]), expected)
     assert len(blocks) == 2
 
 
@@ -235,15 +252,93 @@ def test_sequences_are_taken_and_copied_in_the_middle_of_a_block(model: DLRModel
     torch.testing.assert_close(outputs(model, cache, ids), model(ids).last_hidden_state)
 
 
+class Switch(nn.Module):
+    """A parametrisation whose state is no parameter."""
+
+    on = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As it is, or 0."""
+        return x * float(self.on)
+
+
 @torch.no_grad()
-def test_a_spoiled_pole_moves_no_state(blocks: list[Block]):
-    """It is refused before the layers below it have gone on."""
+def test_tables_follow_a_parametrisation(model: DLRModel, blocks: list[Block]):
+    """They are those of the spectrum, whatever that is made from."""
+    switch, ids = Switch(), draw(6)
+    parametrize.register_parametrization(model.layers[0].mixer.kernel, "weights", switch)
+    for switch.on in (True, False, True):
+        assert_decodes(model, ids)
+    assert len(blocks) == 3
+
+
+def test_tokens_without_a_gradient_cut_the_graph(model: DLRModel, blocks: list[Block]):
+    """As chunks do: what was backpropagated through before is not reached again, and the cache can be copied."""
+    ids, cache = draw(12), DynamicCache(config=model.config)
+    model(ids[:, :4], past_key_values=cache).last_hidden_state.sum().backward()
+    with torch.no_grad():
+        outputs(model, cache, ids[:, 4:7])
+    twin = copy.deepcopy(cache)
+    for each in (cache, twin):
+        model(ids[:, 7:], past_key_values=each).last_hidden_state.sum().backward()
+    assert len(blocks) == 1
+
+
+@pytest.mark.filterwarnings(
+    "ignore:There is a performance drop", "ignore:`torch.jit", "ignore::torch.jit.TracerWarning"
+)
+@torch.no_grad()
+def test_steps_where_blocks_cannot_be(model: DLRModel, blocks: list[Block]):
+    """A parameter made in inference mode, an ensemble under vmap and a traced program take steps."""
+    ids = draw(3)
+    embedded = model.requires_grad_(False).embed_tokens(ids)
+    parameters = {name: torch.stack([p, p]) for name, p in model.named_parameters()}
+
+    def decoded(weights: dict[str, Tensor]) -> Tensor:
+        cache = DynamicCache(config=model.config)
+        inputs = ({"inputs_embeds": token, "past_key_values": cache} for token in embedded.split(1, dim=1))
+        parts = [torch.func.functional_call(model, weights, (), each).last_hidden_state for each in inputs]
+        return torch.cat(parts, dim=1)
+
+    expected = model(ids).last_hidden_state
+    for member in torch.vmap(decoded)(parameters):
+        torch.testing.assert_close(member, expected)
+
+    def traced(token: Tensor) -> Tensor:
+        return model(inputs_embeds=token, past_key_values=DynamicCache(config=model.config)).last_hidden_state
+
+    program = torch.jit.trace(traced, embedded[:, :1], check_trace=False)
+    torch.testing.assert_close(program(embedded[:, 1:2]), traced(embedded[:, 1:2]))
+    before = len(blocks)
+
+    kernel = model.layers[0].mixer.kernel
+    with torch.inference_mode():
+        kernel.weights = nn.Parameter(kernel.weights * 2, requires_grad=False)
+    assert_decodes(model, ids)
+    assert len(blocks) == before == 1  # that of `traced` outside of its trace
+
+
+@torch.no_grad()
+def test_offloaded_weights_are_fetched(model: DLRModel, blocks: list[Block]):
+    """Prompt and tokens of a model whose parameters are elsewhere between two calls of a module."""
+    ids = draw(9)
+    expected = model(ids).last_hidden_state
+    cache = DynamicCache(config=model.config)
+    offloaded = cpu_offload(model, execution_device="cpu")
+    parts = [offloaded(ids[:, :5], past_key_values=cache).last_hidden_state, outputs(offloaded, cache, ids[:, 5:])]
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 5], ids=["a token", "a chunk"])
+@torch.no_grad()
+def test_a_spoiled_pole_moves_no_state(tokens: int, blocks: list[Block]):
+    """It is refused before the layers below it have gone on, by a chunk and by the first token of a block."""
     model = DLRModel(tiny_config(num_hidden_layers=2)).eval()
     ids, cache = draw(9), DynamicCache(config=model.config)
     model(ids[:, :4], past_key_values=cache)
     before = [layer.keys.clone() for layer in cache.layers]
     model.layers[1].mixer.kernel.angle[0] = torch.nan
     with pytest.raises(ValueError, match="The angle of a kernel must be finite"):
-        model(ids[:, 4:], past_key_values=cache)
-    assert cache.get_seq_length() == 4
+        model(ids[:, 4 : 4 + tokens], past_key_values=cache)
+    assert [layer.get_seq_length() for layer in cache.layers] == [4, 4]
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))

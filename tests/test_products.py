@@ -68,3 +68,20 @@ def test_an_operation_that_is_missing_or_wrong_is_not_used(
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", linear)
     x, w = torch.randn(1, 3, 4), torch.randn(1, 5, 4)
     assert torch.equal(product_with_transposed(x, w), torch.bmm(x, w.mT))
+
+
+@pytest.mark.parametrize("setting", ["dtype", "device"])
+def test_what_is_found_out_does_not_depend_on_defaults(setting: str, monkeypatch: pytest.MonkeyPatch):
+    """The processor can do what it can wherever it is asked first."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    usual = products_dlr._onednn_is_faster()
+    products_dlr._onednn_is_faster.cache_clear()
+    if setting == "device":
+        with torch.device("meta"):
+            assert products_dlr._onednn_is_faster() is usual
+        return
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert products_dlr._onednn_is_faster() is usual
+    finally:
+        torch.set_default_dtype(torch.float32)
