@@ -101,10 +101,10 @@ def load_columns(
     train = loaded["train"]
     missing = [column for column in columns if column not in train.column_names]
     if missing:
-        raise ValueError(
-            f"The data set has no column {missing[0]!r}; it has {train.column_names}: name yours with the "
-            "--…-column options."
-        )
+        cure = "name yours with the --…-column options"
+        if path.suffix in (".csv", ".tsv") and len(train.column_names) == 1:
+            cure = "columns are separated by commas in a .csv file, by tabs in a .tsv file"
+        raise ValueError(f"The data set has no column {missing[0]!r}; it has {train.column_names}: {cure}.")
     held_out = next((loaded[split] for split in ("test", "validation") if split in loaded), None)
     if held_out is None:
         return train.select_columns(list(columns)).train_test_split(test_size=test_share, seed=split_seed)

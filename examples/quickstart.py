@@ -60,11 +60,36 @@ def load_data(options: QuickstartOptions) -> DatasetDict:
     else:
         columns = {options.text_column: "text", options.label_column: "label"}
         data = load_columns(options.dataset, list(columns)).rename_columns(columns)
+        check_rows(data)
         if not isinstance(data["train"].features["label"], ClassLabel):
             names = sorted({str(label) for part in data.values() for label in part["label"]})
             data = data.map(lambda row: {"text": row["text"], "label": str(row["label"])})
             data = data.cast_column("label", ClassLabel(names=names))
     return DatasetDict({part: shrink(rows, 64) for part, rows in data.items()}) if options.smoke else data
+
+
+def check_rows(data: DatasetDict) -> None:
+    """Refuse rows from which nothing can be learnt.
+
+    Raises:
+        ValueError: for a text that is empty or none, for a label that is missing, or no class, and for a single class.
+    """
+    for part, rows in data.items():
+        for i, (text, label) in enumerate(zip(rows["text"], rows["label"], strict=True)):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(
+                    f"Every row needs a text, but row {i} of the {part} split has {text!r}: drop such rows."
+                )
+            if label is None:
+                raise ValueError(f"Every row needs a label, but row {i} of the {part} split has none: drop such rows.")
+            if isinstance(label, float) and not label.is_integer():
+                raise ValueError(
+                    f"Labels must be classes, got {label} in row {i} of the {part} split: round or bin them."
+                )
+    if len(set(data["train"]["label"])) < 2:
+        raise ValueError(
+            f"There must be at least two classes, got only {data['train']['label'][0]!r}: add rows of others."
+        )
 
 
 def yardstick(data: DatasetDict) -> float:

@@ -7,6 +7,8 @@ torch's own message is opaque; on an accelerator they would wait for the device 
 import torch
 from torch import Tensor
 
+LABELS_CURE = "encode classes as integers, and make a torch.tensor of them"
+
 
 def check_inputs(
     input_ids: Tensor | None,
@@ -27,6 +29,7 @@ def check_inputs(
         hidden_size: of the model.
 
     Raises:
+        TypeError: an input that is no tensor.
         ValueError: none or several inputs, an input of the wrong kind or shape, or an empty sequence.
         IndexError: a token id outside the vocabulary.
     """
@@ -45,6 +48,7 @@ def check_inputs(
             f"{' and '.join(given) or 'none of them'}."
         )
     ((name, value),) = given.items()
+    check_tensor(name, value, "ask the tokenizer or processor for return_tensors='pt'")
     if input_ids is not None:
         if vocab_size is None:
             raise ValueError(
@@ -62,7 +66,10 @@ def check_inputs(
         fits = (value.dim() == 3 and value.shape[-1] == input_size) or (value.dim() == 2 and input_size == 1)
         _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
     if value.shape[1] == 0:
-        raise ValueError(f"A sequence has at least one step, got {name} of shape {list(value.shape)}.")
+        raise ValueError(
+            f"A sequence has at least one step, got {name} of shape {list(value.shape)}: drop empty texts and "
+            "recordings."
+        )
     if input_ids is not None and vocab_size is not None and values_are_cheap(input_ids) and input_ids.numel():
         low, high = (int(bound) for bound in torch.aminmax(input_ids))
         if low < 0 or high >= vocab_size:
@@ -71,6 +78,16 @@ def check_inputs(
                 "the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings."
             )
     return value.shape[0], value.shape[1]
+
+
+def check_tensor(name: str, value: object, cure: str) -> None:
+    """Refuse lists, arrays and strings.
+
+    Raises:
+        TypeError: naming the kind of ``value``.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got a {type(value).__name__}: {cure}.")
 
 
 def check_no_empty_row(mask: Tensor | None) -> None:
@@ -115,8 +132,10 @@ def check_tokens_to_predict(labels: Tensor, batch_size: int, length: int, vocab_
     """Refuse labels that are not one token, or -100, per step of inputs whose logits are all computed.
 
     Raises:
+        TypeError: for labels that are no tensor.
         ValueError: naming the shape or the token.
     """
+    check_tensor("labels", labels, LABELS_CURE)
     expected = [batch_size, length]
     _check_shape("labels", labels, f"[batch, length] = {expected} of the input", list(labels.shape) == expected)
     if not all_logits:

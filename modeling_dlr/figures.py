@@ -80,7 +80,9 @@ def kernel_figure(
         raise ImportError(
             "kernel_figure draws with matplotlib, which is not installed: pip install 'modeling-dlr[figures]'"
         ) from None
-    mixers = [module for module in model.modules() if isinstance(module, DLRMixer)]
+    mixers = (
+        [module for module in model.modules() if isinstance(module, DLRMixer)] if isinstance(model, nn.Module) else []
+    )
     if not mixers:
         raise TypeError(f"kernel_figure draws DLR models, and {type(model).__name__} has no DLR layer.")
     _check_range("layer", layer, len(mixers))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks_dlr import check_class_labels
+from .checks_dlr import LABELS_CURE, check_class_labels, check_tensor
 from .configuration_dlr import DLRConfig
 from .ops_dlr import at_least_float32
 
@@ -74,10 +74,13 @@ def spans(starts: Tensor | None, ends: Tensor | None) -> Tensor | None:
     """First and last steps, [B] each, as labels [B, 2]; None unless both are given.
 
     Raises:
+        TypeError: for positions that are no tensors.
         ValueError: for shapes that differ.
     """
     if starts is None or ends is None:
         return None
+    for name, positions in (("start_positions", starts), ("end_positions", ends)):
+        check_tensor(name, positions, "make a torch.tensor of it")
     if starts.shape != ends.shape:
         raise ValueError(
             f"start_positions and end_positions must have one shape, got {list(starts.shape)} and {list(ends.shape)}."
@@ -133,8 +136,10 @@ def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType
     """Refuse labels that do not fit logits of a ``shape``; those that do, with the axes of the loss, and their problem.
 
     Raises:
+        TypeError: for labels that are no tensor.
         ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
     """
+    check_tensor("labels", labels, LABELS_CURE)
     *steps, num_labels = shape
     problem = problem_type or _problem_type_of(labels, num_labels)
     single = problem == "single_label_classification"

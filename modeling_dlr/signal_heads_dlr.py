@@ -7,6 +7,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
+from .checks_dlr import LABELS_CURE, check_tensor
 from .configuration_dlr import DLRConfig
 from .heads_dlr import DLRForSequenceClassification, DLRForTokenClassification
 from .modeling_dlr import DLRPreTrainedModel
@@ -115,8 +116,10 @@ def flat_labels(labels: Tensor, pixel_values: Tensor) -> Tensor:
     """The labels of pixels in the order of `raster`: [B, h, w] to [B, h·w].
 
     Raises:
+        TypeError: for labels that are no tensor.
         ValueError: for another shape than that of the images.
     """
+    check_tensor("labels", labels, LABELS_CURE)
     expected = [pixel_values.shape[0], *pixel_values.shape[-2:]]
     if list(labels.shape) != expected:
         raise ValueError(

@@ -18,6 +18,8 @@ SPECIAL_TOKENS = {
 def byte_tokenizer(*, split_special_tokens: bool = False) -> PreTrainedTokenizerFast:
     """One token per UTF-8 byte: 5 special tokens and 256 bytes, 261 in all. Keeps character offsets.
 
+    Of a pair of texts, ``</s>`` ends the first.
+
     Args:
         split_special_tokens: read a "<mask>" in the text as six bytes, so that every byte of any text is one token.
 
@@ -30,6 +32,7 @@ def byte_tokenizer(*, split_special_tokens: bool = False) -> PreTrainedTokenizer
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = _pairs(tokenizer)
     return _wrapped(tokenizer, SPECIAL_TOKENS, split_special_tokens=split_special_tokens)
 
 
@@ -91,6 +94,7 @@ def train_bpe_tokenizer(
         show_progress=show_progress,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = _pairs(tokenizer)
     return _wrapped(tokenizer, SPECIAL_TOKENS)
 
 
@@ -110,6 +114,12 @@ def _check_symbols(symbols: Sequence[str], special_tokens: Mapping[str, str], ap
             f"special_tokens must name {' and '.join(sorted(needed))}, got {dict(special_tokens)}: say which symbol "
             "it is."
         )
+
+
+def _pairs(tokenizer: Tokenizer) -> processors.TemplateProcessing:
+    """Nothing is added to one text; between two there is an end of the first."""
+    end = SPECIAL_TOKENS["eos_token"]
+    return processors.TemplateProcessing("$A", f"$A {end} $B:1", [(end, tokenizer.token_to_id(end))])
 
 
 def _wrapped(

@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         ".outputs_dlr",
     },
     "signal_heads_dlr": {
+        ".checks_dlr",
         "torch",
         "transformers",
         ".configuration_dlr",

@@ -185,6 +185,27 @@ def test_bad_data_sets_are_refused(tmp_path: Path, dataset: str, error: type[Exc
     assert {path.name for path in tmp_path.iterdir()} == {"mine.csv", "mine.txt"}
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    {
+        "no text": ("text,label\na,x\n,y\n", r"needs a text, but row \d of the (train|test) split has (None|'')"),
+        "blanks": ('text,label\na,x\n" ",y\n', "needs a text"),
+        "numbers": ("text,label\n1,x\n2,y\n", "needs a text, .* has (1|2)"),
+        "no label": ("text,label\na,x\nb,\n", "needs a label, .* has none"),
+        "measures": ("text,label\na,0.5\nb,1.25\n", r"must be classes, got (0\.5|1\.25)"),
+        "one class": ("text,label\na,x\nb,x\nc,x\n", "at least two classes, got only 'x'"),
+        "semicolons": ("text;label\na;x\nb;y\n", "separated by commas in a .csv file"),
+    }.values(),
+    ids=["no text", "blanks", "numbers", "no label", "measures", "one class", "semicolons"],
+)
+def test_bad_rows_are_refused(tmp_path: Path, table: str, message: str):
+    """Before any work, naming the row."""
+    (tmp_path / "mine.csv").write_text(table, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        quickstart.main(["--dataset", str(tmp_path / "mine.csv"), "--output-dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("results", [None, "{}", "[]", json.dumps({"files": ["model.safetensors"]})])
 def test_foreign_output_folder_is_refused(tmp_path: Path, results: str | None):
     """A folder with other content is neither used nor changed, even beside results."""

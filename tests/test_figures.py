@@ -174,6 +174,8 @@ def test_what_is_not_there_is_refused(arguments: dict[str, Any], error: type[Exc
 def test_other_models_are_refused():
     with pytest.raises(TypeError, match="Linear has no DLR layer"):
         kernel_figure(torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="str has no DLR layer"):
+        kernel_figure("model.safetensors")  # pyrefly: ignore[bad-argument-type]
 
 
 def test_without_matplotlib_the_error_names_the_cure(monkeypatch: pytest.MonkeyPatch):

@@ -171,6 +171,33 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
 }
 
 
+NO_TENSORS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "tokens in lists": ("AutoModelForSequenceClassification", {"input_ids": [[1, 2]]}, "input_ids .* a list: .*'pt'"),
+    "a text": ("AutoModelForCausalLM", {"input_ids": "some words"}, "input_ids .* a str: .*'pt'"),
+    "labels in lists": ("AutoModelForSequenceClassification", {"labels": [1]}, "labels .* a list: encode classes"),
+    "words to predict": ("AutoModelForCausalLM", {"labels": ["a"]}, "labels .* a list: encode classes"),
+    "a label map in lists": (
+        "AutoModelForSemanticSegmentation",
+        {"pixel_values": torch.ones(1, 1, 1, 2), "labels": [[[0, 1]]]},
+        "labels .* a list: encode classes",
+    ),
+    "answers in lists": (
+        "AutoModelForQuestionAnswering",
+        {"start_positions": torch.tensor([0]), "end_positions": [1]},
+        "end_positions .* a list",
+    ),
+}
+
+
+@pytest.mark.parametrize(("auto_class", "inputs", "says"), NO_TENSORS.values(), ids=NO_TENSORS.keys())
+def test_what_is_no_tensor_is_refused(auto_class: str, inputs: dict[str, Any], says: str):
+    values = "pixel_values" in inputs
+    model = AUTO_CLASSES[auto_class](tiny_config(**{"input_size": 1} if values else {}))
+    tokens = {} if values else {"input_ids": torch.ones(1, 2, dtype=torch.long)}
+    with pytest.raises(TypeError, match=says):
+        model(**tokens | inputs)
+
+
 @pytest.mark.parametrize(("auto_class", "fields", "inputs", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(
     auto_class: str,

@@ -51,6 +51,19 @@ by_text = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 
 
 @by_tokenizer
+def test_pairs_have_an_end_between_them(build: Callable[[], PreTrainedTokenizerFast], tmp_path: Path):
+    """So that "ab" and "c" are not "a" and "bc"; offsets count from the start of each, also after saving."""
+    tokenizer = build()
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, load(tmp_path)):
+        pair = one("ab", "cat", return_offsets_mapping=True)
+        apart = one("ab").input_ids, one("cat").input_ids
+        assert pair.input_ids == [*apart[0], one.eos_token_id, *apart[1]]
+        assert pair.sequence_ids() == [0] * len(apart[0]) + [None] + [1] * len(apart[1])
+        assert pair.offset_mapping[-1][1] == 3
+
+
+@by_tokenizer
 @by_text
 def test_round_trip(build: Callable[[], PreTrainedTokenizerFast], text: str):
     """Every text comes back from its tokens, to the byte."""
