@@ -171,6 +171,7 @@ def check_cache(
     layer_types: list[str],
     batch_size: int,
     state_shape: tuple[int, int],
+    state_dtype: torch.dtype,
     head_shape: tuple[int, int],
 ) -> None:
     """Refuse a cache that is not of this model and batch, before anything is computed.
@@ -180,6 +181,7 @@ def check_cache(
         layer_types: of the model.
         batch_size: B.
         state_shape: (H, N) of the model.
+        state_dtype: in which it computes states.
         head_shape: (heads, head_size) of its attention layers.
 
     Raises:
@@ -191,6 +193,13 @@ def check_cache(
             f"This cache has layers {[type(layer).__name__ for layer in cache.layers]}, but the model has "
             f"{layer_types}: make it with DynamicCache(config=model.config), or pass use_cache=True and go on from the "
             "one returned."
+        )
+    layers = cache.layers[: len(layer_types)]
+    lengths = [layer.get_seq_length() for layer in layers if isinstance(layer, CacheLayerMixin)]
+    if all(isinstance(length, int) for length in lengths) and len(set(lengths)) > 1:
+        raise ValueError(
+            f"The layers of this cache have seen {lengths} steps, as when only some were cropped or reset: make a new "
+            "cache, or go on from a copy of an earlier one."
         )
     for layer, kind in zip(cache.layers, kinds, strict=True):
         if not isinstance(layer, CacheLayerMixin) or layer.keys is None or layer.keys.numel() == 0:
@@ -205,6 +214,11 @@ def check_cache(
             raise ValueError(
                 f"This cache holds states of (hidden_size, state_size) = {shape[1:]}, but the model has {state_shape}: "
                 "it belongs to another model."
+            )
+        if kind == "dlr" and layer.keys.dtype != state_dtype:
+            raise ValueError(
+                f"This cache holds states in {layer.keys.dtype}, but the model computes them in {state_dtype}: make a "
+                "new cache after changing the type of a model."
             )
         if kind.endswith("attention") and (shape[1], shape[3]) != head_shape:
             raise ValueError(

@@ -57,6 +57,8 @@ def check_inputs(
         _check_shape(name, value, "[batch, length]", value.dim() == 2)
         if value.is_floating_point():
             raise ValueError(f"input_ids must be integers, got {value.dtype}: real-valued input is input_values.")
+        if value.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"input_ids must be int64 or int32, got {value.dtype}: pass input_ids.long().")
     elif inputs_embeds is not None:
         fits = value.dim() == 3 and value.shape[-1] == hidden_size
         _check_shape(name, value, f"[batch, length, hidden_size={hidden_size}]", fits)
@@ -65,6 +67,8 @@ def check_inputs(
             raise ValueError(f"This model reads tokens (vocab_size={vocab_size}): pass input_ids, not input_values.")
         fits = (value.dim() == 3 and value.shape[-1] == input_size) or (value.dim() == 2 and input_size == 1)
         _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
+    if input_ids is None and not value.is_floating_point():
+        raise ValueError(f"{name} must be real numbers in floating point, got {value.dtype}: pass {name}.float().")
     if value.shape[1] == 0:
         raise ValueError(
             f"A sequence has at least one step, got {name} of shape {list(value.shape)}: drop empty texts and "

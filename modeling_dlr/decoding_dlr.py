@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .ops_dlr import Spectrum, State, evaluate_kernel, power, product
 from .vandermonde_dlr import table_of_powers
@@ -54,23 +55,42 @@ def may_decode(parameters: tuple[Tensor, ...]) -> bool:
     return all(plain)
 
 
+class OptimizerSteps:
+    """How many steps all optimizers of this process have taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __call__(self, *_) -> None:
+        """Count one more."""
+        self.taken += 1
+
+
+OPTIMIZER_STEPS = OptimizerSteps()
+register_optimizer_step_post_hook(OPTIMIZER_STEPS)
+
+
 class Version(NamedTuple):
     """Parameters as they were: the storage of each, which lives on as long as this, and torch's count of its changes.
 
-    Changes through ``.data`` are not counted.
+    That count leaves out fused optimizers, so the steps of all optimizers are counted beside it. Changes through
+    ``.data`` are not counted.
     """
 
     storages: tuple[Tensor, ...]
     changes: tuple[int, ...]
+    optimizer_steps: int
 
     @classmethod
     def of(cls, parameters: tuple[Tensor, ...]) -> "Version":
         """The present version."""
-        return cls(tuple(p.detach() for p in parameters), tuple(p._version for p in parameters))
+        return cls(tuple(p.detach() for p in parameters), tuple(p._version for p in parameters), OPTIMIZER_STEPS.taken)
 
     def is_that_of(self, parameters: tuple[Tensor, ...]) -> bool:
         """Whether they are the same, in the same place, and have not been written into since."""
-        return len(parameters) == len(self.storages) and all(
+        if self.optimizer_steps != OPTIMIZER_STEPS.taken or len(parameters) != len(self.storages):
+            return False
+        return all(
             new.data_ptr() == old.data_ptr() and new.dtype == old.dtype and new._version == count
             for new, old, count in zip(parameters, self.storages, self.changes, strict=True)
         )

@@ -370,6 +370,7 @@ class SGConvKernel(Kernel):
         return torch.cat(parts, dim=-1)
 
     def taps(self, length: int) -> Tensor:
+        self.check_finite()
         kernel = self._unnormalised() / at_least_float32(self.norm)
         if length > kernel.shape[-1]:
             raise ValueError(

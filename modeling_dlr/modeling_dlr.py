@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
 from .cache_dlr import check_cache, inside_blocks, state_layer
-from .checks_dlr import check_inputs
+from .checks_dlr import check_inputs, values_are_cheap
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
@@ -27,7 +27,7 @@ from .kernels_dlr import KERNELS, Kernel
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
 from .memo_dlr import Memo
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
-from .ops_dlr import State, at_least_float32
+from .ops_dlr import State, all_finite, at_least_float32
 from .streaming_dlr import stream, without_need
 
 
@@ -120,14 +120,14 @@ class DLRMixer(Mixer):
         """K * u + D u: [B, L, H] in at least float32 to [B, L, C, H], document by document."""
         if layout.documents is not None:
             return apart(u, layout.documents, self.mix)
-        mask, skip = layout.here, self.D.to(u.dtype)
+        mask = layout.here
         if mask is not None:
             u = u.masked_fill(~mask.unsqueeze(-1), 0)
         if past_key_values is None:
             forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
             if layout.order is None:
-                return convolve(u, forward, backward, skip)
-            y = convolve(take_steps(u, layout.order.steps), forward, backward, skip)
+                return convolve(u, forward, backward, self.skip(u.dtype))
+            y = convolve(take_steps(u, layout.order.steps), forward, backward, self.skip(u.dtype))
             return take_steps(y, layout.order.places)
         layer, mask = state_layer(past_key_values, self.layer_idx), without_need(mask)
         parameters = (*self.kernel.parameters(), self.D)
@@ -135,7 +135,7 @@ class DLRMixer(Mixer):
             return layer.decode(u[:, 0], parameters, self.decoding_tables).unsqueeze(1)
         contents = layer.contents()
         state = None if contents is None else State(*contents)
-        y, state = stream(self.kernel(None), skip, u, state, mask, lambda: self.taps(u))
+        y, state = stream(self.kernel(None), self.skip(u.dtype), u, state, mask, lambda: self.taps(u))
         layer.update(*state, u.shape[1])
         return y
 
@@ -145,9 +145,19 @@ class DLRMixer(Mixer):
         present = (*(part for part in spectrum if part is not None), self.D)
         tables = self.tables.recall(present)
         if tables is None:
-            tables = lookahead_tables(spectrum, self.D)
+            tables = lookahead_tables(spectrum, self.skip(self.D.dtype))
             self.tables.keep(present, tables)
         return tables
+
+    def skip(self, dtype: torch.dtype) -> Tensor:
+        """D, [C, H].
+
+        Raises:
+            ValueError: if it is not finite.
+        """
+        if values_are_cheap(self.D) and not all_finite(self.D):
+            raise ValueError("The skip D of a layer must be finite: lower the learning rate, or clip gradients.")
+        return self.D.to(dtype)
 
     def taps(self, u: Tensor) -> Tensor:
         """The kernels of both directions for the steps of u [B, L, H], in its type: [C, H, min(L, max_length)]."""
@@ -379,7 +389,8 @@ class DLRModel(DLRPreTrainedModel):
             )
         if cache is not None:
             H, heads = self.config.hidden_size, self.config.num_attention_heads
-            check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), (heads, H // heads))
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), dtype, (heads, H // heads))
         return True
 
     @merge_with_config_defaults

@@ -25,9 +25,11 @@ class ScalarLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] to [..., H]."""
-        variance, mean = torch.var_mean(x, dim=-1, unbiased=False, keepdim=True)
-        variance = (variance + self.eps).clamp(min=torch.finfo(x.dtype).tiny)
-        return self.scale * (x - mean + self.shift) * variance.rsqrt()
+        wide = at_least_float32(x)  # the square of 300 is infinite in float16
+        variance, mean = torch.var_mean(wide, dim=-1, unbiased=False, keepdim=True)
+        variance = (variance + self.eps).clamp(min=torch.finfo(wide.dtype).tiny)
+        y = self.scale * (wide - mean + self.shift) * variance.rsqrt()
+        return y.to(torch.promote_types(x.dtype, self.scale.dtype))
 
 
 class MaskedBatchNorm(nn.Module):

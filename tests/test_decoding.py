@@ -152,6 +152,14 @@ def optimizer_step(model: DLRModel) -> None:
     model.zero_grad()
 
 
+def fused_optimizer_step(model: DLRModel) -> None:
+    """It does not count as a change of what it changes."""
+    with torch.enable_grad():
+        model(draw(3)).last_hidden_state.sum().backward()
+    torch.optim.AdamW(model.parameters(), lr=0.01, fused=True).step()
+    model.zero_grad()
+
+
 def edit_in_place(model: DLRModel) -> None:
     model.layers[0].mixer.kernel.weights[0, 0, 0] = 5.0
 
@@ -173,7 +181,7 @@ def edit_through_data(model: DLRModel) -> None:
     model.layers[0].mixer.kernel.angle.data.add_(0.1)
 
 
-CHANGES = [edit_angle, optimizer_step, edit_in_place, edit_skip, load, move_skip, replace]
+CHANGES = [edit_angle, optimizer_step, fused_optimizer_step, edit_in_place, edit_skip, load, move_skip, replace]
 
 
 @pytest.mark.parametrize("change", CHANGES)
