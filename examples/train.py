@@ -71,6 +71,8 @@ LOSSES: dict[str, Callable[..., Any] | None] = {"values": None, "classes": None,
 # The keys of a training.json: those of every recipe, and those of one on a task or on a data set.
 KEYS = {"head", "answers", "num_train", "num_validation", "state_learning_rate", "decay_vectors", "training_arguments"}
 KEYS_OF_TASK, KEYS_OF_DATA = {"task", "task_options", "streaming"}, {"data", "dataset", "data_options"}
+# Recipes that have an example of their own.
+OTHER_EXAMPLES = {"bbc-news": "quickstart.py", "python-colours": "colour_code.py", "python-masked-lm": "fill_code.py"}
 # What --smoke makes of a recipe.
 SMOKE_MODEL = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
 SMOKE_LISTOPS = {"min_length": 4, "max_length": 48, "max_depth": 5, "max_args": 4}
@@ -155,7 +157,7 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     fields, written = read_recipe(recipe)
     training_defaults = written["training_arguments"]
     plain = {key: value for key, value in written.items() if not key.endswith(("_arguments", "_options"))}
-    if "--smoke" in arguments:
+    if asks_for_smoke(arguments):
         training_defaults, plain = training_defaults | SMOKE_TRAINING, plain | {"dataset": None}
     plain["state_learning_rate"] = json.dumps(written.get("state_learning_rate"))
     parser = HfArgumentParser([RecipeOptions, TrainingArguments])
@@ -177,6 +179,14 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     return Run(DLRConfig(**config_fields), source, options, training)
 
 
+def asks_for_smoke(arguments: Sequence[str]) -> bool:
+    """Whether ``--smoke`` is there, however it is written; it changes the defaults of other options."""
+    parser = HfArgumentParser([RecipeOptions, TrainingArguments])
+    for action in parser._actions:
+        action.required = False
+    return bool(parser.parse_known_args(list(arguments))[0].smoke)
+
+
 def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of its model, and its training.json.
 
@@ -185,8 +195,11 @@ def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     known = sorted(path.parent.name for path in RECIPES.glob("*/training.json"))
     if recipe not in known:
-        raise ValueError(f"There is no recipe {recipe!r} in {RECIPES.name}/; there are {known}.")
+        mine = [name for name in known if name not in OTHER_EXAMPLES]
+        raise ValueError(f"There is no recipe {recipe!r} in {RECIPES.name}/; there are {mine}.")
     fields, written = load_recipe(recipe)
+    if recipe in OTHER_EXAMPLES:
+        raise ValueError(f"Recipe {recipe!r} is that of another example: python examples/{OTHER_EXAMPLES[recipe]}.")
     keys = KEYS | (KEYS_OF_DATA if "data" in written else KEYS_OF_TASK)
     arguments = {each.name for each in dataclasses.fields(TrainingArguments)}
     for what, given, read in (

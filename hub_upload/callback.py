@@ -14,7 +14,7 @@ from .card import RESULTS, CardOptions, write_card
 from .folders import write_whole
 
 _PACKAGES = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers")
-_NOT_METRICS = {"runtime", "samples_per_second", "steps_per_second"}
+_NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
 class CardCallback(TrainerCallback):
@@ -35,6 +35,7 @@ class CardCallback(TrainerCallback):
         self.options = options or CardOptions()
         self.baselines = baselines or {}
         self.trained = False
+        self.scores: dict[str, Any] = {}
 
     def attach(self, trainer: Trainer) -> Trainer:
         """Add this callback to a trainer, and let its `push_to_hub` and `create_model_card` write this card.
@@ -61,6 +62,7 @@ class CardCallback(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Save what was trained, and write the card."""
         self.trained = True
+        self.scores = scores_of_the_weights(args, state)
         if not state.is_world_process_zero:
             return
         kwargs["model"].save_pretrained(args.output_dir)
@@ -70,18 +72,19 @@ class CardCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Bring the card up to date, if the training is over."""
-        if self.trained and state.is_world_process_zero:
+        if not self.trained:
+            return
+        self.scores |= _scores(kwargs.get("metrics") or {})
+        if state.is_world_process_zero:
             self._write(args, state)
 
     def _write(self, args: TrainingArguments, state: TrainerState) -> None:
         folder = Path(str(args.output_dir))
-        last: dict[str, Any] = next((entry for entry in reversed(state.log_history) if "eval_loss" in entry), {})
-        metrics = {name.removeprefix("eval_"): value for name, value in last.items() if name.startswith("eval_")}
         trained = next((entry for entry in reversed(state.log_history) if "train_runtime" in entry), None)
         results: dict[str, Any] = {
             "hyperparameters": extract_hyperparameters_from_trainer(SimpleNamespace(args=args)),
             "log_history": state.log_history,
-            "metrics": {name: value for name, value in metrics.items() if name not in _NOT_METRICS} | self.baselines,
+            "metrics": self.scores | self.baselines,
             "versions": {"python": platform.python_version()}
             | {name: importlib.metadata.version(name) for name in _PACKAGES},
         }
@@ -89,3 +92,24 @@ class CardCallback(TrainerCallback):
             results["training_seconds"] = round(trained["train_runtime"], 1)
         write_whole(folder, {RESULTS: (json.dumps(results, indent=2, default=str) + "\n").encode()})
         write_card(folder, self.options)
+
+
+def scores_of_the_weights(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """The evaluation of what training ends with, the best step's or the last one's; nothing if that had none."""
+    best = state.best_global_step if args.load_best_model_at_end else None
+    step = state.global_step if best is None else best
+    return {
+        name: value
+        for entry in state.log_history
+        if entry.get("step") == step
+        for name, value in _scores(entry).items()
+    }
+
+
+def _scores(logged: dict[str, Any]) -> dict[str, Any]:
+    """What an evaluation found, of one data set or of each of several."""
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in logged.items()
+        if name.startswith("eval_") and not name.endswith(_NOT_METRICS)
+    }

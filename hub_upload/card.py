@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,16 +16,21 @@ from transformers.modelcard import TrainingSummary, parse_log_history
 from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.figures import kernel_figure
 
-from .errors import InputError
+from .errors import InputError, reason_of
 from .folders import write_whole
+from .repo_ids import check_repo_id
 from .samples import Task, auto_class_of, task_of, with_mask
+
+logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
 CARD, PICTURE, RESULTS = "README.md", "kernels.png", "results.json"
 TAGS = ["dlr", "state-space-model", "linear-rnn", "long-sequences"]
 
 # Metrics that the Hub knows by another name than ours.
-_HUB_METRICS = {"macro_f1": "f1", "balanced_accuracy": "accuracy", "masked_accuracy": "accuracy"}
+_HUB_METRICS = {"f1_macro": "f1", "accuracy_balanced": "accuracy"}
+# Endings of scores of this library, which make no baseline of what they follow.
+_SCORES = ("_macro", "_balanced", "_batch_mean")
 
 # What a layer is, by its type or, of those with a kernel, by that of the kernel.
 _KINDS = {
@@ -61,7 +67,7 @@ class CardOptions:
         dataset: name of the data, or of a Hub data set; by default what results.json says.
         limits: sentences to put before those that every model has.
         facts: sentences to put before those of the training.
-        picture: draw the kernels, for which matplotlib is needed.
+        picture: draw the kernels, if matplotlib is installed.
     """
 
     repo_id: str | None = None
@@ -81,9 +87,11 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     "data", "command", "log_history".
 
     Raises:
-        InputError: if there is no model in the folder, results.json cannot be read, or matplotlib is missing.
+        InputError: if there is no model in the folder, results.json cannot be read, or repo_id is none.
     """
     options = options or CardOptions()
+    if options.repo_id is not None:
+        check_repo_id(options.repo_id)
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
     results = _read_results(folder)
@@ -92,7 +100,15 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     except Exception as error:
         raise InputError(f"The model in {folder} cannot be loaded: {error}") from error
     picture = _draw(model) if options.picture else None
-    card = _render(folder, model, results, options, None if picture is None else PICTURE)
+    try:
+        card = _render(folder, model, results, options, None if picture is None else PICTURE)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        if not results:
+            raise
+        raise InputError(
+            f"{folder / RESULTS} holds an entry of another form than a card needs ({reason_of(error)}): correct or "
+            "remove it."
+        ) from error
     write_whole(folder, ({} if picture is None else {PICTURE: picture}) | {CARD: card.encode()})
     return folder / CARD
 
@@ -117,12 +133,13 @@ def _read_results(folder: Path) -> dict[str, Any]:
 
 
 def _draw(model: DLRPreTrainedModel) -> bytes | None:
-    """The picture of the first DLR layer, as PNG; None for a model that has none."""
+    """The picture of the first DLR layer, as PNG; None for a model that has none, and without matplotlib."""
     drawn = io.BytesIO()
     try:
         kernel_figure(model).savefig(drawn, format="png", dpi=60, metadata={"Software": None})
     except ImportError as error:
-        raise InputError(f"The card shows the model's kernels. {error}, or pass --no-picture.") from error
+        logger.warning("The card has no picture of the kernels: %s", error)
+        return None
     except TypeError:
         return None
     return drawn.getvalue()
@@ -188,7 +205,11 @@ class MetricTable:
         self.own = [name for name in self.numbers if not self._parent(name)]
 
     def _parent(self, name: str) -> str | None:
-        return next((other for other in self.numbers if name.startswith(f"{other}_")), None)
+        return (
+            None
+            if name.endswith(_SCORES)
+            else next((other for other in self.numbers if name.startswith(f"{other}_")), None)
+        )
 
     def baselines(self, metric: str) -> dict[str, float]:
         """The baselines of a metric, by name."""

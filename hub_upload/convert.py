@@ -136,7 +136,19 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
         for name, value in values.items()
         if name in own and _without_ones(value) != _without_ones(own[name])
     ]
-    problems = {"missing": missing, "left over": left_over, "of another shape": shapes}
+    kinds = [
+        f"{name} {value.dtype} instead of {own[name].dtype}"
+        for name, value in values.items()
+        if name in own and value.is_floating_point() != own[name].is_floating_point()
+    ]
+    endless = [name for name, value in values.items() if not torch.isfinite(value).all()]
+    problems = {
+        "missing": missing,
+        "left over": left_over,
+        "of another shape": shapes,
+        "of another kind": kinds,
+        "not finite": endless,
+    }
     if any(problems.values()):
         lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise InputError(

@@ -38,8 +38,8 @@ _LAST_LAYERS = ("decoder.output_transform.weight", "decoder.weight", "decoder.re
 
 # The arguments that no shape betrays, by kernel type.
 _NEEDED = {
-    "dlr": {"version", "kernel_to_real", "Lambda_init"},
-    "dss": {"version", "kernel_to_real", "Lambda_init", "sep_dt_re_im"},
+    "dlr": {"version", "kernel_to_real", "Lambda_init", "d_state"},
+    "dss": {"version", "kernel_to_real", "Lambda_init", "sep_dt_re_im", "d_state"},
     "s4d": {"disc"},
     "sgconv": set(),
     "attn": {"chunk_size", "attn_ff"},

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _PICKLES = {".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz", ".pic
 _LIBRARIES = {"huggingface_hub", "torch", "transformers"}
 _PACKAGE = "modeling_dlr"
 _TOKENS = re.compile(
-    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16}"
+    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|(?<![a-z-])sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16}"
 )
 # A path of somebody's machine, at the beginning of a word or a string.
 _PATHS = re.compile(
@@ -93,15 +94,18 @@ def inspect_auto_map(folder: Path) -> Iterator[str]:
 def _tree(path: Path) -> ast.Module:
     try:
         return ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, UnicodeDecodeError):
+    except (SyntaxError, ValueError):
         return ast.Module(body=[], type_ignores=[])
 
 
 def inspect_code(folder: Path) -> Iterator[str]:
     """Copied files parse, and import one another and what everybody has, and never the package itself."""
     for path in sorted(folder.glob("*.py")):
-        if not _tree(path).body:
+        try:
+            ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError):
             yield f"{path.name} is no valid Python"
+            continue
         for name in get_relative_imports(path):
             if not (folder / f"{name}.py").is_file():
                 yield f"{path.name} imports {name}.py, which is not beside it"
@@ -159,6 +163,8 @@ def inspect_processor(folder: Path) -> Iterator[str]:
         return
     if len(tokenizer) > size:
         yield f"the tokenizer has {len(tokenizer)} tokens, but the model knows {size}"
+    if task is not None and task.name == "fill-mask" and tokenizer.mask_token is None:
+        yield "this model fills in masks, but its tokenizer has no mask_token"
     if pad is not None and tokenizer.pad_token_id != pad:
         yield f"the tokenizer pads with {tokenizer.pad_token_id}, but the model with {pad}"
 
@@ -205,8 +211,16 @@ def _header(path: Path) -> bytes:
 
 
 # One row per inspection: what is true when it finds nothing.
+def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
+    """What an inspection says, or that files of an unforeseen form kept it from an answer."""
+    try:
+        return list(inspect(folder))
+    except Exception as error:
+        return [f"nobody can say whether {title} ({type(error).__name__}: {reason_of(error)}): save the folder again"]
+
+
 INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
-    title: lambda folder, inspect=inspect: list(inspect(folder))
+    title: partial(_all_that_is_wrong, title, inspect)
     for title, inspect in {
         "config.json is complete and survives a round trip": inspect_config,
         "auto_map names every Auto class": inspect_auto_map,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +13,22 @@ from huggingface_hub import CommitInfo, HfApi, get_token
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
-    HFValidationError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from .errors import HubUploadError, InputError, NewerRemoteError, RemoteError, reason_of
 from .folders import write_whole
 from .inspect_folder import NOT_UPLOADED, uploaded_files
+from .repo_ids import check_repo_id
 from .space import space_folder, verify_space
 from .verify import verify
 
 logger = logging.getLogger(__name__)
+
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 # Where a folder remembers what it last pushed: huggingface_hub's place for such notes, which no upload sends.
 _RECORD = Path(".cache") / "huggingface" / "hub_upload.json"
@@ -98,6 +100,7 @@ def push(folder: Path, repo_id: str, options: PushOptions | None = None) -> Comm
     with _prepared(folder, repo_id, options) as upload, _remote_errors(repo_id):
         api = _api()
         plan = make_plan(api, upload, repo_id, options)
+        _refuse_other_parent(plan, repo_id, options)
         if not options.pull_request:
             _refuse_newer(plan, folder, repo_id, options)
         sdk = "gradio" if options.repo_type == "space" else None
@@ -137,12 +140,11 @@ def dry_run(folder: Path, repo_id: str, options: PushOptions | None = None) -> P
 @contextlib.contextmanager
 def _prepared(folder: Path, repo_id: str, options: PushOptions) -> Iterator[Path]:
     """The verified folder to upload: the model's own, or its demo page in a temporary one."""
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no repository id, such as name/repository: {error}") from error
-    if "/" not in repo_id:
-        raise InputError(f"{repo_id!r} is no repository id: write name/repository.")
+    check_repo_id(repo_id)
+    if options.model_id is not None:
+        check_repo_id(options.model_id)
+    if options.parent_commit is not None and not _COMMIT.fullmatch(options.parent_commit):
+        raise InputError(f"--parent-commit must be 40 hexadecimal digits, got {options.parent_commit!r}.")
     if options.pull_request and options.branch:
         raise InputError("A pull request is opened against main: leave out --branch, or --pull-request.")
     if options.repo_type == "model":
@@ -238,6 +240,15 @@ def _refuse_newer(plan: Plan, folder: Path, repo_id: str, options: PushOptions) 
         f"{f' (it last pushed {known})' if known else ''}, and was not written to: look at it with --dry-run, then "
         f"push with --parent-commit {plan.head}, or with --pull-request."
     )
+
+
+def _refuse_other_parent(plan: Plan, repo_id: str, options: PushOptions) -> None:
+    """Refuse a parent that is not the newest commit, before a repository or a branch is made."""
+    if options.parent_commit is not None and options.parent_commit != plan.head:
+        raise NewerRemoteError(
+            f"{repo_id} was not written to: --parent-commit is {options.parent_commit}, but {plan.describe()}. Look at "
+            "it with --dry-run."
+        )
 
 
 def _key(repo_id: str, options: PushOptions) -> str:

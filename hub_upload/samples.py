@@ -12,6 +12,8 @@ from transformers import AutoTokenizer
 from modeling_dlr import DLRConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 
+from .errors import InputError, reason_of
+
 _LENGTH, _SHORT = 63, 7
 _HEIGHT, _WIDTH = 5, 7
 _TEXTS = ["a", "Grüße, 世界", "Every word of this is read, one byte or one piece at a time. " * 3]
@@ -61,8 +63,22 @@ class Sample(NamedTuple):
 
 
 def with_mask(text: str, folder: Path) -> str:
-    """The text with the tokenizer's own mask where it has one to fill."""
-    return text.replace("{mask}", load_tokenizer(folder).mask_token) if "{mask}" in text else text
+    """The text with the tokenizer's own mask where it has one to fill.
+
+    Raises:
+        InputError: if there is no tokenizer, or none with a mask.
+    """
+    if "{mask}" not in text:
+        return text
+    try:
+        mask = load_tokenizer(folder).mask_token
+    except Exception as error:
+        raise InputError(
+            f"No tokenizer loads from {folder} ({reason_of(error)}): save one beside the model."
+        ) from error
+    if mask is None:
+        raise InputError(f"The tokenizer in {folder} has no mask_token, which a masked language model needs.")
+    return text.replace("{mask}", mask)
 
 
 def _sequences(config: DLRConfig, *together: int) -> dict[str, Tensor]:

@@ -40,13 +40,25 @@ class _Metric(evaluate.Metric):
         added_before = self.writer is not None or self.num_process > 1
         if predictions is None or references is None or added_before:
             return super().compute(predictions=predictions, references=references, **options)
+        return self._compute(*self._flat(predictions, references), **options)
+
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **options: Any) -> None:
+        """Keep predictions and references, arrays of one shape, whatever that is, for a later `compute`.
+
+        Raises:
+            ValueError: if the shapes differ, or what should be classes is none.
+        """
+        predictions, references = self._flat(predictions, references)
+        super().add_batch(predictions=predictions, references=references, **options)
+
+    def _flat(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
         predictions, references = np.asarray(predictions), np.asarray(references)
         if predictions.shape != references.shape:
             raise ValueError(
                 f"predictions have the shape {list(predictions.shape)} and references {list(references.shape)}: one "
                 "answer is needed for each; of the logits of classes take the argmax."
             )
-        return self._compute(predictions.ravel(), references.ravel(), **options)
+        return predictions.ravel(), references.ravel()
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -70,8 +82,12 @@ class _ClassMetric(_Metric):
     def _features(self) -> datasets.Features:
         return datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 
+    def _flat(self, predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+        predictions, references = super()._flat(predictions, references)
+        return _classes("predictions", predictions), _classes("references", references)
+
     def _compute(self, predictions: Any, references: Any, ignore_index: int = IGNORED_CLASS) -> dict[str, float]:
-        predictions, references = _classes("predictions", predictions), _classes("references", references)
+        predictions, references = np.asarray(predictions), np.asarray(references)
         counts = references != ignore_index
         if not counts.any():
             raise ValueError(f"Every reference is {ignore_index}, the ignored class: there is nothing to score.")
@@ -165,6 +181,8 @@ class _PerBatch(_Metric):
 def _batches(
     predictions: np.ndarray, references: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is the number of references in one batch, at least 1, got {batch_size}.")
     count = len(references) // batch_size
     if not count:
         raise ValueError(

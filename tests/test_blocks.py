@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modeling_dlr.modeling_dlr import GEGLU, ChannelDropout, DLRBlock, DLRMixer, ElementDropout
-from modeling_dlr.norms_dlr import MaskedBatchNorm, build_norm, normalise
+from modeling_dlr.norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 
 H = 3
 
@@ -92,6 +92,16 @@ def test_batch_norm_of_one_step(device: torch.device):
     y = norm(torch.randn(1, 1, H, dtype=torch.float64, device=device))
     assert_close(y[0, 0], norm.bias, torch.float64)
     assert norm.running_var.isfinite().all()
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-3, 1.0, 300.0, 1000.0])
+def test_scalar_norm_takes_statistics_in_float32(size: float, device: torch.device):
+    """The square of 300 is more than float16 holds, and that of 1e-4 less."""
+    x = (size * torch.randn(1, 5, 64, device=device)).half()
+    norm = ScalarLayerNorm().to(device)
+    expected = norm(x.double())
+    assert norm.half()(x).dtype == torch.float16
+    assert (norm(x) - expected).abs().max() < 1e-3 * expected.abs().max()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -34,6 +34,15 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], list[s
     ),
     "tokens without a batch": ({}, {"input_ids": IDS[0]}, ValueError, ["input_ids", "[batch, length]", "got [7]"]),
     "real-valued tokens": ({}, {"input_ids": IDS.float()}, ValueError, ["integers", "float32", "input_values"]),
+    "bytes as bytes": ({}, {"input_ids": IDS.to(torch.uint8)}, ValueError, ["int64 or int32", "uint8", ".long()"]),
+    "truths as tokens": ({}, {"input_ids": IDS.bool()}, ValueError, ["int64 or int32", "bool"]),
+    "integer embeddings": ({}, {"inputs_embeds": VALUES.long()}, ValueError, ["inputs_embeds", "int64", ".float()"]),
+    "integer values": (
+        {"input_size": 3},
+        {"input_values": VALUES.long()},
+        ValueError,
+        ["input_values", "int64", ".float()"],
+    ),
     "token beyond the vocabulary": (
         {},
         {"input_ids": IDS * 11},
@@ -113,6 +122,18 @@ def test_inputs(model_class: type, fields: dict, inputs: dict, error: type[Excep
     with pytest.raises(error) as caught:
         model_class(tiny_config(**fields))(**inputs)
     assert all(part in str(caught.value) for part in says), caught.value
+
+
+@pytest.mark.parametrize("name", ["alpha", "scales", "D"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf], ids=str)
+def test_what_is_not_finite(name: str, value: float):
+    """Also where there are no poles."""
+    model = DLRModel(tiny_config(kernel_parameters={"kernel_type": "sgconv"}))
+    mixer = model.layers[1].mixer
+    with torch.no_grad():
+        (mixer.D if name == "D" else getattr(mixer.kernel, name)).flatten()[0] = value
+    with pytest.raises(ValueError, match=f"The (skip )?{name} of a .* must be finite"):
+        model(IDS)
 
 
 @pytest.mark.parametrize(("head", "fields", "labels", "says"), REFUSED_LABELS.values(), ids=REFUSED_LABELS.keys())

@@ -12,11 +12,11 @@ import pytest
 import torch
 from datasets import Dataset
 from huggingface_hub import ModelCard
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from hub_upload.__main__ import main
-from hub_upload.callback import CardCallback
-from hub_upload.card import CardOptions, write_card
+from hub_upload.callback import CardCallback, scores_of_the_weights
+from hub_upload.card import CardOptions, MetricTable, write_card
 from hub_upload.errors import InputError
 from hub_upload.samples import SAMPLES
 from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
@@ -187,18 +187,53 @@ def test_card_without_a_run(tmp_path: Path):
 
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """No model, results that cannot be read, no matplotlib: one error each, and no card."""
+    """No model, results that cannot be read or told, a name that is none: one error each, and no card."""
     assert main(["card", str(tmp_path)]) == 2
     folder = folder_of(DLRModel, tmp_path / "model")
     (folder / "results.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="not valid JSON"):
         write_card(folder)
+    for wrong in ({"recipe": {"training_arguments": 5}}, {"data": {"rows": 5}}, {"metrics": {"b_95": ["x", 2]}}):
+        (folder / "results.json").write_text(json.dumps(wrong), encoding="utf-8")
+        with pytest.raises(InputError, match=r"results.json holds an entry of another form"):
+            write_card(folder, CardOptions(picture=False))
     (folder / "results.json").unlink()
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"pip install 'modeling-dlr\[figures\]'.*--no-picture"):
-        write_card(folder)
+    with pytest.raises(InputError, match="is no repository id"):
+        write_card(folder, CardOptions(repo_id='bad id")\nimport os'))
     assert not (folder / "README.md").exists()
-    assert main(["card", str(folder), "--no-picture"]) == 0
+
+
+def test_without_matplotlib_the_card_has_no_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """It is an extra: a plain installation converts and trains without it, and is told what is missing."""
+    folder = folder_of(DLRModel, tmp_path / "model")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["card", str(folder)]) == 0
+    assert "pip install 'modeling-dlr[figures]'" in caplog.text
+    assert "kernels.png" not in (folder / "README.md").read_text(encoding="utf-8")
+    assert not (folder / "kernels.png").exists()
+
+
+def test_scores_of_this_library_are_no_baselines():
+    table = MetricTable({"accuracy": 0.9, "accuracy_balanced": 0.5, "accuracy_batch_mean": 0.88, "accuracy_tfidf": 0.8})
+    assert table.scores() == {"accuracy": 0.9, "accuracy_balanced": 0.5, "accuracy_batch_mean": 0.88}
+    assert table.baselines("accuracy") == {"tfidf": 0.8}
+
+
+def test_scores_are_those_of_the_weights(tmp_path: Path):
+    """Of the best step where the best weights were loaded, of each data set there is; none if that step had none."""
+    log = [{"step": step, f"eval_{name}_loss": step / 10} for step in (2, 4, 6) for name in ("seen", "unseen")]
+    log.append({"step": 6, "train_runtime": 1.0})
+    state = TrainerState(log_history=log, global_step=6, best_global_step=2)
+    best, last = (
+        TrainingArguments(str(tmp_path), load_best_model_at_end=load, eval_strategy="steps", use_cpu=True)
+        for load in (True, False)
+    )
+    assert scores_of_the_weights(best, state) == {"seen_loss": 0.2, "unseen_loss": 0.2}
+    assert scores_of_the_weights(last, state) == {"seen_loss": 0.6, "unseen_loss": 0.6}
+    state.global_step = 7
+    assert scores_of_the_weights(last, state) == {}
 
 
 def test_callback_writes_the_card(tmp_path: Path):

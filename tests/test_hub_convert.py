@@ -324,6 +324,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     ("config", "message"),
     [
         (changed(layer={"version": "absent"}), r"lack \['version'\]"),
+        (changed(layer={"d_state": "absent"}), r"lack \['d_state'\]"),
         (changed(layer={"version": "Lambda_re"}), "version must be one of"),
         (changed(layer={"kernel_type": "lstm"}), "kernel_type 'lstm'"),
         (changed(layer={"activation": "gleu"}), "did you mean 'gelu'"),
@@ -343,6 +344,25 @@ def changed(**changes: Any) -> dict[str, Any]:
 def test_wrong_hyper_parameters(config: dict[str, Any], message: str, tmp_path: Path):
     """Each is one error that names the argument, or lists the tensors that do not fit."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", hyper_parameters=config)
+    with pytest.raises(InputError, match=message):
+        convert(path, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x * 1j, r"of another kind: \S+ torch.complex64 instead of torch.float32"),
+        (lambda x: x.to(torch.int8), r"of another kind: \S+ torch.int8 instead of torch.float32"),
+        (lambda x: x * torch.nan, r"not finite: \S+"),
+    ],
+    ids=["complex", "integers", "not a number"],
+)
+def test_weights_that_would_be_lost(spoil: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path):
+    """What a parameter cannot hold is refused, not rounded."""
+    state = state_dict_of(CASE)
+    name = next(name for name, value in state.items() if value.dim() == 2)
+    path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", state_dict=state | {name: spoil(state[name])})
     with pytest.raises(InputError, match=message):
         convert(path, tmp_path / "model")
     assert not (tmp_path / "model").exists()

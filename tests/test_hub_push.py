@@ -30,7 +30,7 @@ from hub_upload import push as push_module
 from hub_upload.__main__ import main, parser
 from hub_upload.callback import CardCallback
 from hub_upload.card import CardOptions
-from hub_upload.errors import NewerRemoteError, RemoteError
+from hub_upload.errors import InputError, NewerRemoteError, RemoteError
 from hub_upload.push import PushOptions, dry_run, push
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.tokenization import byte_tokenizer
@@ -195,8 +195,20 @@ def test_newer_remote_is_never_overwritten(hub: hub_server.Hub, folder: Path, ca
     shutil.rmtree(folder / ".cache")
     with pytest.raises(NewerRemoteError, match="does not know"):
         push(folder, "me/model")
+    with pytest.raises(NewerRemoteError, match=f"--parent-commit is {'0' * 40}, but at commit {newer}"):
+        push(folder, "me/model", PushOptions(parent_commit="0" * 40, pull_request=True))
     push(folder, "me/model", PushOptions(parent_commit=newer))
     assert repository.files()["README.md"] == local["README.md"]
+
+
+def test_wrong_parents_make_no_repository(hub: hub_server.Hub, folder: Path):
+    with pytest.raises(InputError, match="must be 40 hexadecimal digits, got 'newest'"):
+        push(folder, "me/model", PushOptions(parent_commit="newest"))
+    with pytest.raises(NewerRemoteError, match="a new repository would be made"):
+        push(folder, "me/model", PushOptions(parent_commit="0" * 40))
+    with pytest.raises(InputError, match="is no repository id"):
+        push(folder, "me/page", PushOptions(repo_type="space", model_id='bad id"); import os #'))
+    assert not hub.repositories
 
 
 def test_commit_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ from hub_upload import verify as verify_module
 from hub_upload.__main__ import main
 from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import InputError, VerificationError
+from hub_upload.inspect_folder import inspect_privacy
 from hub_upload.samples import SAMPLES
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
@@ -116,6 +117,13 @@ def write(name: str, content: str) -> Callable[[Path], None]:
     return spoil
 
 
+def write_bytes(name: str, content: bytes) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return spoil
+
+
 def remove(pattern: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         found = list(folder.glob(pattern))
@@ -159,6 +167,16 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "import of a library": (rewrite("ops_dlr.py", "import torch\n", "import scipy\nimport torch\n"), "imports scipy"),
     "broken code": (rewrite("ops_dlr.py", "def ", "def def "), "no valid Python"),
+    "code in another encoding": (write_bytes("x.py", "é = 1".encode("latin-1")), r"x\.py is no valid Python"),
+    "architectures as a number": (
+        rewrite("config.json", r'"architectures": \[[^\]]*\]', '"architectures": 5'),
+        "nobody can say whether config.json",
+    ),
+    "auto_map as a list": (
+        rewrite("config.json", r'"auto_map": \{[^}]*\}', '"auto_map": ["a"]'),
+        "nobody can say whether auto_map",
+    ),
+    "key of another service": (write("notes.txt", "key: sk-" + "aB3" * 12), "looks like an access token"),
     "pickled weights": (write("pytorch_model.bin", "x"), r"pytorch_model\.bin is not safetensors"),
     "no weights": (remove("*.safetensors"), r"no \.safetensors"),
     "cut weights": (cut_weights, r"model\.safetensors is not whole"),
@@ -196,6 +214,11 @@ def test_everything_wrong_is_listed(folder: Path, capfd: pytest.CaptureFixture[s
     assert main(["verify", str(folder)]) == 1
     report = capfd.readouterr().err
     assert all(re.search(SPOILED[name][1], report) for name in ("no card", "no tokenizer", "token"))
+
+
+def test_names_that_end_in_sk_are_no_tokens(folder: Path):
+    write("notes.txt", "me/task-specific-model-of-long-documents, me/mask-filling-model-of-python-source-code")(folder)
+    assert not list(inspect_privacy(folder))
 
 
 def test_what_stays_at_home_is_not_looked_at(folder: Path):

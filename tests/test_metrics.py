@@ -189,6 +189,21 @@ def test_any_shape(name: str):
     assert after.compute(predictions=predictions[7:], references=references[7:]) == flat
 
 
+def test_batches_are_checked_when_they_are_added():
+    """And may have any shape: nothing is cut to whole numbers, as datasets would do it."""
+    metric = MaskedAccuracy()
+    with pytest.raises(ValueError, match="must be indices of classes"):
+        metric.add_batch(predictions=np.array([0.4, 0.6]), references=np.array([0, 1]))
+    metric.add_batch(predictions=np.ones((2, 3), int), references=np.ones((2, 3), int))
+    metric.add_batch(predictions=np.ones((2, 3, 1), int), references=np.zeros((2, 3, 1), int))
+    assert metric.compute() == {"accuracy": 0.5}
+
+
+def test_a_batch_has_references():
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        BatchR2().compute(predictions=[0.0], references=[1.0], batch_size=0)
+
+
 def test_values_are_not_stored_one_by_one(monkeypatch: pytest.MonkeyPatch):
     """What is handed to `compute` goes to the score as it is."""
     monkeypatch.setattr("datasets.Features.encode_batch", lambda *arguments: pytest.fail("values are encoded"))

@@ -279,3 +279,23 @@ def test_another_batch():
         model(**draw_input("tokens", model.config, 3, 7), past_key_values=cache)
     with pytest.raises(ValueError, match=r"DynamicCache\(config=model.config\)"):
         model(**draw_input("tokens", model.config, 2, 7), past_key_values=DynamicCache())
+
+
+def test_a_cache_in_another_type():
+    """States in float64 do not go on in float32; nothing is moved on."""
+    model, inputs = DLRModel(tiny_config()).eval().double(), {"input_ids": torch.ones(2, 7, dtype=torch.long)}
+    cache = model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match=r"states in torch.float64, but the model computes them in torch.float32"):
+        model.float()(**inputs, past_key_values=cache)
+    assert cache.get_seq_length() == 7
+
+
+def test_a_cache_that_was_cropped_in_part():
+    """Attention gives tokens back and a state does not: transformers crops layer by layer, so one is then too long."""
+    layers = {"num_attention_heads": 1, "hidden_size": 4, "layer_types": ["full_attention", "dlr"]}
+    model, inputs = DLRModel(tiny_config(**layers)).eval(), {"input_ids": torch.ones(2, 7, dtype=torch.long)}
+    cache = model(**inputs, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="cannot be cropped"):
+        cache.crop(-5)
+    with pytest.raises(ValueError, match=r"have seen \[2, 7\] steps"):
+        model(**inputs, past_key_values=cache)

@@ -309,6 +309,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "shifts": ({"length": 4}, "Shift needs 1 <= num_shifts <= length = 4, got 8"),
     "solve": ({"name": "solve", "length": 2}, "Solve needs length >= 3, got 2"),
     "context shift": ({"name": "context_shift", "length": 2}, "ContextShift needs length >= 3"),
+    "repeated sums": (
+        {"name": "cumsum", "length": 1},
+        "examples of length=1 repeat, but num_examples=2: ask for length >= 2",
+    ),
+    "repeated equations": ({"name": "solve", "length": 7}, "ask for length >= 8"),
+    "repeated shifts": ({"name": "context_shift", "length": 3}, "ask for length >= 4"),
     "marks": ({"name": "masked_select", "num_marked": 0}, "num_marked >= 1, got 0"),
     "dim": ({"name": "mips", "dim": 0}, "MIPS needs dim >= 1, got 0"),
     "depth": ({"name": "listops", "max_depth": 1}, "max_depth >= 2"),
@@ -317,6 +323,20 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": -1}, "seed must be an int >= 0, got -1"),
     "processes": ({"num_proc": 0}, "num_proc must be an int >= 1, got 0"),
 }
+
+
+RARE = {"min_length": 3, "max_length": 5, "max_depth": 2, "max_args": 2}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"max_depth": 4}, "none of 30,000 expressions of max_depth=4"), (RARE, "belong to other splits than train")],
+    ids=["rare", "of other splits"],
+)
+def test_search_for_expressions_ends(options: dict[str, Any], message: str):
+    """They can exist, and yet never be drawn."""
+    with pytest.raises(ValueError, match=message):
+        next(build_task("listops", options).candidates(0, "train", 0))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

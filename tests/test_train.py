@@ -84,10 +84,21 @@ def test_command_line_holds(name: str, tmp_path: Path):
 
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "recipe": ("no-such", [], "There is no recipe 'no-such'"),
-    "demo": ("bbc-news", [], r"nothing reads '\w+' of its training.json"),
+    "demo": ("bbc-news", [], "another example: python examples/quickstart.py"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
+
+
+@pytest.mark.parametrize("said", [["--smoke"], ["--smoke=True"], ["--smoke", "true"], ["--smo"]], ids=" ".join)
+def test_smoke_however_it_is_said(said: list[str], tmp_path: Path):
+    run = train.read_run("twin-atomic-dlr", ["--output_dir", str(tmp_path), *said])
+    assert (run.training.max_steps, run.config.hidden_size) == (2, 8)
+
+
+def test_no_smoke(tmp_path: Path):
+    run = train.read_run("twin-atomic-dlr", ["--output_dir", str(tmp_path), "--smoke", "False"])
+    assert (run.training.max_steps, run.config.hidden_size) == (1500, 64)
 
 
 def test_unknown_task(capsys: pytest.CaptureFixture[str]):

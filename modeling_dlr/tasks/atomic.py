@@ -30,10 +30,20 @@ class AtomicTask(Task):
     length: int = 512
 
     shortest: ClassVar[int] = 1
+    # What is normalised is +1 or -1 where it has one value: two examples, then four, are all there are.
+    varied_from: ClassVar[int] = 2
 
     def __post_init__(self):
         if self.length < self.shortest:
             raise ValueError(f"{type(self).__name__} needs length >= {self.shortest}, got {self.length}.")
+
+    def check(self, num_examples: int) -> None:
+        """Refuse several examples of a length at which they repeat."""
+        if num_examples > 1 and self.length < self.varied_from:
+            raise ValueError(
+                f"{type(self).__name__}: examples of length={self.length} repeat, but num_examples={num_examples:,}: "
+                f"ask for length >= {self.varied_from}."
+            )
 
     @property
     def num_steps(self) -> int:
@@ -244,6 +254,7 @@ class Solve(AtomicTask):
     """
 
     shortest: ClassVar[int] = 3
+    varied_from: ClassVar[int] = 8
 
     @property
     def num_targets(self) -> int:
@@ -281,6 +292,7 @@ class ContextShift(AtomicTask):
     """The input delayed by s, which its first two steps tell as cos and sin of 2π s / L."""
 
     shortest: ClassVar[int] = 3
+    varied_from: ClassVar[int] = 4
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Two steps of s, then L - 2 values; y is all of that, delayed."""

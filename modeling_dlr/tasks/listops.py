@@ -40,6 +40,8 @@ _IDS = {token: i for i, token in enumerate(VOCABULARY)}
 _OPERATOR_NAMES, _VALUES = tuple(OPERATORS), range(10)
 
 LEAF_PROBABILITY = 0.75
+# Expressions drawn in vain before it is said that there are none; of the tasks' own settings one in 300 will do.
+_MAX_MISSES = 30_000
 IGNORED = -100
 
 
@@ -122,18 +124,38 @@ class ListOpsTask(Task):
         return len(VOCABULARY)
 
     def expressions(self, random: Random) -> Iterator[Expression]:
-        """All that are long enough and not too long, as the official code draws them from ``random``."""
-        while True:
+        """All that are long enough and not too long, as the official code draws them from ``random``.
+
+        Raises:
+            ValueError: if they are too rare to be found.
+        """
+        misses = 0
+        while misses < _MAX_MISSES:
             expression = Expression(random, self.max_depth, self.max_args)
+            misses += 1
             if self.min_length < len(expression.tokens) < self.max_length:
+                misses = 0
                 yield expression
+        raise ValueError(
+            f"{type(self).__name__}: none of {_MAX_MISSES:,} expressions of max_depth={self.max_depth} and "
+            f"max_args={self.max_args} had more than min_length={self.min_length} and fewer than "
+            f"max_length={self.max_length} tokens: widen these."
+        )
 
     def candidates(self, seed: int, split: Split, index: int) -> Iterator[dict[str, Any]]:
         """Rows of this split; where there are few expressions, each belongs to one split only."""
+        of_other_splits = 0
         for expression in self.expressions(python_random(seed, split, index)):
             row = self.row(expression)
             if not self._few or SPLITS[zlib.crc32(self.identity(row)) % len(SPLITS)] == split:
                 yield row
+            else:
+                of_other_splits += 1
+            if of_other_splits == _MAX_MISSES:
+                raise ValueError(
+                    f"{type(self).__name__}: all of {_MAX_MISSES:,} expressions belong to other splits than {split}, "
+                    "for there are few: allow longer ones."
+                )
 
     @cached_property
     def _few(self) -> bool:
