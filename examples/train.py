@@ -46,7 +46,7 @@ from modeling_dlr.metrics import (
     MacroF1,
     MaskedAccuracy,
 )
-from modeling_dlr.tasks import TaskName, build_task, load_task
+from modeling_dlr.tasks import TASKS, TaskName, build_task, load_task
 from modeling_dlr.training import optimizer_for_trainer
 from modeling_dlr.weighted_loss import class_weighted_loss
 
@@ -170,10 +170,18 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
         fields = fields | SMOKE_MODEL | kinds
         options.num_train, options.num_validation, options.streaming = 4, 2, False
 
+    if bool(options.data) != ("data" in written):
+        raise ValueError(f"Recipe {recipe!r} is on a {'data set' if 'data' in written else 'task'}, and stays so.")
     source = read_data(options, written) if options.data else read_task(options, written)
     sizes = {"problem_type": METRICS[options.answers][0]}
     if isinstance(source, DrawnTask):
-        values = {"input_size": source.task.input_size} if "input_size" in fields else {}
+        reads, has = ("input_size" in fields, "input_values" in source.task.features)
+        if reads != has:
+            kinds = {True: "real values", False: "tokens"}
+            raise ValueError(
+                f"Recipe {recipe!r} reads {kinds[reads]}, but {source.name} has {kinds[has]}: take a recipe of such."
+            )
+        values = {"input_size": source.task.input_size} if reads else {}
         sizes |= {"num_labels": source.task.num_labels} | values
     config_fields: Any = merged(fields, parse_pairs("--model_options", options.model_options)) | sizes
     return Run(DLRConfig(**config_fields), source, options, training)
@@ -223,8 +231,10 @@ def read_data(options: RecipeOptions, written: Mapping[str, Any]) -> ClassifiedD
 def read_task(options: RecipeOptions, written: Mapping[str, Any]) -> DrawnTask:
     """A task; if it is another than the recipe's, of the recipe's options only the length holds."""
     name: Any = options.task
-    same = name == written["task"]
-    task_options = {key: value for key, value in written["task_options"].items() if same or key == "length"}
+    kept = {each.name for each in dataclasses.fields(TASKS[name])} & {"length"}
+    task_options = {
+        key: value for key, value in written["task_options"].items() if name == written["task"] or key in kept
+    }
     if options.smoke:
         task_options = SMOKE_TASK.get(name, {"length": 32})
     task_options = task_options | parse_pairs("--task_options", options.task_options)

@@ -112,9 +112,14 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
 
         Raises:
             ValueError: for a batch that begins with padding and has no attention_mask, where padding is also a token of
-                the text, so that nobody could tell them apart.
+                the text, so that nobody could tell them apart; and for embeddings as a prompt where there is no cache.
         """
         kwargs.pop("token_type_ids", None)
+        if kwargs.get("inputs_embeds") is not None and self.model.no_cache_because is not None:
+            raise ValueError(
+                f"A prompt of inputs_embeds needs a cache to go on from, but {self.model.no_cache_because}: pass "
+                "input_ids."
+            )
         prompt = kwargs.get("input_ids", inputs)
         if prompt is not None and kwargs.get("attention_mask") is None:
             # The first that says anything, as transformers has it.

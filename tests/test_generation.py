@@ -110,6 +110,13 @@ def test_left_padded_batch(layers: dict[str, Any]):
             assert torch.equal(together[row, 9 - length :], alone[0])
 
 
+def test_embeddings_as_a_prompt_need_a_cache():
+    """transformers insists on one there, so that use_cache=False would be no cure."""
+    model = DLRForCausalLM(tiny_config(kernel_parameters={"kernel_type": "sgconv"})).eval()
+    with pytest.raises(ValueError, match=r"inputs_embeds needs a cache .*: pass input_ids"):
+        model.generate(inputs_embeds=torch.randn(1, 5, 3), max_new_tokens=2)
+
+
 @by_layers
 def test_going_on_from_a_returned_cache(layers: dict[str, Any]):
     """A conversation: what comes after new tokens is the same with the cache of what came before and without it."""

@@ -325,6 +325,21 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_one_kernel_solves_the_fixed_equations():
+    """As docs/tasks.md has it: what is left is the same in every example."""
+    task = build_task("solve_fixed", {"length": 512})
+    x, y = task.sample((64,), torch.Generator().manual_seed(1))
+    L, N = task.length, task.num_targets
+    A = x[0, : N * (N + 1), 0].view(N, N + 1)[:, :N].double()
+    kernel = torch.zeros(L, dtype=torch.float64)
+    for i in range(N):
+        for j in range(N):
+            kernel[L - 2 * N + i - j * (N + 1)] = A[j, i]
+    product = torch.fft.rfft(x[..., 0].double(), 2 * L) * torch.fft.rfft(kernel, 2 * L)
+    left = torch.fft.irfft(product, 2 * L)[:, L - N : L] - y[..., 0]
+    assert (left - left[0]).abs().max() < 1e-5 < y.std()
+
+
 RARE = {"min_length": 3, "max_length": 5, "max_depth": 2, "max_args": 2}
 
 

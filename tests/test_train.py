@@ -86,6 +86,8 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "recipe": ("no-such", [], "There is no recipe 'no-such'"),
     "demo": ("bbc-news", [], "another example: python examples/quickstart.py"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
+    "another kind of task": ("twin-atomic-dlr", ["--task", "listops_subtrees"], "reads real values, but listops_sub"),
+    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "is on a task, and stays so"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
 
