@@ -293,13 +293,28 @@ def inspected(folder: Path) -> None:
 
 @pytest.mark.parametrize("auto_class", AUTO_CLASSES)
 def test_tiny_checkpoints(auto_class: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every head has a tiny random folder of at most 200 KB beside the code that passes every inspection."""
+    """Every head has a tiny random folder of at most 200 KB, with its code, that passes every inspection."""
     monkeypatch.setattr(checkpoints, "verify", inspected)
     name = f"tiny-random-{AUTO_CLASSES[auto_class].__name__}"
     sizes = checkpoints.main(["--output-dir", str(tmp_path), "--only", name])
     assert set(sizes) == {name}
-    assert sizes[name] <= 200 * 2**10
+    assert sizes[name] == sum(path.stat().st_size for path in (tmp_path / name).iterdir()) <= 200_000
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_code_without_documentation_is_the_same_program():
+    """Comments and docstrings go, other strings stay, and bodies of nothing else hold."""
+    source = '''"""Module."""
+class A(ValueError):
+    """Class."""
+
+def f(x="#"):
+    """Function."""
+    # why
+    return """kept""" + x
+'''
+    expected = "class A(ValueError):\n    pass\n\ndef f(x='#'):\n    return 'kept' + x\n"
+    assert checkpoints.without_documentation(source) == expected
 
 
 def test_a_checkpoint_that_is_not_ready_is_not_kept(tmp_path: Path):
