@@ -2,7 +2,7 @@
 
     python examples/train.py twin-atomic-dlr --output_dir outputs/shift
     python examples/train.py twin-atomic-dlr --task cumsum --task_options length=256 --learning_rate 1e-3
-    python examples/train.py listops-subtrees-dlr --report_to tensorboard --push_to_hub
+    python examples/train.py listops-subtrees-dlr --report_to trackio --push_to_hub
     python examples/train.py lra-cifar-dss --dataset folder/of/images --data_options image=image
 
 Whatever the recipe says may be said otherwise: `--model_options`, `--task_options` and `--data_options` take
@@ -163,15 +163,17 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     parser = HfArgumentParser([RecipeOptions, TrainingArguments])
     for action in parser._actions:
         action.required = False
-    parser.set_defaults(**{"output_dir": f"outputs/{recipe}", "report_to": "none"} | training_defaults | plain)
+    named = {"output_dir": f"outputs/{recipe}", "run_name": recipe, "project": "modeling-dlr", "report_to": "none"}
+    parser.set_defaults(**named | training_defaults | plain)
     options, training = parser.parse_args_into_dataclasses(args=list(arguments))
+    check_options(recipe, options, training, on_data="data" in written)
+    if training.resume_from_checkpoint in ("True", "true"):
+        training.resume_from_checkpoint = True
     if options.smoke:
         kinds = {"layer_types": fields["layer_types"][:1]} if "layer_types" in fields else {}
         fields = fields | SMOKE_MODEL | kinds
         options.num_train, options.num_validation, options.streaming = 4, 2, False
 
-    if bool(options.data) != ("data" in written):
-        raise ValueError(f"Recipe {recipe!r} is on a {'data set' if 'data' in written else 'task'}, and stays so.")
     source = read_data(options, written) if options.data else read_task(options, written)
     sizes = {"problem_type": METRICS[options.answers][0]}
     if isinstance(source, DrawnTask):
@@ -185,6 +187,44 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
         sizes |= {"num_labels": source.task.num_labels} | values
     config_fields: Any = merged(fields, parse_pairs("--model_options", options.model_options)) | sizes
     return Run(DLRConfig(**config_fields), source, options, training)
+
+
+def check_options(recipe: str, options: RecipeOptions, training: TrainingArguments, *, on_data: bool) -> None:
+    """See that the options can be followed.
+
+    Raises:
+        ValueError: for a task in place of a data set or the other way round, options of the other, a rate that is
+            neither a number nor JSON, and a task without a number of steps or examples.
+    """
+    kind, other, useless = (
+        ("data set", "task_options", options.task_options)
+        if on_data
+        else ("task", "data_options", options.data_options)
+    )
+    if (options.data is not None) != on_data:
+        raise ValueError(f"Recipe {recipe!r} is on a {kind}, and stays so.")
+    if useless:
+        raise ValueError(f"Recipe {recipe!r} is on a {kind}, which has no --{other}, got {useless}.")
+    if not on_data and training.max_steps <= 0 and not options.num_train:
+        raise ValueError(
+            f"The examples of a task are drawn for all steps: give --max_steps above 0, got {training.max_steps}, "
+            "or --num_train."
+        )
+    state_rate(options.state_learning_rate)
+
+
+def state_rate(written: str) -> float | dict[str, float] | None:
+    """The learning rate of the kernels, or of each kind of their parameters.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    with contextlib.suppress(json.JSONDecodeError):
+        rate = json.loads(written)
+        rates = rate.values() if isinstance(rate, dict) else [] if rate is None else [rate]
+        if all(type(each) in (int, float) for each in rates):
+            return rate
+    raise ValueError(f"--state_learning_rate takes a number, or JSON such as '{{\"weights\": 1e-4}}', got {written!r}.")
 
 
 def asks_for_smoke(arguments: Sequence[str]) -> bool:
@@ -256,10 +296,16 @@ def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with changes; ``kernel_parameters.name`` is one of that dictionary."""
+    """Fields with changes; ``kernel_parameters.name`` is one of that dictionary.
+
+    Raises:
+        ValueError: for a dot after the name of anything else.
+    """
     changed = dict(fields)
     for name, value in changes.items():
         outer, dot, inner = name.partition(".")
+        if dot and not isinstance(changed.get(outer, {}), Mapping):
+            raise ValueError(f"--model_options: {outer} is no dictionary, so there is no {name}.")
         changed[outer] = {**changed.get(outer, {}), inner: value} if dot else value
     return changed
 
@@ -348,7 +394,7 @@ def train(run: Run) -> dict[str, float]:
         preprocess_logits_for_metrics=None if options.answers == "values" else lambda logits, labels: logits.argmax(-1),
         compute_loss_func=LOSSES[options.answers],
         optimizer_cls_and_kwargs=optimizer_for_trainer(
-            training, json.loads(options.state_learning_rate), decay_vectors=options.decay_vectors
+            training, state_rate(options.state_learning_rate), decay_vectors=options.decay_vectors
         ),
     )
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
@@ -371,7 +417,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0].startswith("-"):
         raise SystemExit(f"{__doc__}\nRecipes are the folders of {RECIPES}.")
-    run = read_run(arguments[0], arguments[1:])
+    try:
+        run = read_run(arguments[0], arguments[1:])
+    except ValueError as error:
+        raise SystemExit(f"train.py: {error}") from error
     metrics = train(run)
     for name, value in metrics.items():
         print(f"{name} {value:.4f}")

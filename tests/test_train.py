@@ -53,6 +53,25 @@ def test_smoke_saves_resumes_and_loads(tmp_path: Path):
     assert again["eval_loss"] != metrics["eval_loss"]
 
 
+def test_tensorboard(tmp_path: Path):
+    smoke("twin-atomic-dlr", tmp_path / "out", "--report_to", "tensorboard")
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
+
+
+def test_trackio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Losses and scores of training and of its end go to one run, on this machine."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    metrics = smoke("twin-atomic-dlr", tmp_path / "out", "--report_to", "trackio")
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    trackio.finish()
+    assert SQLiteStorage.get_runs("modeling-dlr") == ["twin-atomic-dlr"]
+    logs = SQLiteStorage.get_logs("modeling-dlr", "twin-atomic-dlr")
+    assert [row["eval/loss"] for row in logs if "eval/loss" in row] == pytest.approx([metrics["eval_loss"]] * 2)
+    assert len([row for row in logs if "train/loss" in row]) == 2
+
+
 # What is said, and where it must be found.
 SAID: dict[str, tuple[list[str], Any, Any]] = {
     "training": (["--learning_rate", "0.5"], lambda run: run.training.learning_rate, 0.5),
@@ -70,6 +89,7 @@ SAID: dict[str, tuple[list[str], Any, Any]] = {
     "length": (["--task_options", "length=64"], lambda run: run.source.task.length, 64),
     "length is kept": (["--task", "sort"], lambda run: run.source.task.length, 512),
     "rates": (["--state_learning_rate", "1e-4"], lambda run: run.options.state_learning_rate, "1e-4"),
+    "resume": (["--resume_from_checkpoint", "True"], lambda run: run.training.resume_from_checkpoint, True),
     "recipe": ([], lambda run: (run.training.max_steps, run.options.state_learning_rate), (1500, "0.001")),
 }  # fmt: skip
 
@@ -88,6 +108,12 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
     "another kind of task": ("twin-atomic-dlr", ["--task", "listops_subtrees"], "reads real values, but listops_sub"),
     "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "is on a task, and stays so"),
+    "task options of data": ("lra-imdb-dss", ["--task_options", "length=3"], "a data set, which has no --task_opt"),
+    "data options of a task": ("twin-atomic-dlr", ["--data_options", "label=a"], "a task, which has no --data_opt"),
+    "no dictionary": ("twin-atomic-dlr", ["--model_options", "hidden_size.x=4"], "hidden_size is no dictionary"),
+    "rate": ("twin-atomic-dlr", ["--state_learning_rate", "abc"], "takes a number, or JSON .*, got 'abc'"),
+    "rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"weights": "a"}'], "takes a number, or JSON"),
+    "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], "give --max_steps above 0, got -1, or --num_train"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
 
@@ -114,6 +140,13 @@ def test_mistakes(mistake: str, tmp_path: Path):
     recipe, arguments, message = MISTAKES[mistake]
     with pytest.raises(ValueError, match=message):
         train.read_run(recipe, ["--output_dir", str(tmp_path), *arguments])
+
+
+def test_a_mistake_ends_in_its_sentence():
+    """What a terminal shows is no traceback."""
+    with pytest.raises(SystemExit) as ended:
+        train.main(["twin-atomic-dlr", "--max_steps", "0"])
+    assert str(ended.value).startswith("train.py: The examples of a task are drawn for all steps")
 
 
 @pytest.mark.parametrize(
