@@ -185,8 +185,14 @@ def check_cache(
         head_shape: (heads, head_size) of its attention layers.
 
     Raises:
+        TypeError: for what is no cache of transformers.
         ValueError: naming what does not fit.
     """
+    if not isinstance(cache, Cache):
+        raise TypeError(
+            f"past_key_values must be a cache of transformers, got a {type(cache).__name__}: make one with "
+            "DynamicCache(config=model.config)."
+        )
     kinds = [_KINDS.get(type(layer).__name__, "full_attention") for layer in cache.layers]
     if kinds not in (layer_types, [*layer_types, "pooling"]):
         raise ValueError(
@@ -196,7 +202,8 @@ def check_cache(
         )
     layers = cache.layers[: len(layer_types)]
     lengths = [layer.get_seq_length() for layer in layers if isinstance(layer, CacheLayerMixin)]
-    if all(isinstance(length, int) for length in lengths) and len(set(lengths)) > 1:
+    # Not by a set, for whose sake torch.compile would compile every length anew.
+    if all(isinstance(length, int) for length in lengths) and any(length != lengths[0] for length in lengths):
         raise ValueError(
             f"The layers of this cache have seen {lengths} steps, as when only some were cropped or reset: make a new "
             "cache, or go on from a copy of an earlier one."

@@ -4,6 +4,8 @@ Checks that look at values (token ids, labels, mask rows) are made on the CPU on
 torch's own message is opaque; on an accelerator they would wait for the device at every step.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -146,6 +148,14 @@ def check_tokens_to_predict(labels: Tensor, batch_size: int, length: int, vocab_
         raise ValueError("labels need the logits of every step: leave logits_to_keep at 0, or the labels out.")
     cure = "tokenize labels with the model's own tokenizer, and pad them by -100"
     check_class_labels(labels, vocab_size, size="vocab_size", cure=cure)
+
+
+def has_shape(tensor: Tensor, *shapes: Sequence[int] | None) -> bool:
+    """Whether the shape of a tensor is one of these; None is none.
+
+    By comparing them one by one: of sizes that torch.compile keeps symbolic, `in` says that they are not there.
+    """
+    return any(shape is not None and list(tensor.shape) == list(shape) for shape in shapes)
 
 
 def _check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:

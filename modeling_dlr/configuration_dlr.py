@@ -241,6 +241,19 @@ class DLRConfig(PreTrainedConfig):
         if reason is not None:
             raise ValueError(f"use_cache=True needs a state to return, but {reason}: leave use_cache out.")
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
+        """As in transformers; fields among ``kwargs`` are checked and completed like those of the dictionary.
+
+        Kernel parameters are those of the dictionary with the given ones in their place, unless the kernel_type is
+        another.
+        """
+        given = {spec.name: kwargs.pop(spec.name) for spec in fields(cls) if spec.name in kwargs}
+        saved, new = config_dict.get("kernel_parameters") or {}, given.get("kernel_parameters")
+        if new is not None and new.get("kernel_type", saved.get("kernel_type")) == saved.get("kernel_type"):
+            given["kernel_parameters"] = saved | new
+        return super().from_dict(config_dict | given, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""
         output = super().to_dict()

@@ -16,11 +16,13 @@ class Range(NamedTuple):
     open_minimum: bool = False
 
     def __call__(self, value: Any) -> None:
-        """Raise ValueError unless ``value`` is None, a bool or a number in the range."""
+        """Raise ValueError unless ``value`` is None, a bool or a finite number in the range."""
         if value is None or isinstance(value, bool):
             return
         if not (self.minimum <= value <= self.maximum) or (self.open_minimum and value == self.minimum):
             raise ValueError(f"must be {self}, got {value}")
+        if value == float("inf"):
+            raise ValueError(f"must be finite, got {value}")
 
     def __str__(self) -> str:
         above = f"> {self.minimum:g}" if self.open_minimum else f">= {self.minimum:g}"
@@ -49,7 +51,10 @@ class KernelField(NamedTuple):
         """Raise ValueError unless ``value`` is one of the choices, or of the right type and in range."""
         if self.choices:
             if value not in self.choices:
-                raise ValueError(f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}.")
+                raise ValueError(
+                    f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}"
+                    f"{nearest(value, self.choices)}"
+                )
             return
         if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
             expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
@@ -163,10 +168,9 @@ def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any
     given = dict(given or {})
     kernel_type = given.get("kernel_type", "dlr")
     if kernel_type not in list(KERNEL_FIELDS):
-        near = difflib.get_close_matches(str(kernel_type), KERNEL_FIELDS, n=1)
-        hint = f": did you mean {near[0]!r}?" if near else "."
         raise ValueError(
-            f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}{hint}"
+            f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}"
+            f"{nearest(kernel_type, KERNEL_FIELDS)}"
         )
     specs = KERNEL_FIELDS[kernel_type]
     refuse_unknown_names(f"kernel_parameters of kernel_type {kernel_type!r}", given, specs)
@@ -197,6 +201,12 @@ def why_no_recurrence(complete: Mapping[str, Any]) -> str | None:
     if complete["max_length"] is not None:
         return f"max_length={complete['max_length']} cuts the kernel off, and a recurrence never forgets"
     return None
+
+
+def nearest(given: Any, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the known one that it resembles, or a full stop."""
+    near = difflib.get_close_matches(str(given), list(known), n=1)
+    return f": did you mean {near[0]!r}?" if near else "."
 
 
 def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:

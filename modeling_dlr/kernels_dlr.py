@@ -16,7 +16,7 @@ from torch.nn import functional
 from .checks_dlr import values_are_cheap
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .memo_dlr import Memo
-from .ops_dlr import Spectrum, all_finite, at_least_float32, evaluate_read_out, turned
+from .ops_dlr import Spectrum, all_finite, at_least_float32, check_length, evaluate_read_out, turned
 from .poles_dlr import (
     bilinear,
     divided,
@@ -48,7 +48,7 @@ class Kernel(nn.Module, ABC):
         kernel_parameters: as in `DLRConfig`; what is left out takes its default.
 
     Raises:
-        ValueError: for an unknown or ill-formed entry of ``kernel_parameters``.
+        ValueError: for a size below 1, or an unknown or ill-formed entry of ``kernel_parameters``.
     """
 
     kernel_type: str
@@ -57,6 +57,11 @@ class Kernel(nn.Module, ABC):
         self, num_channels: int, hidden_size: int, state_size: int, kernel_parameters: Mapping[str, Any] | None = None
     ):
         super().__init__()
+        if min(num_channels, hidden_size, state_size) < 1:
+            raise ValueError(
+                "num_channels, hidden_size and state_size must be at least 1, got "
+                f"{(num_channels, hidden_size, state_size)}."
+            )
         self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
         self.memo: Memo[KeptProduct] = Memo()
         self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
@@ -104,9 +109,13 @@ class Kernel(nn.Module, ABC):
         """The kernel [C, H, min(length, max_length)], or for None, which is without end, its `recurrence`.
 
         Hooks that fetch parameters from elsewhere are called for either.
+
+        Raises:
+            ValueError: if ``length`` is not positive, a parameter is not finite, or there is no recurrence.
         """
         if length is None:
             return self.recurrence()
+        check_length(length)
         limit = self.options["max_length"]
         return self.taps(length if limit is None else min(length, limit))
 
@@ -126,7 +135,10 @@ class Kernel(nn.Module, ABC):
             ValueError: naming the first such parameter.
         """
         for name, parameter in self.named_parameters():
-            if values_are_cheap(parameter) and not all_finite(parameter):
+            if not values_are_cheap(parameter):
+                continue
+            # A frequency of 0 is kept as the logarithm -inf.
+            if not all_finite(parameter.exp() if name.startswith("log_") else parameter):
                 raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
 
     def draw_weights(self, std: float) -> Tensor:

@@ -13,7 +13,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .checks_dlr import check_tokens_to_predict
 from .configuration_dlr import DLRConfig
-from .losses_dlr import next_token_loss, token_loss
+from .layout_dlr import Layout, first_steps
+from .losses_dlr import IGNORED_CLASS, next_token_loss, token_loss
 from .modeling_dlr import DOCUMENTS_ARGS, DLRModel, DLRPreTrainedModel
 from .outputs_dlr import MaskedLMOutputWithPast
 
@@ -79,7 +80,8 @@ class DLRLanguageHead(DLRPreTrainedModel):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            targets = self.targets(labels, reading.layout)
+            loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
         return self.output_class(
             loss=loss,
             logits=logits,
@@ -87,6 +89,10 @@ class DLRLanguageHead(DLRPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def targets(self, labels: Tensor, layout: Layout) -> Tensor:
+        """The labels [B, L] that the loss is of."""
+        return labels
 
 
 @auto_docstring(custom_intro="DLR that predicts the next token, and generates with a state of constant size.")
@@ -103,6 +109,12 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
         self.loss_function = next_token_loss
         # Generation carries a state wherever there is one, whatever config.use_cache says of other forward passes.
         self.generation_config.use_cache = self.model.no_cache_because is None
+
+    def targets(self, labels: Tensor, layout: Layout) -> Tensor:
+        """All but the first of each document, which does not follow from the document before it in the row."""
+        if layout.documents is None:
+            return labels
+        return labels.masked_fill(first_steps(layout.documents, labels), IGNORED_CLASS)
 
     @torch.no_grad()
     def generate(

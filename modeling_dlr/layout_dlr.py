@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .checks_dlr import check_tensor, has_shape
+
 
 class Documents(NamedTuple):
     """Documents of similar length, each a run of steps of one row.
@@ -87,6 +89,7 @@ def build_layout(
         attends: whether the model has attention layers, which look back upon padding, too.
 
     Raises:
+        TypeError: for what is no tensor.
         ValueError: for shapes or boundaries that do not fit.
     """
     mask = None if attention_mask is None else _checked_mask(attention_mask, batch_size, length, past, attends)
@@ -121,7 +124,8 @@ def find_documents(
         return split_documents(_starts_from_boundaries(cu_seq_lens, length))
     if position_ids is None:
         return None
-    if position_ids.shape not in ((batch_size, length), (1, length)):
+    check_tensor("position_ids", position_ids, "make a torch.tensor of it")
+    if not has_shape(position_ids, (batch_size, length), (1, length)):
         raise ValueError(
             f"position_ids must have the shape {[batch_size, length]} of the input, got {list(position_ids.shape)}."
         )
@@ -136,12 +140,9 @@ def find_documents(
 
 def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor | None:
     """The mask as truths, or None if it counts every step."""
-    if not isinstance(attention_mask, Tensor):
-        raise ValueError(
-            f"attention_mask must be a tensor, got {type(attention_mask).__name__}: torch.tensor makes it one."
-        )
+    check_tensor("attention_mask", attention_mask, "ask the tokenizer or processor for return_tensors='pt'")
     shapes = [(batch_size, past + length)] if attends else [(batch_size, past + length), (batch_size, length)]
-    if attention_mask.shape not in shapes:
+    if not has_shape(attention_mask, *shapes):
         raise ValueError(
             f"attention_mask must have the shape {list(shapes[0])} of the batch and of the steps so far, got "
             f"{list(attention_mask.shape)}: one number per step, 0 for padding."
@@ -201,6 +202,14 @@ def split_documents(starts: Tensor, mask: Tensor | None = None) -> list[Document
     return groups
 
 
+def first_steps(documents: list[Documents], like: Tensor) -> Tensor:
+    """True where a document begins, [B, L] as ``like``."""
+    first = torch.zeros_like(like, dtype=torch.bool)
+    for rows, steps, _, _ in documents:
+        first[rows[:, 0], steps[:, 0]] = True
+    return first
+
+
 def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
     """True where positions do not go on by one, [B, L]; nowhere in a row where only those of padding do not.
 
@@ -217,8 +226,12 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
     """The first steps [1, L] of documents that end where `cu_seq_lens` [D + 1] says: 0, l_1, l_1 + l_2, …, L.
 
     Raises:
-        ValueError: unless the boundaries rise from 0 to ``length``.
+        TypeError: for boundaries that are no tensor.
+        ValueError: unless they are integers that rise from 0 to ``length``.
     """
+    check_tensor("cu_seq_lens_q", cu_seq_lens, "make a torch.tensor of it")
+    if cu_seq_lens.is_floating_point():
+        raise ValueError(f"cu_seq_lens_q must be integers, got {cu_seq_lens.dtype}: count steps, not shares of them.")
     bounds = cu_seq_lens.long()
     if bounds.dim() != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != length or (bounds.diff() <= 0).any():
         raise ValueError(

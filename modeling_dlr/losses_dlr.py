@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks_dlr import LABELS_CURE, check_class_labels, check_tensor
+from .checks_dlr import LABELS_CURE, check_class_labels, check_tensor, has_shape
 from .configuration_dlr import DLRConfig
 from .ops_dlr import at_least_float32
 
@@ -144,7 +144,7 @@ def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType
     problem = problem_type or _problem_type_of(labels, num_labels)
     single = problem == "single_label_classification"
     expected, other = (steps, [*steps, 1]) if single else ([*steps, num_labels], steps if num_labels == 1 else None)
-    if list(labels.shape) not in (expected, other):
+    if not has_shape(labels, expected, other):
         raise ValueError(
             f"labels for {problem} with num_labels={num_labels} must have the shape {expected}, got "
             f"{list(labels.shape)}: set problem_type if this is another kind of task."

@@ -69,6 +69,7 @@ class Spectrum(NamedTuple):
 
 # Linear read-outs are turns of the weights: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
 _TURNS: dict[str, tuple[int, int]] = {"real": (1, 0), "imag": (0, -1), "sum": (1, -1)}
+_PRODUCTS = ("prod", "real_prod")
 
 
 def turned(spectrum: Spectrum, read_out: str) -> Spectrum:
@@ -103,9 +104,14 @@ def evaluate_read_out(spectrum: Spectrum, read_out: str, length: int, memo: Memo
 
     "real", "imag" and "sum" are Re z, Im z and Re z + Im z; "prod" is Re z · Im z; "real_prod" is Re z for the first
     ⌊H/2⌋ channels and the product for the others (`kernel_to_real` of the official code).
+
+    Raises:
+        ValueError: for another read-out, and as `evaluate_kernel`.
     """
     if read_out in _TURNS:
         return evaluate_kernel(turned(spectrum, read_out), length, memo)
+    if read_out not in _PRODUCTS:
+        raise ValueError(f"read_out must be one of {[*_TURNS, *_PRODUCTS]}, got {read_out!r}.")
     real, imag = evaluate_kernel(_stacked(spectrum, turned(spectrum, "imag")), length, memo).chunk(2)
     half = 0 if read_out == "prod" else real.shape[1] // 2
     return torch.cat([real[:, :half], real[:, half:] * imag[:, half:]], dim=1)
@@ -133,7 +139,7 @@ def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo[KeptProduct] | N
         [C, H, length] in the dtype of the weights, within 1e-5 of float64 at every length up to 2^20.
 
     Raises:
-        ValueError: if ``length`` is not positive, or a pole or weight is not finite.
+        ValueError: if ``length`` is not positive, shapes do not fit, or a pole or weight is not finite.
 
     Source: DLR §3 (the kernel of a diagonal linear RNN).
 
@@ -142,8 +148,8 @@ def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo[KeptProduct] | N
     >>> evaluate_kernel(Spectrum(decay, angle, torch.ones(1, 1, 1), torch.zeros(1, 1, 1)), 3)
     tensor([[[ 1.0000, -0.6065,  0.3679]]])
     """
-    if length < 1:
-        raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
+    check_length(length)
+    _check_spectrum(spectrum)
     if spectrum.weights_real.device.type == "cpu" and not torch.compiler.is_compiling():
         for name, part in zip(Spectrum._fields, spectrum, strict=True):
             if part is not None and not all_finite(part):
@@ -208,8 +214,12 @@ def step(
     """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound.
 
     ``factors`` is `powers_of(spectrum, 1)`, for who takes many steps; None computes it.
+
+    Raises:
+        ValueError: if shapes do not fit, u is not in floating point, or the spectrum has no recurrence.
     """
     _check_recurrence(spectrum)
+    _check_step(spectrum, skip, u, state)
     if state is None:
         zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
         state = State(zero + u.unsqueeze(-1), zero)
@@ -269,6 +279,39 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps
         return State(real, imag)
     before = product(powers_of(spectrum, L if steps is None else steps), state)
     return State(before.real + real, before.imag + imag)
+
+
+def check_length(length: int) -> None:
+    """Refuse kernels without a step.
+
+    Raises:
+        ValueError: naming the length.
+    """
+    if length < 1:
+        raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
+
+
+def _check_spectrum(spectrum: Spectrum) -> None:
+    (C, H, N), poles = spectrum.weights_real.shape, spectrum.decay.shape
+    weights = [part.shape for part in spectrum[2:] if part is not None]
+    if poles not in ((N,), (H, N)) or spectrum.angle.shape != poles or any(s != (C, H, N) for s in weights):
+        raise ValueError(
+            "A spectrum has decay and angle [N] or [H, N] and weights [C, H, N], got "
+            f"{[list(part.shape) for part in spectrum if part is not None]}."
+        )
+
+
+def _check_step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None) -> None:
+    C, H, N = spectrum.weights_real.shape
+    if u.dim() != 2 or u.shape[1] != H or not u.is_floating_point():
+        raise ValueError(f"A step is u [B, {H}] in floating point, got {list(u.shape)} in {u.dtype}.")
+    if skip.shape != (C, H):
+        raise ValueError(f"skip must have the shape {[C, H]} of kernels and channels, got {list(skip.shape)}.")
+    if state is not None and any(part.shape != (len(u), H, N) for part in state):
+        raise ValueError(
+            f"A state of {len(u)} sequences has the shape {[len(u), H, N]}, got {list(state.real.shape)}: go on with "
+            "the same batch."
+        )
 
 
 def _check_recurrence(spectrum: Spectrum) -> None:

@@ -99,8 +99,14 @@ def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
     A model of one channel reads RGB in grey, for pipelines turn every image into RGB.
 
     Raises:
-        ValueError: for another shape, or another number of channels.
+        TypeError: for images that are no tensor.
+        ValueError: for another type, shape, or number of channels.
     """
+    check_tensor("pixel_values", pixel_values, "ask the processor for return_tensors='pt'")
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"pixel_values must be real numbers in floating point, got {pixel_values.dtype}: the processor scales them."
+        )
     if channels == 1 and pixel_values.dim() == 4 and pixel_values.shape[1] == 3:
         pixel_values = luma(pixel_values)
     if pixel_values.dim() != 4 or pixel_values.shape[1] != channels:

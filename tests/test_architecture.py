@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding_dlr": {"torch", ".ops_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch"},
     "norms_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
-    "layout_dlr": {"torch"},
+    "layout_dlr": {"torch", ".checks_dlr"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch"}
     | {
@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transformers",
         ".checks_dlr",
         ".configuration_dlr",
+        ".layout_dlr",
         ".losses_dlr",
         ".modeling_dlr",
         ".outputs_dlr",

@@ -11,6 +11,7 @@ from test_hybrids import HYBRIDS, SIZES
 from tiny import perturbed, tiny_config
 from torch import Tensor, nn
 from torch.export import Dim
+from transformers import DynamicCache
 
 from modeling_dlr import DLRForCausalLM, DLRForMaskedLM, DLRForSequenceClassification, DLRForTokenClassification
 
@@ -58,6 +59,36 @@ def test_compiled_training_step(fields: dict[str, Any], bidirectional: bool):
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-10)
     for name, value in gradients_of(model).items():
         torch.testing.assert_close(value, gradients[name], rtol=1e-8, atol=1e-9, msg=name)
+
+
+@torch.no_grad()
+def test_compiled_for_every_batch_and_length():
+    """What comes first only when sizes have become symbolic (labels, a mask, positions) fits no worse for it."""
+    model = perturbed(DLRForSequenceClassification(tiny_config(problem_type="single_label_classification"))).eval()
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for batch, length, more in (
+        (2, 9, {}),
+        (3, 7, {}),
+        (2, 9, {"labels": torch.tensor([0, 1])}),
+        (3, 8, {"attention_mask": torch.ones(3, 8, dtype=torch.long)}),
+        (3, 7, {"position_ids": torch.arange(7).unsqueeze(0)}),
+    ):
+        inputs = {"input_ids": torch.randint(1, 11, (batch, length)), **more}
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fields", [{}, SIZES | HYBRIDS["one of each"]], ids=["DLR", "hybrid"])
+@torch.no_grad()
+def test_compiled_steps_from_a_cache(fields: dict[str, Any]):
+    """A graph of one step serves every later one: torch gives up where each would need its own."""
+    model = perturbed(DLRForCausalLM(tiny_config(**fields))).eval()
+    ids = torch.randint(1, 11, (2, 15))
+    torch._dynamo.reset()
+    step = torch.compile(model, fullgraph=True, backend="aot_eager")
+    cache = DynamicCache(config=model.config)
+    logits = [step(token, past_key_values=cache, use_cache=True).logits for token in ids.split(1, dim=1)]
+    torch.testing.assert_close(torch.cat(logits, dim=1), model(ids).logits, rtol=1e-4, atol=1e-5)
 
 
 @by_direction

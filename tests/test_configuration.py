@@ -8,9 +8,9 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tiny import tiny_config
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from modeling_dlr import DLRConfig, DLRKernel, DLRModel
+from modeling_dlr import DLRConfig, DLRForCausalLM, DLRKernel, DLRModel
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
 from modeling_dlr.kernels_dlr import KERNELS
 
@@ -176,6 +176,7 @@ REFUSED_KERNELS: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "no scales": ({"kernel_type": "sgconv", "num_scales": 0}, ["num_scales", ">= 1", "got 0"]),
     "alphas the wrong way round": ({"kernel_type": "sgconv", "alpha_min": 2}, ["alpha_min", "2 > 1.0", "swap"]),
     "unknown angles": ({"pole_init": "ones"}, ["pole_init", "omega", "'ones'"]),
+    "misspelt angles": ({"pole_init": "omga"}, ["pole_init", "'omga': did you mean 'omega'?"]),
     "no taps": ({"max_length": 0}, ["max_length", ">= 1", "got 0"]),
     "half a tap": ({"max_length": 2.5}, ["max_length", "int or None", "2.5"]),
     "truth for taps": ({"max_length": True}, ["max_length", "int or None", "True"]),
@@ -184,6 +185,7 @@ REFUSED_KERNELS: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "time steps the wrong way round": ({"time_step_min": 0.5}, ["time_step_min", "0.5 > 0.1", "swap"]),
     "text for a time step": ({"time_step_max": "0.1"}, ["time_step_max", "float or int", "'0.1'"]),
     "negative deviation": ({"weight_init_std": -1}, ["weight_init_std", ">= 0", "-1"]),
+    "endless deviation": ({"weight_init_std": float("inf")}, ["weight_init_std", "finite", "inf"]),
 }
 
 
@@ -298,6 +300,56 @@ def test_refused_in_a_file(tmp_path: Path):
     """A misspelt key of config.json is refused on loading, and so is one passed to from_pretrained."""
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "dlr", "stat_size": 8}), encoding="utf-8")
     assert "'state_size'" in refusal(AutoConfig.from_pretrained, tmp_path)
+
+
+# What is said of a saved configuration while it is loaded, what of it, and what then holds.
+OVERRIDES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "layers": ({"num_hidden_layers": 2}, {"num_hidden_layers": 3}, {"layer_types": ["dlr"] * 3}),
+    "types of layers": ({"num_hidden_layers": 2}, {"layer_types": None}, {"layer_types": ["dlr"] * 2}),
+    "norm": ({}, {"norm_type": "batch"}, {"norm_type": "batch"}),
+}
+
+
+@pytest.mark.parametrize(("saved", "said", "then"), OVERRIDES.values(), ids=OVERRIDES.keys())
+def test_said_while_loading(saved: dict[str, Any], said: dict[str, Any], then: dict[str, Any], tmp_path: Path):
+    """What follows from a field follows from one that is given to from_pretrained, too."""
+    DLRConfig(**saved).save_pretrained(tmp_path)
+    config, unused = AutoConfig.from_pretrained(tmp_path, **said, foo=1, return_unused_kwargs=True)
+    assert {name: getattr(config, name) for name in then} == then
+    assert unused == {"foo": 1}
+    expected = DLRConfig(**saved | said).to_dict()
+    assert all(config.to_dict()[name] == value for name, value in expected.items() if name != "_name_or_path")
+
+
+@pytest.mark.parametrize("said", [{"read_out": "imag"}, {"kernel_type": "dss", "read_out": "imag"}], ids=str)
+def test_kernel_parameters_said_while_loading(said: dict[str, Any], tmp_path: Path):
+    """One entry leaves the others as they were saved, unless it makes another kernel of them."""
+    DLRConfig(kernel_parameters={"kernel_type": "dss", "version": "clip"}).save_pretrained(tmp_path)
+    assert DLRConfig.from_pretrained(tmp_path, kernel_parameters=said).kernel_parameters["version"] == "clip"
+    again = DLRConfig.from_pretrained(tmp_path, kernel_parameters={"kernel_type": "dlr"})
+    assert again.kernel_parameters == DLRConfig().kernel_parameters
+
+
+def test_a_model_of_fewer_layers(tmp_path: Path):
+    """A model that is cut down while loading generates, and is saved again."""
+    DLRForCausalLM(tiny_config(num_hidden_layers=2)).save_pretrained(tmp_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path, num_hidden_layers=1)
+    assert model.generate(torch.ones(1, 3, dtype=torch.long), max_new_tokens=2).shape == (1, 5)
+    model.save_pretrained(tmp_path / "again")
+
+
+SAID_IN_VAIN: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "contradiction": ({"input_size": 3}, ["exactly one", "vocab_size=261", "input_size=3"]),
+    "layer": ({"layer_types": ["dlr", "bogus"]}, ["layer_types", "'bogus'"]),
+    "entry of the kernel": ({"kernel_parameters": {"read_oot": "imag"}}, ["'read_oot'", "'read_out'"]),
+}
+
+
+@pytest.mark.parametrize(("said", "says"), SAID_IN_VAIN.values(), ids=SAID_IN_VAIN.keys())
+def test_refused_while_loading(said: dict[str, Any], says: list[str], tmp_path: Path):
+    DLRConfig(num_hidden_layers=2, vocab_size=261).save_pretrained(tmp_path)
+    message = refusal(AutoConfig.from_pretrained, tmp_path, **said)
+    assert all(part in message for part in says), message
 
 
 def test_only_names_are_accepted():

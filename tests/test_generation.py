@@ -13,7 +13,7 @@ from modeling_dlr import DLRForCausalLM
 
 RECURRENT = {
     name: family.options for name, family in FAMILIES.items() if family.kernel(1, 3, 5).no_recurrence_because is None
-}
+} | {"DSS with the logarithm of a frequency of 0": {"kernel_type": "dss", "version": "exp_re_im", "pole_init": "lin"}}
 LAYERS: dict[str, dict[str, Any]] = {
     "DLR": {},
     "gated, post-norm": {"num_kernel_channels": 2, "channel_gate_act": "silu", "norm_position": "post"},

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tiny import HEADS, tiny_config
@@ -181,6 +182,11 @@ NO_TENSORS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"pixel_values": torch.ones(1, 1, 1, 2), "labels": [[[0, 1]]]},
         "labels .* a list: encode classes",
     ),
+    "positions in lists": ("AutoModel", {"position_ids": [[0, 1]]}, "position_ids .* a list"),
+    "boundaries in lists": ("AutoModel", {"cu_seq_lens_q": [0, 2]}, "cu_seq_lens_q .* a list"),
+    "a mask in lists": ("AutoModel", {"attention_mask": [[1, 1]]}, "attention_mask .* a list"),
+    "a cache in tuples": ("AutoModel", {"past_key_values": ((1,),)}, "past_key_values .* a tuple: .*DynamicCache"),
+    "pixels in an array": ("AutoModelForImageClassification", {"pixel_values": np.ones((1, 1, 2, 2))}, "a ndarray"),
     "answers in lists": (
         "AutoModelForQuestionAnswering",
         {"start_positions": torch.tensor([0]), "end_positions": [1]},

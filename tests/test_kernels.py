@@ -204,3 +204,17 @@ def test_bad_options_are_refused(kernel_type: str, options: dict[str, Any], mess
     """An unknown name or a value out of range is an error that names the rule and the value."""
     with pytest.raises(ValueError, match=message):
         KERNELS[kernel_type](C, H, N, options)
+
+
+@pytest.mark.parametrize("sizes", [(0, 3, 5), (1, -1, 5), (1, 3, 0)], ids=str)
+@pytest.mark.parametrize("kernel_type", KERNELS)
+def test_sizes_are_positive(kernel_type: str, sizes: tuple[int, int, int]):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        KERNELS[kernel_type](*sizes)
+
+
+@pytest.mark.parametrize("length", [0, -1])
+@pytest.mark.parametrize("kernel_type", KERNELS)
+def test_lengths_are_positive(kernel_type: str, length: int):
+    with pytest.raises(ValueError, match=f"at least one step, got length={length}"):
+        KERNELS[kernel_type](C, H, N)(length)

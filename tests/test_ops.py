@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_dlr import convolution_dlr, vandermonde_dlr
 from modeling_dlr.convolution_dlr import convolve, transform_size
-from modeling_dlr.ops_dlr import Spectrum, all_finite, evaluate_kernel
+from modeling_dlr.ops_dlr import Spectrum, State, all_finite, evaluate_kernel, evaluate_read_out, step
 
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
 
@@ -192,6 +192,32 @@ def test_kernel_has_at_least_one_step(length: int, device: torch.device):
     spectrum = Sizes(C=1, H=3, N=1, L=1).spectrum(torch.float32, device)
     with pytest.raises(ValueError, match=f"at least one step, got length={length}"):
         evaluate_kernel(spectrum, length)
+
+
+def test_spectra_that_do_not_fit():
+    """Poles and weights of unlike shapes, and read-outs that nobody knows."""
+    good = Sizes(C=1, H=3, N=2, L=5).spectrum(torch.float32, torch.device("cpu"))
+    for bad in (good._replace(decay=torch.zeros(3)), good._replace(weights_imag=torch.zeros(1, 3, 1))):
+        with pytest.raises(ValueError, match=r"weights \[C, H, N\], got \["):
+            evaluate_kernel(bad, 5)
+    with pytest.raises(ValueError, match=r"one of \['real', 'imag', 'sum', 'prod', 'real_prod'\], got 'rel'"):
+        evaluate_read_out(good, "rel", 5)
+
+
+STEPS: dict[str, tuple[dict[str, Any], str]] = {
+    "integers": ({"u": torch.ones(2, 3, dtype=torch.long)}, "floating point, got .* torch.int64"),
+    "other channels": ({"u": torch.ones(2, 4)}, r"u \[B, 3\]"),
+    "skip of other kernels": ({"skip": torch.ones(2, 3)}, r"skip must have the shape \[1, 3\]"),
+    "state of another batch": ({"state": State(torch.ones(1, 3, 2), torch.ones(1, 3, 2))}, "the same batch"),
+}
+
+
+@pytest.mark.parametrize(("change", "says"), STEPS.values(), ids=STEPS.keys())
+def test_steps_that_do_not_fit(change: dict[str, Any], says: str):
+    """Nothing is broadcast in silence."""
+    spectrum = Sizes(C=1, H=3, N=2, L=1).spectrum(torch.float32, torch.device("cpu"))
+    with pytest.raises(ValueError, match=says):
+        step(spectrum, **{"skip": torch.ones(1, 3), "u": torch.ones(2, 3)} | change)
 
 
 class Convolution(NamedTuple):

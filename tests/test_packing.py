@@ -151,6 +151,16 @@ def test_flattening_collator():
     torch.testing.assert_close(loss, sum(sums) / sum(len(text) - 1 for text in texts), rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS.keys())
+def test_next_tokens_of_another_document_are_not_learned(packing: dict[str, Any]):
+    """With the tokens themselves as labels, too, the loss is that of the documents one by one."""
+    model = perturbed(DLRForCausalLM(tiny_config()).eval()).double()
+    ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
+    sums = [model(part, labels=part).loss * (part.shape[1] - 1) for part in ids.split(LENGTHS, dim=1)]
+    expected = sum(sums) / (sum(LENGTHS) - len(LENGTHS))
+    torch.testing.assert_close(model(ids, labels=ids, **packing).loss, expected, rtol=1e-9, atol=0)
+
+
 def test_token_head():
     """A head that answers every step works on packed rows."""
     model = perturbed(DLRForTokenClassification(tiny_config(bidirectional=True)).eval()).double()
@@ -171,6 +181,7 @@ REFUSED = {
     "not to the end": (1, {"cu_seq_lens_q": torch.tensor([0, 5])}, "rise from 0 to the 7 steps"),
     "an empty document": (1, {"cu_seq_lens_q": torch.tensor([0, 5, 5, 7])}, "leave out empty documents"),
     "not from the start": (1, {"cu_seq_lens_q": torch.tensor([2, 7])}, "rise from 0"),
+    "shares of steps": (1, {"cu_seq_lens_q": torch.tensor([0, 2.5, 7])}, "must be integers, got torch.float32"),
     "several rows": (2, {"cu_seq_lens_q": torch.tensor([0, 7])}, "one row of documents, got 2 rows"),
     "positions of another length": (1, {"position_ids": torch.arange(5).unsqueeze(0)}, r"\[1, 7\].*got \[1, 5\]"),
     "a state": (1, {"position_ids": torch.tensor([[0, 1, 2, 0, 1, 2, 3]]), "use_cache": True}, "no single state"),
