@@ -307,9 +307,10 @@ def _check_step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None
         raise ValueError(f"A step is u [B, {H}] in floating point, got {list(u.shape)} in {u.dtype}.")
     if skip.shape != (C, H):
         raise ValueError(f"skip must have the shape {[C, H]} of kernels and channels, got {list(skip.shape)}.")
-    if state is not None and any(part.shape != (len(u), H, N) for part in state):
+    B = u.shape[0]
+    if state is not None and any(part.shape != (B, H, N) for part in state):
         raise ValueError(
-            f"A state of {len(u)} sequences has the shape {[len(u), H, N]}, got {list(state.real.shape)}: go on with "
+            f"A state of {B} sequences has the shape {[B, H, N]}, got {list(state.real.shape)}: go on with "
             "the same batch."
         )
 
