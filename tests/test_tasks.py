@@ -174,6 +174,15 @@ def test_official_rows(name: str):
             assert (row["labels"][count:] == -100).all()
 
 
+@pytest.mark.parametrize("name", ["listops", "listops_subtrees"])
+def test_tokenizer_reads_expressions(name: str):
+    """What is saved with a model makes its rows of the symbols."""
+    task = small_task(name)
+    expression = next(task.expressions(Random(0)))
+    count = int(task.row(expression)["attention_mask"].sum())
+    assert task.tokenizer()(" ".join(expression.tokens)).input_ids == task.row(expression)["input_ids"][:count].tolist()
+
+
 def test_expressions_are_worth_what_they_say():
     """The value of a tree, found again by reading its tokens."""
     task = small_task("listops")
