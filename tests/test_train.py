@@ -55,6 +55,20 @@ def test_smoke_saves_resumes_and_loads(tmp_path: Path):
     assert again["eval_loss"] != metrics["eval_loss"]
 
 
+@pytest.mark.parametrize(("drop", "scored"), [("False", 3), ("True", 2)])
+def test_dropped_batches(drop: str, scored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Why no recipe drops the last batch: the Trainer drops that of an evaluation, too."""
+    prepare = train.prepare
+
+    def prepare_three(run: train.Run) -> train.Prepared:
+        run.options.num_validation = 3
+        return prepare(run)
+
+    monkeypatch.setattr(train, "prepare", prepare_three)
+    monkeypatch.setattr(train, "scores", lambda *given: lambda prediction: {"count": len(prediction.label_ids)})
+    assert smoke("twin-atomic-dlr", tmp_path / "out", "--dataloader_drop_last", drop)["eval_count"] == scored
+
+
 def test_tensorboard(tmp_path: Path):
     smoke("twin-atomic-dlr", tmp_path / "out", "--report_to", "tensorboard")
     assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
