@@ -91,9 +91,11 @@ def check_answers(run: Run) -> None:
     else:
         name, right = f"data of the kind {given.data}", HEADS_OF_DATA[given.data or "texts"]
     if given.head != right:
-        raise ValueError(f"The head of {name} is {right}, got --head {given.head}: say the former, or leave it out.")
+        raise ValueError(f"The head of {name} is {right}, got {given.head}: give the former to --head.")
     if given.answers not in answers:
-        raise ValueError(f"The answers of {name} are {' or '.join(answers)}, got --answers {given.answers}: say so.")
+        raise ValueError(
+            f"The answers of {name} are {' or '.join(answers)}, got {given.answers}: give that to --answers."
+        )
 
 
 def check_model(run: Run, model_class: Callable[..., Any]) -> None:

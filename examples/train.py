@@ -7,8 +7,8 @@
 
 Whatever the recipe says may be said otherwise: `--model_options`, `--task_options` and `--data_options` take
 `name=value` pairs, and every field of `TrainingArguments` is an option, so the best checkpoint is kept,
-`--resume_from_checkpoint` goes on from one, and `--push_to_hub` uploads. Data sets that cannot be drawn come from the
-Hub, or from the folder or file that `--dataset` names.
+`--resume_from_checkpoint` goes on from one, and `--push_to_hub` uploads. The folder holds the model and its card, which
+says what was run. Data sets that cannot be drawn come from the Hub, or from the folder or file that `--dataset` names.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RECIPES, load_recipe
+from common import RECIPES, last_part, load_recipe
 from recipe_card import attach_card
 from recipe_checks import check_answers, check_model, check_options
 from recipe_data import ClassifiedData, Prepared, View, build_kind
@@ -293,6 +293,7 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
         if view.step == 1 or time_steps(model):
             with longer(time_steps(model), view.step):
                 metrics |= trainer.evaluate(view.data, metric_key_prefix=f"eval_{name}")
+    trainer.state.best_model_checkpoint = last_part(trainer.state.best_model_checkpoint)  # for a push sends the state
     trainer.save_model()
     trainer.save_metrics("eval", metrics)
     trainer.save_state()

@@ -160,13 +160,21 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     ),
     "no checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "True"], "There is no checkpoint in .* to go on"),
     "no such checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "nope"], "names nope, which is no folder"),
-    "answers": ("twin-atomic-dlr", ["--answers", "classes"], "answers of shift are values, got --answers classes"),
+    "answers": (
+        "twin-atomic-dlr",
+        ["--answers", "classes"],
+        "answers of shift are values, got classes: give that to --answers",
+    ),
     "answers of classes": (
         "lra-listops-dss",
         ["--answers", "values"],
         "answers of listops are classes or rare",
     ),
-    "head": ("twin-atomic-dlr", ["--head", "per_sequence"], "head of shift is per_step, got --head per_sequence"),
+    "head": (
+        "twin-atomic-dlr",
+        ["--head", "per_sequence"],
+        "head of shift is per_step, got per_sequence: give the former",
+    ),
     "head of one class": ("lra-listops-dss", ["--head", "per_step"], "The head of listops is per_sequence"),
     "head of data": ("lra-imdb-dss", ["--head", "per_pair"], "The head of data of the kind texts is per_sequence"),
     "long rows": ("shift-long-sgconv", ["--task_options", "length=32768"], "16384 taps .*: raise num_scales"),
@@ -192,14 +200,14 @@ CARDS: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("recipe", CARDS)
-def test_card(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_card(recipe: str, tmp_path: Path):
     """The folder is what a push takes: its card says what was run, on what, and how well, also when it is made anew."""
-    monkeypatch.chdir(tmp_path)
     metric, named = CARDS[recipe]
-    metrics = smoke(recipe, Path("out"), "--hub_token", "secret")
-    assert [problem for inspect in INSPECTIONS.values() for problem in inspect(Path("out"))] == []
-    assert json.loads(Path("out/results.json").read_text(encoding="utf-8"))["recipe"]["name"] == recipe
-    for card in (Path("out/README.md"), write_card(Path("out"), CardOptions(picture=False))):
+    folder = tmp_path / "out"
+    metrics = smoke(recipe, folder, "--hub_token", "secret")
+    assert [problem for inspect in INSPECTIONS.values() for problem in inspect(folder)] == []
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["recipe"]["name"] == recipe
+    for card in (folder / "README.md", write_card(folder, CardOptions(picture=False))):
         text = card.read_text(encoding="utf-8")
         assert f"| {metric} | {metrics[f'eval_{metric}']:.4f} |" in text
         assert f"Command: `python examples/train.py {recipe} --smoke --output_dir out" in text
