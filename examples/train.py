@@ -142,19 +142,26 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     source = read_data(options, written) if options.data else read_task(options, written)
     sizes = {"problem_type": PROBLEM_TYPES[options.answers]}
     if isinstance(source, DrawnTask):
-        reads, has = ("input_size" in fields, "input_values" in source.task.features)
-        if reads != has:
-            kinds = {True: "real values", False: "tokens"}
-            raise ValueError(
-                f"Recipe {recipe!r} reads {kinds[reads]}, but {source.name} has {kinds[has]}: take a recipe of such."
-            )
-        values = {"input_size": source.task.input_size} if reads else {}
-        sizes |= {"num_labels": source.task.num_labels} | values
+        sizes |= sizes_of_task(recipe, source, reads_values="input_size" in fields)
     config_fields: Any = merged(fields, parse_pairs("--model_options", options.model_options)) | sizes
     run = Run(recipe, list(arguments), DLRConfig(**config_fields), source, options, training)
     check_answers(run)
     check_model(run, HEADS[options.head])
     return run
+
+
+def sizes_of_task(recipe: str, source: DrawnTask, *, reads_values: bool) -> dict[str, int]:
+    """The fields of the model that the task decides.
+
+    Raises:
+        ValueError: if the model reads something else than the task has.
+    """
+    has_values = "input_values" in source.task.features
+    if reads_values != has_values:
+        reads, has = ("real values", "tokens") if reads_values else ("tokens", "real values")
+        raise ValueError(f"Recipe {recipe!r} reads {reads}, but {source.name} has {has}: take a recipe of such.")
+    values = {"input_size": source.task.input_size} if reads_values else {}
+    return {"num_labels": source.task.num_labels} | values
 
 
 def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -269,7 +269,7 @@ def test_killed_with_its_workers(tmp_path: Path):
     workers: list[psutil.Process] = []
     while len(workers) < 2 and drawing.poll() is None:
         time.sleep(0.1)
-        workers = drawing.children()
+        workers = drawing.children(recursive=True)
     drawing.kill()
     drawing.wait()
     assert len(workers) >= 2
