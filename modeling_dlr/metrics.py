@@ -89,8 +89,7 @@ class _ClassMetric(_Metric):
     def _compute(self, predictions: Any, references: Any, ignore_index: int = IGNORED_CLASS) -> dict[str, float]:
         predictions, references = np.asarray(predictions), np.asarray(references)
         counts = references != ignore_index
-        if not counts.any():
-            raise ValueError(f"Every reference is {ignore_index}, the ignored class: there is nothing to score.")
+        _refuse_nothing(counts, f"{ignore_index}, the ignored class")
         return {self.key: float(self._score(predictions[counts], references[counts]))}
 
 
@@ -99,6 +98,13 @@ def _classes(what: str, values: Any) -> np.ndarray:
     if given.dtype.kind not in "biuf" or (given % 1 != 0).any():
         raise ValueError(f"{what} must be indices of classes, whole numbers, got {given.ravel()[:5].tolist()}, …")
     return given
+
+
+def _refuse_nothing(counts: np.ndarray, ignored: str) -> None:
+    if not counts.size:
+        raise ValueError("There are no references: there is nothing to score.")
+    if not counts.any():
+        raise ValueError(f"Every reference is {ignored}: there is nothing to score.")
 
 
 class MaskedAccuracy(_ClassMetric):
@@ -159,8 +165,7 @@ class R2(_Metric):
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         predictions, references = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
         counts = ~np.isnan(references)
-        if not counts.any():
-            raise ValueError("Every reference is NaN, which is ignored: there is nothing to score.")
+        _refuse_nothing(counts, "NaN, which is ignored")
         return {self.key: self._score(predictions[counts], references[counts])}
 
     def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:

@@ -99,6 +99,8 @@ def test_nothing_to_score(name: str):
     """When every reference is ignored there is no score, and the error says so."""
     with pytest.raises(ValueError, match=r"Every reference is -100"):
         METRICS[name][0]().compute(predictions=[1, 2], references=[-100, -100])
+    with pytest.raises(ValueError, match="There are no references"):
+        METRICS[name][0]().compute(predictions=[], references=[])
 
 
 @pytest.mark.parametrize("case", specs("metrics"))
@@ -173,6 +175,8 @@ def test_r2_like_scikit_learn(count: int):
 def test_r2_of_nothing():
     with pytest.raises(ValueError, match="Every reference is NaN"):
         R2().compute(predictions=[1.0], references=[float("nan")])
+    with pytest.raises(ValueError, match="There are no references"):
+        R2().compute(predictions=[], references=[])
 
 
 @by_metric

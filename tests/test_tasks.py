@@ -1,12 +1,16 @@
 """The tasks: the official draws, what each asks for, and data sets that do not depend on how they are made."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from datasets.distributed import split_dataset_by_node
@@ -170,6 +174,15 @@ def test_official_rows(name: str):
             assert (row["labels"][count:] == -100).all()
 
 
+@pytest.mark.parametrize("name", ["listops", "listops_subtrees"])
+def test_tokenizer_reads_expressions(name: str):
+    """What is saved with a model makes its rows of the symbols."""
+    task = small_task(name)
+    expression = next(task.expressions(Random(0)))
+    count = int(task.row(expression)["attention_mask"].sum())
+    assert task.tokenizer()(" ".join(expression.tokens)).input_ids == task.row(expression)["input_ids"][:count].tolist()
+
+
 def test_expressions_are_worth_what_they_say():
     """The value of a tree, found again by reading its tokens."""
     task = small_task("listops")
@@ -234,6 +247,38 @@ def test_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             load_small("sort", tmp_path, **other)
 
 
+@pytest.mark.parametrize(("name", "rows"), [("shift", [2, 2, 1]), ("listops", [5])])
+def test_written_by_bytes(name: str, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Long rows are not held by the thousand before they are written; what is cached goes by the same name."""
+    together = load_small(name, tmp_path, num_examples=5)
+    monkeypatch.setattr("modeling_dlr.tasks.loading._BYTES_AT_ONCE", 8 * 2 * 24 * (3 + 8))
+    assert load_small(name, tmp_path, num_examples=5).cache_files == together.cache_files
+    apart = load_small(name, tmp_path / "apart", num_examples=5)
+    assert_same_rows(apart, together)
+    assert [len(chunk) for chunk in together.data.column(0).chunks] == [5]
+    assert [len(chunk) for chunk in apart.data.column(0).chunks] == rows
+
+
+@pytest.mark.slow
+def test_killed_with_its_workers(tmp_path: Path):
+    """Processes that draw end when the one that they draw for is gone."""
+    arguments = f"'pathfinder', split='train', num_examples=10**6, num_proc=2, cache_dir={str(tmp_path)!r}"
+    code = f"from modeling_dlr.tasks import load_task\nif __name__ == '__main__':\n    load_task({arguments})"
+    (tmp_path / "drawing.py").write_text(code, encoding="utf-8")
+    drawing = psutil.Popen([sys.executable, str(tmp_path / "drawing.py")], stderr=subprocess.DEVNULL)
+    workers: list[psutil.Process] = []
+    while len(workers) < 2 and drawing.poll() is None:
+        time.sleep(0.1)
+        workers = drawing.children(recursive=True)
+    drawing.kill()
+    drawing.wait()
+    assert len(workers) >= 2
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    for worker in alive:
+        worker.kill()
+    assert not alive
+
+
 def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """When drawing stops half-way nothing is cached, and the next call begins anew."""
     draw = AtomicTask.sample
@@ -281,6 +326,32 @@ def test_no_example_twice(tmp_path: Path):
     assert not list(tmp_path.rglob("*.arrow"))
 
 
+# The shortest of which several examples are drawn.
+SHORTEST: dict[str, dict[str, int]] = {
+    **{name: {"length": 3} for name in ATOMIC},
+    "shift": {"length": 3, "num_shifts": 1},
+    "masked_select": {"length": 1, "num_marked": 2},
+    "masked_select_fixed": {"length": 1, "num_marked": 2},
+    "solve": {"length": 8},
+    "solve_fixed": {"length": 15},
+    "context_shift": {"length": 5},
+    "mips": {"length": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [*SHORTEST.items(), ("mips", {"length": 16, "dim": 1}), ("masked_select", {"length": 1, "num_marked": 32})],
+    ids=str,
+)
+def test_short_examples_differ(name: str, options: dict[str, int]):
+    """What is not refused does not repeat among many."""
+    task = build_task(name, options)
+    task.check(100_000)
+    x, _ = task.sample((100_000,))
+    assert len(np.unique(x.flatten(1).numpy(), axis=0)) == 100_000
+
+
 def test_stock_trainer_learns(tmp_path: Path):
     """The rows are what the stock Trainer and a token-classification head take: the loss falls."""
     task = build_task("masked_select", {"length": 16, "num_marked": 4})
@@ -311,10 +382,13 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "context shift": ({"name": "context_shift", "length": 2}, "ContextShift needs length >= 3"),
     "repeated sums": (
         {"name": "cumsum", "length": 1},
-        "examples of length=1 repeat, but num_examples=2: ask for length >= 2",
+        "CumSum: examples of length=1 repeat, but num_examples=2: ask for length >= 3",
     ),
     "repeated equations": ({"name": "solve", "length": 7}, "ask for length >= 8"),
-    "repeated shifts": ({"name": "context_shift", "length": 3}, "ask for length >= 4"),
+    "repeated fixed equations": ({"name": "solve_fixed", "length": 14}, "ask for length >= 15"),
+    "repeated shifts": ({"name": "context_shift", "length": 4}, "ask for length >= 5"),
+    "repeated signs": ({"name": "mips", "dim": 1, "length": 2, "num_examples": 500}, "ask for length >= 16"),
+    "repeated marks": ({"name": "masked_select", "num_marked": 1, "length": 1}, "ask for length >= 2"),
     "marks": ({"name": "masked_select", "num_marked": 0}, "num_marked >= 1, got 0"),
     "dim": ({"name": "mips", "dim": 0}, "MIPS needs dim >= 1, got 0"),
     "depth": ({"name": "listops", "max_depth": 1}, "max_depth >= 2"),

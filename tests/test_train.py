@@ -8,6 +8,8 @@ import pytest
 import train
 from transformers import AutoModelForTokenClassification
 
+from hub_upload.card import CardOptions, write_card
+from hub_upload.inspect_folder import INSPECTIONS
 from modeling_dlr.configuration_docs import FOLDER
 
 RECIPES = sorted(
@@ -53,6 +55,20 @@ def test_smoke_saves_resumes_and_loads(tmp_path: Path):
     assert again["eval_loss"] != metrics["eval_loss"]
 
 
+@pytest.mark.parametrize(("drop", "scored"), [("False", 3), ("True", 2)])
+def test_dropped_batches(drop: str, scored: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Why no recipe drops the last batch: the Trainer drops that of an evaluation, too."""
+    prepare = train.prepare
+
+    def prepare_three(run: train.Run) -> train.Prepared:
+        run.options.num_validation = 3
+        return prepare(run)
+
+    monkeypatch.setattr(train, "prepare", prepare_three)
+    monkeypatch.setattr(train, "scores", lambda *given: lambda prediction: {"count": len(prediction.label_ids)})
+    assert smoke("twin-atomic-dlr", tmp_path / "out", "--dataloader_drop_last", drop)["eval_count"] == scored
+
+
 def test_tensorboard(tmp_path: Path):
     smoke("twin-atomic-dlr", tmp_path / "out", "--report_to", "tensorboard")
     assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
@@ -89,7 +105,6 @@ SAID: dict[str, tuple[list[str], Any, Any]] = {
     "length": (["--task_options", "length=64"], lambda run: run.source.task.length, 64),
     "length is kept": (["--task", "sort"], lambda run: run.source.task.length, 512),
     "rates": (["--state_learning_rate", "1e-4"], lambda run: run.options.state_learning_rate, "1e-4"),
-    "resume": (["--resume_from_checkpoint", "True"], lambda run: run.training.resume_from_checkpoint, True),
     "recipe": ([], lambda run: (run.training.max_steps, run.options.state_learning_rate), (1500, "0.001")),
 }  # fmt: skip
 
@@ -102,20 +117,102 @@ def test_command_line_holds(name: str, tmp_path: Path):
     assert found(run) == expected
 
 
+def test_last_checkpoint(tmp_path: Path):
+    """It is gone on from where there is one."""
+    (tmp_path / "checkpoint-2").mkdir()
+    run = train.read_run("twin-atomic-dlr", ["--output_dir", str(tmp_path), "--resume_from_checkpoint", "True"])
+    assert run.training.resume_from_checkpoint is True
+
+
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "recipe": ("no-such", [], "There is no recipe 'no-such'"),
+    "recipe, nearly": (
+        "twin-atomic-drl",
+        [],
+        "There is no recipe 'twin-atomic-drl' .*; did you mean 'twin-atomic-dlr'",
+    ),
     "demo": ("bbc-news", [], "another example: python examples/quickstart.py"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
     "another kind of task": ("twin-atomic-dlr", ["--task", "listops_subtrees"], "reads real values, but listops_sub"),
-    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "is on a task, and stays so"),
+    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "on a task, which has no --data, got 'texts'"),
+    "a task for a data set": ("lra-imdb-dss", ["--task", "shift"], "a data set, which has no --task, got 'shift'"),
+    "processes for data": ("lra-imdb-dss", ["--num_proc", "2"], "a data set, which has no --num_proc, got 2"),
+    "the name of a task": ("twin-atomic-dlr", ["--dataset", "a/b"], "a task, which has no --dataset, got 'a/b'"),
+    "no name": ("lra-aan-dss", [], "The Hub has no data for this recipe: .* with --dataset"),
     "task options of data": ("lra-imdb-dss", ["--task_options", "length=3"], "a data set, which has no --task_opt"),
     "data options of a task": ("twin-atomic-dlr", ["--data_options", "label=a"], "a task, which has no --data_opt"),
     "no dictionary": ("twin-atomic-dlr", ["--model_options", "hidden_size.x=4"], "hidden_size is no dictionary"),
     "rate": ("twin-atomic-dlr", ["--state_learning_rate", "abc"], "takes a number, or JSON .*, got 'abc'"),
     "rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"weights": "a"}'], "takes a number, or JSON"),
+    "kinds of rates": (
+        "twin-atomic-dlr",
+        ["--state_learning_rate", '{"angel": 1e-4}'],
+        "unknown name 'angel'; did you mean 'angle'",
+    ),
+    "optimizer": ("twin-atomic-dlr", ["--optim", "sgd"], "use 'adamw_torch'"),
+    "seed": ("twin-atomic-dlr", ["--data_seed_of_task", "-1"], "--data_seed_of_task must be at least 0, got -1"),
+    "processes": ("twin-atomic-dlr", ["--num_proc", "0"], "--num_proc must be at least 1, got 0"),
+    "examples to score": ("lra-imdb-dss", ["--num_validation", "-4"], "--num_validation must be at least 1, got -4"),
+    "logger": (
+        "twin-atomic-dlr",
+        ["--report_to", "foo"],
+        "--report_to takes none, or what is .*, got 'foo'",
+    ),
+    "no checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "True"], "There is no checkpoint in .* to go on"),
+    "no such checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "nope"], "names nope, which is no folder"),
+    "answers": (
+        "twin-atomic-dlr",
+        ["--answers", "classes"],
+        "answers of shift are values, got classes: give that to --answers",
+    ),
+    "answers of classes": (
+        "lra-listops-dss",
+        ["--answers", "values"],
+        "answers of listops are classes or rare",
+    ),
+    "head": (
+        "twin-atomic-dlr",
+        ["--head", "per_sequence"],
+        "head of shift is per_step, got per_sequence: give the former",
+    ),
+    "head of one class": ("lra-listops-dss", ["--head", "per_step"], "The head of listops is per_sequence"),
+    "head of data": ("lra-imdb-dss", ["--head", "per_pair"], "The head of data of the kind texts is per_sequence"),
+    "long rows": ("shift-long-sgconv", ["--task_options", "length=32768"], "16384 taps .*: raise num_scales"),
     "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], "give --max_steps above 0, got -1, or --num_train"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
+
+
+@pytest.mark.parametrize("doublings", [0, 1, 6])
+def test_lengths_of_sgconv(doublings: int, tmp_path: Path):
+    """A scale more for each doubling, as configuration/README.md has it, up to the longest."""
+    said = ["--task_options", f"length={2 ** (14 + doublings)}"]
+    said += ["--model_options", f"kernel_parameters.num_scales={3 + doublings}"]
+    run = train.read_run("shift-long-sgconv", ["--output_dir", str(tmp_path), *said])
+    assert run.source.task.length == run.config.state_size * 2 ** (run.config.kernel_parameters["num_scales"] - 1)
+
+
+# A recipe whose rows are values, and one of symbols, which need a tokenizer; the metric, and what else the card names.
+CARDS: dict[str, tuple[str, list[str]]] = {
+    "twin-atomic-dlr": ("r2", ["trained on shift", "4 rows to train, 2 rows to validation", "Seed: 1112"]),
+    "twin-listops-subtrees-dlr": ("accuracy", ["trained on listops_subtrees", "pipeline_tag: token-classification"]),
+}
+
+
+@pytest.mark.parametrize("recipe", CARDS)
+def test_card(recipe: str, tmp_path: Path):
+    """The folder is what a push takes: its card says what was run, on what, and how well, also when it is made anew."""
+    metric, named = CARDS[recipe]
+    folder = tmp_path / "out"
+    metrics = smoke(recipe, folder, "--hub_token", "secret")
+    assert [problem for inspect in INSPECTIONS.values() for problem in inspect(folder)] == []
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["recipe"]["name"] == recipe
+    for card in (folder / "README.md", write_card(folder, CardOptions(picture=False))):
+        text = card.read_text(encoding="utf-8")
+        assert f"| {metric} | {metrics[f'eval_{metric}']:.4f} |" in text
+        assert f"Command: `python examples/train.py {recipe} --smoke --output_dir out" in text
+        assert "secret" not in text
+        assert [each for each in named if each not in text] == []
 
 
 @pytest.mark.parametrize("said", [["--smoke"], ["--smoke=True"], ["--smoke", "true"], ["--smo"]], ids=" ".join)
@@ -147,6 +244,8 @@ def test_a_mistake_ends_in_its_sentence():
     with pytest.raises(SystemExit) as ended:
         train.main(["twin-atomic-dlr", "--max_steps", "0"])
     assert str(ended.value).startswith("train.py: The examples of a task are drawn for all steps")
+    with pytest.raises(SystemExit, match=r"train.py: The data set '/nope' was found neither here nor on the Hub"):
+        train.main(["lra-cifar-dss", "--dataset", "/nope"])
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ them. Sequences are N(0, 1) over their largest absolute value. To every step of 
 it is: cos and sin of 2π t / T, where T is the number of steps of x.
 """
 
+import itertools
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import datasets
@@ -30,20 +31,25 @@ class AtomicTask(Task):
     length: int = 512
 
     shortest: ClassVar[int] = 1
-    # What is normalised is +1 or -1 where it has one value: two examples, then four, are all there are.
-    varied_from: ClassVar[int] = 2
 
     def __post_init__(self):
         if self.length < self.shortest:
             raise ValueError(f"{type(self).__name__} needs length >= {self.shortest}, got {self.length}.")
 
     def check(self, num_examples: int) -> None:
-        """Refuse several examples of a length at which they repeat."""
-        if num_examples > 1 and self.length < self.varied_from:
+        """Refuse several examples where they repeat: one free number of 24 bits is soon the same again, two are not."""
+        if num_examples > 1 and self.freedom < 2:
+            lengths = itertools.count(self.length)
+            enough = next(length for length in lengths if replace(self, length=length).freedom >= 2)
             raise ValueError(
                 f"{type(self).__name__}: examples of length={self.length} repeat, but num_examples={num_examples:,}: "
-                f"ask for length >= {self.varied_from}."
+                f"ask for length >= {enough}."
             )
+
+    @property
+    def freedom(self) -> int:
+        """How many numbers of x are free: what is normalised has one fewer than values, for the largest is +1 or -1."""
+        return self.length - 1
 
     @property
     def num_steps(self) -> int:
@@ -204,6 +210,11 @@ class MaskedSelect(AtomicTask):
             raise ValueError(f"{type(self).__name__} needs num_marked >= 1, got {self.num_marked}.")
 
     @property
+    def freedom(self) -> int:
+        """L + M values are normalised together."""
+        return self.length + self.num_marked - 1
+
+    @property
     def num_steps(self) -> int:
         """L + 2M."""
         return self.length + 2 * self.num_marked
@@ -254,7 +265,12 @@ class Solve(AtomicTask):
     """
 
     shortest: ClassVar[int] = 3
-    varied_from: ClassVar[int] = 8
+
+    @property
+    def freedom(self) -> int:
+        """N (N - 1) / 2 of the rotation A, and N - 1 of the direction x."""
+        N = self.num_targets
+        return N * (N - 1) // 2 + N - 1
 
     @property
     def num_targets(self) -> int:
@@ -282,6 +298,11 @@ class Solve(AtomicTask):
 class SolveFixed(Solve):
     """`Solve` with the same A in every sequence of every split and seed."""
 
+    @property
+    def freedom(self) -> int:
+        """N - 1 of x."""
+        return self.num_targets - 1
+
     def matrix(self, batch: Sequence[int], generator: Generator | None) -> Tensor:
         """The matrix that a generator of seed 0 gives."""
         return super().matrix((), Generator().manual_seed(0)).expand(*batch, -1, -1)
@@ -292,7 +313,11 @@ class ContextShift(AtomicTask):
     """The input delayed by s, which its first two steps tell as cos and sin of 2π s / L."""
 
     shortest: ClassVar[int] = 3
-    varied_from: ClassVar[int] = 4
+
+    @property
+    def freedom(self) -> int:
+        """L - 2 values are normalised."""
+        return self.length - 3
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Two steps of s, then L - 2 values; y is all of that, delayed."""
@@ -323,6 +348,12 @@ class MIPS(AtomicTask):
         super().__post_init__()
         if self.dim < 1:
             raise ValueError(f"MIPS needs dim >= 1, got {self.dim}.")
+
+    @property
+    def freedom(self) -> int:
+        """D - 1 of each vector; where D = 1 it is a sign, and 24 of these are as good as a number."""
+        vectors = 3 * self.length
+        return vectors * (self.dim - 1) if self.dim > 1 else vectors // 24
 
     @property
     def input_size(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
@@ -118,10 +118,20 @@ class ListOpsTask(Task):
                 f"min_length={self.min_length} and fewer than max_length={self.max_length} tokens: widen these."
             )
 
+    # Whether END closes a row.
+    ends: ClassVar[bool]
+
     @property
     def vocab_size(self) -> int:
         """Of the tokens in `VOCABULARY`."""
         return len(VOCABULARY)
+
+    def tokenizer(self) -> Any:
+        """One token for each symbol of an expression."""
+        from modeling_dlr.tokenization import symbol_tokenizer
+
+        special_tokens = {"pad_token": PAD, "unk_token": UNKNOWN, "eos_token": END}
+        return symbol_tokenizer(VOCABULARY, special_tokens=special_tokens, append_eos=self.ends)
 
     def expressions(self, random: Random) -> Iterator[Expression]:
         """All that are long enough and not too long, as the official code draws them from ``random``.
@@ -208,6 +218,7 @@ class ListOps(ListOpsTask):
     """One class for the whole expression, its value: columns ``input_ids``, ``attention_mask``, ``labels``."""
 
     num_labels = 10
+    ends: ClassVar[bool] = True
 
     @property
     def features(self) -> datasets.Features:
@@ -238,6 +249,8 @@ class ListOpsSubTrees(ListOpsTask):
     max_depth: int = 15
     max_args: int = 9
     target: Literal["value", "height", "operator"] = "value"
+
+    ends: ClassVar[bool] = False
 
     @property
     def num_labels(self) -> int:

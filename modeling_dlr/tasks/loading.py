@@ -2,6 +2,10 @@
 
 import difflib
 import itertools
+import math
+import multiprocessing
+import os
+import threading
 import typing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -72,6 +76,8 @@ TASKS: dict[TaskName, type[Task]] = {
 _EDITION = 1
 # Parts of a stream: as many workers or processes can share it.
 _SHARDS = 64
+# What the writer of 🤗 Datasets holds, and then turns into three times as much, before it is written: rows, and bytes.
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 2**26
 # Rows drawn again before it is said that there are no others.
 _MAX_DRAWS = 1000
 
@@ -137,6 +143,7 @@ def load_task(
             cache_dir=None if cache_dir is None else str(cache_dir),
             split=datasets.NamedSplit(split),
             fingerprint=Hasher.hash(known_by),
+            writer_batch_size=_rows_at_once(task.features),
         )
     except datasets.exceptions.DatasetGenerationError as error:
         raise error.__cause__ or error from None
@@ -196,6 +203,17 @@ def _as_columns(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _rows_at_once(features: datasets.Features) -> int:
+    """Rows to be written together: at least one, however long it is."""
+    numbers = sum(
+        math.prod(column.shape)
+        if isinstance(column, datasets.Array2D)
+        else (column.length if isinstance(column, datasets.List) else 1)
+        for column in features.values()
+    )
+    return max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // (8 * numbers)))
+
+
 def _cached(task: Task, seed: int, split: Split, num_examples: int, num_proc: int) -> Iterator[dict[str, Any]]:
     """Every row in order, drawn in parallel; a row that is taken gives way to the next candidate for its place."""
     taken = set()
@@ -224,5 +242,16 @@ def _in_parallel(make: Callable[[int], dict[str, Any]], count: int, num_proc: in
     if num_proc == 1:
         yield from map(make, range(count))
         return
-    with ProcessPoolExecutor(num_proc, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(num_proc, initializer=_begin_worker) as pool:
         yield from pool.map(make, range(count), chunksize=max(1, min(64, count // (4 * num_proc))))
+
+
+def _begin_worker() -> None:
+    """One thread draws, and another ends the process when its parent is gone, which a killed one cannot do."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_after(parent: Any) -> None:
+    parent.join()
+    os._exit(1)

@@ -26,5 +26,8 @@ class Task(ABC):
     def identity(self, row: dict[str, Any]) -> Hashable:  # noqa: B027
         """What no two examples of a split may share; None where two of them never do."""
 
+    def tokenizer(self) -> Any:  # noqa: B027
+        """What makes rows of text, to be saved with a model; None where there is no text."""
+
     def check(self, num_examples: int) -> None:  # noqa: B027
         """Raise ValueError if there cannot be so many different examples."""
