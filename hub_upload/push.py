@@ -1,6 +1,7 @@
 """A verified folder to the Hub in one commit, and never over what somebody else has put there since."""
 
 import contextlib
+import glob
 import json
 import logging
 import re
@@ -21,7 +22,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from .errors import HubUploadError, InputError, NewerRemoteError, RemoteError, reason_of
 from .folders import write_whole
-from .inspect_folder import NOT_UPLOADED, uploaded_files
+from .inspect_folder import uploaded_files
 from .repo_ids import check_repo_id
 from .space import space_folder, verify_space
 from .verify import verify
@@ -119,7 +120,7 @@ def push(folder: Path, repo_id: str, options: PushOptions | None = None) -> Comm
             create_pr=options.pull_request,
             parent_commit=head,
             commit_message=options.message,
-            ignore_patterns=list(NOT_UPLOADED),
+            allow_patterns=[glob.escape(path.relative_to(upload).as_posix()) for path in uploaded_files(upload)],
         )
     if not options.pull_request:
         _remember(folder, repo_id, options, done.oid)

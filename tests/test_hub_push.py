@@ -168,6 +168,19 @@ def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest
     assert "model.safetensors" in plan.same
 
 
+def test_what_is_shown_is_what_is_sent(hub: hub_server.Hub, folder: Path):
+    """The plan, the verification and the upload read one list, whatever the names of its files."""
+    for name in (".env", "wandb/run.log", "notes [1].txt", "more/deep.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x", encoding="utf-8")
+    plan = dry_run(folder, "me/model")
+    assert {"notes [1].txt", "more/deep.txt"} <= set(plan.new)
+    push(folder, "me/model")
+    sent = hub.repositories["models/me/model"].files()
+    assert sorted(plan.new) == sorted(sent.keys() - {".gitattributes"})
+    assert not {".env", "wandb/run.log"} & sent.keys()
+
+
 def test_second_push_sends_what_changed(hub: hub_server.Hub, folder: Path):
     """The folder knows what it pushed, and builds upon it."""
     push(folder, "me/model")
