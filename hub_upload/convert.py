@@ -116,7 +116,7 @@ def convert_tensors(
         config, build = config_of(official), HEADS[official["head"]]
         with torch.device("meta"):  # sizes that no memory holds are found before any is taken
             described = build(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         raise InputError(f"The hyper-parameters describe no model: {error}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
     _refuse_misfits(described, values)
@@ -139,7 +139,7 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
     kinds = [
         f"{name} {value.dtype} instead of {own[name].dtype}"
         for name, value in values.items()
-        if name in own and value.is_floating_point() != own[name].is_floating_point()
+        if name in own and _kind(value) != _kind(own[name])
     ]
     endless = [name for name, value in values.items() if not torch.isfinite(value).all()]
     problems = {
@@ -155,6 +155,11 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
             f"The checkpoint does not fit its hyper-parameters (names after translation). {lists}. Correct them with "
             "--hyper-parameters, or --head."
         )
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    """Whether its numbers are real, complex, or neither: integers."""
+    return value.is_floating_point(), value.is_complex()
 
 
 def _load(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
