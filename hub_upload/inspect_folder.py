@@ -190,13 +190,18 @@ def inspect_architecture(folder: Path) -> Iterator[str]:
 
 def _saved_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
     """The name and shape of every tensor in the files that `from_pretrained` reads."""
-    shards = [str(folder / SAFE_WEIGHTS_NAME)]
-    if not (folder / SAFE_WEIGHTS_NAME).is_file():
-        shards, _ = get_checkpoint_shard_files(str(folder), str(folder / SAFE_WEIGHTS_INDEX_NAME))
-    for shard in shards:
+    for shard in _shards(folder):
         with safe_open(shard, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118
                 yield name, list(tensors.get_slice(name).get_shape())
+
+
+def _shards(folder: Path) -> list[str]:
+    """The one file of weights, or those that the index names."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [str(folder / SAFE_WEIGHTS_NAME)]
+    found: Any = get_checkpoint_shard_files(str(folder), str(folder / SAFE_WEIGHTS_INDEX_NAME))
+    return found[0]
 
 
 def inspect_processor(folder: Path) -> Iterator[str]:

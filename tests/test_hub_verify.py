@@ -100,6 +100,37 @@ def test_what_a_stranger_cannot_load_is_found(folder: Path):
         verify(folder)
 
 
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [
+        ("raise SystemExit(3)", "without an exception, with return code 3$"),
+        ("raise SystemExit('enough')", "with return code 1: enough$"),
+        ("import os; os.abort()", "with return code -6$"),
+    ],
+    ids=["code", "words", "signal"],
+)
+def test_a_stranger_that_ends_without_an_exception(ending: str, message: str, folder: Path):
+    """Its return code is named, and nothing that it has said before is taken for the reason."""
+    code = folder / "configuration_dlr.py"
+    warning = "import sys\nprint('x.py:3: UserWarning: old\\nW0102 03:04:05 x.py: old', file=sys.stderr, flush=True)"
+    code.write_text(f"{code.read_text(encoding='utf-8')}\n{warning}\n{ending}\n", encoding="utf-8")
+    with pytest.raises(VerificationError, match=message):
+        verify(folder)
+
+
+def test_a_stranger_that_ends_late_is_not_quoted(folder: Path):
+    """What libraries say of themselves while they load is no reason either."""
+    code = folder / "stop.py"
+    code.write_text("import sys\n\n\ndef stop():\n    sys.exit(4)\n", encoding="utf-8")
+    heads = folder / "heads_dlr.py"
+    text = heads.read_text(encoding="utf-8").replace(
+        "self.qa_outputs =", "from .stop import stop\n        stop()\n        self.qa_outputs =", 1
+    )
+    heads.write_text(text, encoding="utf-8")
+    with pytest.raises(VerificationError, match=r"with return code 4$"):
+        verify(folder)
+
+
 def rewrite(name: str, pattern: str, replacement: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         text = (folder / name).read_text(encoding="utf-8")
