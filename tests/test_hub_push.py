@@ -272,7 +272,7 @@ def test_server_that_fails_twice(place: str, hub: hub_server.Hub, folder: Path):
     assert len(hub.repositories["models/me/model"].commits) == 2
 
 
-@pytest.mark.parametrize("place", ["POST .*/commit/", "POST .*/preupload/", "POST /api/repos/create", "GET .*/tree/"])
+@pytest.mark.parametrize("place", ["POST .*/commit/", "POST .*/preupload/", "GET .*/tree/"])
 @pytest.mark.parametrize("kind", [500, "cut"])
 def test_failed_requests_leave_nothing(
     place: str, kind: int | str, hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -291,6 +291,62 @@ def test_failed_requests_leave_nothing(
     hub.troubles.clear()
     push(folder, "me/model")
     assert repository.files().items() >= local.items()
+
+
+@pytest.mark.parametrize("kind", [409, 500, "cut"])
+def test_repository_that_is_not_made(kind: int | str, hub: hub_server.Hub, folder: Path):
+    """Nor is anything sent where no repository can be made."""
+    hub.trouble("POST /api/repos/create", kind)
+    said = "--dry-run shows" if kind == "cut" else rf"was not written to: .* \(the Hub says: trouble {kind}\)"
+    with pytest.raises(RemoteError, match=said):
+        push(folder, "me/model")
+    assert not [request for request in hub.requests if request.endswith("/commit/main")]
+    push(folder, "me/model")
+    assert "config.json" in hub.repositories["models/me/model"].files()
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "message"),
+    [
+        ("POST .*/commit/", 400, r"the Hub answered 400 \(the Hub says: trouble 400\)"),
+        ("PUT /large", 403, r"the access token may not write there: .* \(the Hub says: trouble 403\)"),
+        ("POST .*/commit/", 412, r"it has changed while this was prepared: push again \(the Hub says: trouble 412\)"),
+    ],
+)
+def test_the_reason_of_the_hub_is_told(place: str, status: int, message: str, hub: hub_server.Hub, folder: Path):
+    """Also where the client has wrapped it into an error of its own."""
+    hub.trouble(place, status, times=9)
+    with pytest.raises(RemoteError, match=message):
+        push(folder, "me/model")
+
+
+def test_private_is_not_pushed_to_what_is_public(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
+    """Nothing is sent, nor is it shown as if it could be; what is private already is pushed to."""
+    HfApi().create_repo("me/model")
+    for options in ([], ["--dry-run"]):
+        assert main(["push", str(folder), "me/model", "--private", *options]) == 2
+        assert "me/model is there and public" in capfd.readouterr().err
+    assert list(hub.repositories["models/me/model"].files()) == [".gitattributes"]
+    HfApi().create_repo("me/other", private=True)
+    push(folder, "me/other", PushOptions(private=True))
+    assert "config.json" in hub.repositories["models/me/other"].files()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--branch", ""], "--branch must name a branch, got ''"),
+        (["--branch", " "], "--branch must name a branch, got ' '"),
+        (["--model-id", "me/model"], "add --repo-type space"),
+    ],
+    ids=["no branch", "blank branch", "model of no page"],
+)
+def test_options_without_effect_are_refused(
+    options: list[str], message: str, hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]
+):
+    assert main(["push", str(folder), "me/model", *options]) == 2
+    assert message in capfd.readouterr().err
+    assert not hub.requests
 
 
 def test_killed_upload(hub: hub_server.Hub, folder: Path, tmp_path: Path):
