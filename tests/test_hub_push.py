@@ -32,6 +32,7 @@ from hub_upload.callback import CardCallback
 from hub_upload.card import CardOptions
 from hub_upload.errors import InputError, NewerRemoteError, RemoteError
 from hub_upload.push import PushOptions, dry_run, push
+from hub_upload.space import space_folder
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -44,18 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
     """A stand-in Hub that the client of this process talks to, with its token."""
-    with hub_server.running() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once, for the Hub of that time
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
-        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    with hub_server.in_place_of_the_hub(tmp_path, monkeypatch) as server:
         yield server
 
 
@@ -214,16 +204,6 @@ def test_newer_remote_is_never_overwritten(hub: hub_server.Hub, folder: Path, ca
     assert repository.files()["README.md"] == local["README.md"]
 
 
-def test_wrong_parents_make_no_repository(hub: hub_server.Hub, folder: Path):
-    with pytest.raises(InputError, match="must be 40 hexadecimal digits, got 'newest'"):
-        push(folder, "me/model", PushOptions(parent_commit="newest"))
-    with pytest.raises(NewerRemoteError, match="a new repository would be made"):
-        push(folder, "me/model", PushOptions(parent_commit="0" * 40))
-    with pytest.raises(InputError, match="is no repository id"):
-        push(folder, "me/page", PushOptions(repo_type="space", model_id='bad id"); import os #'))
-    assert not hub.repositories
-
-
 def test_commit_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
     """A commit that lands between the plan and the upload is not overwritten either."""
     push(folder, "me/model")
@@ -293,62 +273,6 @@ def test_failed_requests_leave_nothing(
     assert repository.files().items() >= local.items()
 
 
-@pytest.mark.parametrize("kind", [409, 500, "cut"])
-def test_repository_that_is_not_made(kind: int | str, hub: hub_server.Hub, folder: Path):
-    """Nor is anything sent where no repository can be made."""
-    hub.trouble("POST /api/repos/create", kind)
-    said = "--dry-run shows" if kind == "cut" else rf"was not written to: .* \(the Hub says: trouble {kind}\)"
-    with pytest.raises(RemoteError, match=said):
-        push(folder, "me/model")
-    assert not [request for request in hub.requests if request.endswith("/commit/main")]
-    push(folder, "me/model")
-    assert "config.json" in hub.repositories["models/me/model"].files()
-
-
-@pytest.mark.parametrize(
-    ("place", "status", "message"),
-    [
-        ("POST .*/commit/", 400, r"the Hub answered 400 \(the Hub says: trouble 400\)"),
-        ("PUT /large", 403, r"the access token may not write there: .* \(the Hub says: trouble 403\)"),
-        ("POST .*/commit/", 412, r"it has changed while this was prepared: push again \(the Hub says: trouble 412\)"),
-    ],
-)
-def test_the_reason_of_the_hub_is_told(place: str, status: int, message: str, hub: hub_server.Hub, folder: Path):
-    """Also where the client has wrapped it into an error of its own."""
-    hub.trouble(place, status, times=9)
-    with pytest.raises(RemoteError, match=message):
-        push(folder, "me/model")
-
-
-def test_private_is_not_pushed_to_what_is_public(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
-    """Nothing is sent, nor is it shown as if it could be; what is private already is pushed to."""
-    HfApi().create_repo("me/model")
-    for options in ([], ["--dry-run"]):
-        assert main(["push", str(folder), "me/model", "--private", *options]) == 2
-        assert "me/model is there and public" in capfd.readouterr().err
-    assert list(hub.repositories["models/me/model"].files()) == [".gitattributes"]
-    HfApi().create_repo("me/other", private=True)
-    push(folder, "me/other", PushOptions(private=True))
-    assert "config.json" in hub.repositories["models/me/other"].files()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--branch", ""], "--branch must name a branch, got ''"),
-        (["--branch", " "], "--branch must name a branch, got ' '"),
-        (["--model-id", "me/model"], "add --repo-type space"),
-    ],
-    ids=["no branch", "blank branch", "model of no page"],
-)
-def test_options_without_effect_are_refused(
-    options: list[str], message: str, hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]
-):
-    assert main(["push", str(folder), "me/model", *options]) == 2
-    assert message in capfd.readouterr().err
-    assert not hub.requests
-
-
 def test_killed_upload(hub: hub_server.Hub, folder: Path, tmp_path: Path):
     """A process that is killed while it sends the weights leaves a repository in which nothing is visible."""
     hub.trouble("PUT /large", "hang")
@@ -395,43 +319,6 @@ def test_truncated_download_is_noticed(hub: hub_server.Hub, folder: Path, tmp_pa
     assert Path(found).read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("token", "repo_id", "code", "message"),
-    [
-        ("hf_wrong", "me/model", 3, "access token is not valid"),
-        ("", "me/model", 3, "no access token"),
-        (hub_server.TOKEN, "me", 2, "write name/repository"),
-        (hub_server.TOKEN, "me/mo del", 2, "is no repository id"),
-        (hub_server.TOKEN, "a/b/c", 2, "is no repository id"),
-        (hub_server.TOKEN, "me/-model-", 2, "is no repository id"),
-    ],
-    ids=["wrong token", "no token", "no name", "space", "three parts", "dashes"],
-)
-def test_bad_input(
-    token: str,
-    repo_id: str,
-    code: int,
-    message: str,
-    hub: hub_server.Hub,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-):
-    """Each has its exit code and its sentence; nothing is made."""
-    monkeypatch.setenv("HF_TOKEN", token)
-    assert main(["push", str(folder), repo_id]) == code
-    assert message in capfd.readouterr().err
-    assert not hub.repositories
-
-
-def test_folder_that_is_not_ready_is_not_pushed(hub: hub_server.Hub, ready: Path, tmp_path: Path):
-    """Pushing begins with verifying."""
-    spoiled = Path(shutil.copytree(ready, tmp_path / "model"))
-    (spoiled / "README.md").unlink()
-    assert main(["push", str(spoiled), "me/model"]) == 1
-    assert not hub.requests
-
-
 def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The demo page is a Space whose program loads the model and answers with its pipeline."""
     push(folder, "me/model")
@@ -459,6 +346,20 @@ def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: p
     assert page["launched"]
     (answer,) = page["fn"](page["examples"][0])
     assert answer["label"] in ("no", "yes")
+
+
+def test_space_has_the_license_of_its_model(folder: Path):
+    """As the model's card says it; nothing, where there is no card, and an error, where it cannot be read."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: mit"), encoding="utf-8")
+    with space_folder(folder, "me/model") as page:
+        assert "license: mit" in (page / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card.replace("tags:", "tags: ]"), encoding="utf-8")
+    with pytest.raises(InputError, match="front-matter"), space_folder(folder, "me/model"):
+        pass
+    (folder / "README.md").unlink()
+    with space_folder(folder, "me/model") as page:
+        assert "license" not in (page / "README.md").read_text(encoding="utf-8")
 
 
 def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
