@@ -108,6 +108,7 @@ def convert_tensors(
     Raises:
         InputError: for hyper-parameters that do not fit, listing every tensor left over, missing or of another shape.
     """
+    _refuse_small_floats(tensors)
     diagonal = diagonalise(tensors, dtype)
     try:
         official = official_arguments(
@@ -124,6 +125,15 @@ def convert_tensors(
     torch.nn.Module.to(model, dtype=dtype)
     _load(model, values)
     return Conversion(model.eval(), diagonal.residual)
+
+
+def _refuse_small_floats(tensors: dict[str, Tensor]) -> None:
+    """Floating point numbers of 8 bits and less are what is left of weights, and mean nothing without their scales."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.dtype.itemsize < 2:
+            raise InputError(
+                f"{name} is of {value.dtype}, but weights must have 16 bits or more: fetch the unquantised."
+            )
 
 
 def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:

@@ -255,7 +255,7 @@ def inspect_privacy(folder: Path) -> Iterator[str]:
     """No file from elsewhere, no access token, and no path of the machine that made it."""
     home = str(Path.home()).encode()
     for path in uploaded_files(folder):
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if _is_elsewhere(path, folder):
             yield f"{_name(path, folder)} is a link to a file elsewhere: put a copy in its place"
             continue
         text = path.read_bytes() if path.suffix != ".safetensors" else _header(path)
@@ -265,6 +265,12 @@ def inspect_privacy(folder: Path) -> Iterator[str]:
         found = private.group() if private else home if len(home) > 1 and home + b"/" in text else None
         if found:
             yield f"{_name(path, folder)} holds a path of one machine, {found.decode(errors='replace')[:80]}: remove it"
+
+
+def _is_elsewhere(path: Path, folder: Path) -> bool:
+    """Whether a file is a link to one outside the folder, or to one that stays at home."""
+    target, home = path.resolve(), folder.resolve()
+    return not target.is_relative_to(home) or _stays_at_home(target.relative_to(home))
 
 
 def _header(path: Path) -> bytes:

@@ -85,6 +85,13 @@ def test_hyper_parameters_of_another_type(case: str):
             lambda x: x[..., :3],
             r"one shape, but model\.layers\.0\.layer\.kernel\.ws\.1 is \[1, 16, 3\] and .*ws\.0 \[1, 16, 8\]",
         ),
+        (
+            SGCONV,
+            "model.layers.0.layer.kernel.ws.1",
+            lambda x: x.to(torch.float8_e5m2),
+            r"ws\.1 is of torch.float8_e5m2",
+        ),
+        (CASE, "encoder.weight", lambda x: x.to(torch.float8_e4m3fn), "weights must have 16 bits or more"),
         ("a_lra_aan__dlr", "model.norm.norm.num_batches_tracked", lambda x: x * 1j, "of another kind: .*complex"),
         ("s4d_block_transposed1", "s4_layers.0.kernel.log_A_real", lambda x: x[0, 0], "log_A_real must be a matrix"),
         (
@@ -138,7 +145,7 @@ def test_scales_with_a_gap():
         ("dt_min", "1e-3", "dt_min must be a number, got '1e-3'"),
         ("bidirectional", 1, "bidirectional must be true or false, got 1"),
         ("_name_", ["dlr"], "kernel_type must be a text or null"),
-        ("W_scale", 10**400, "describe no model: int too"),
+        ("W_scale", 10**30, "describe no model: int too"),
     ],
 )
 def test_a_hyper_parameter_of_another_type_is_named(name: str, value: Any, message: str):

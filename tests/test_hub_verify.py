@@ -189,6 +189,11 @@ def link_elsewhere(folder: Path) -> None:
     (folder / "notes.txt").symlink_to("../letter.txt")
 
 
+def link_to_what_stays_at_home(folder: Path) -> None:
+    (folder / ".env").write_text("PASSWORD=mine", encoding="utf-8")
+    (folder / "notes.txt").symlink_to(".env")
+
+
 def leave_a_path(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file(weights, folder / "model.safetensors", {"format": "pt", "from": "/home/me/run"})
@@ -259,6 +264,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
         r"missing: qa_outputs.*left over: classifier\.bias, classifier\.weight",
     ),
     "link": (link_elsewhere, r"notes\.txt is a link to a file elsewhere: put a copy in its place"),
+    "link to what stays at home": (link_to_what_stays_at_home, r"notes\.txt is a link to a file elsewhere"),
     "no tokenizer": (remove("tokenizer*"), "no tokenizer loads"),
     "other padding": (
         rewrite("config.json", '"pad_token_id": 0', '"pad_token_id": 3'),
