@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     one = verb("push", _run_push, "verify a folder, then upload it", _PUSH)
     one.add_argument("folder", type=Path)
     one.add_argument("repo_id", help="name/repository")
-    one.add_argument("--private", action="store_true", help="make a new repository private")
+    one.add_argument("--private", action="store_true", help="make a new repository private; a public one is refused")
     one.add_argument("--branch", help="to push to, instead of main")
     one.add_argument("--pull-request", action="store_true", help="open one, instead of writing to a branch")
     one.add_argument("--parent-commit", metavar="SHA", help="a commit of the repository that may be built upon")

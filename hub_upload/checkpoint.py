@@ -68,9 +68,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         loaded = _load_pickle(path)
     except InputError:
         raise
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
     except (Exception, MemoryError) as error:  # a file of a stranger can make the unpickler raise anything
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
         raise InputError(f"{path} is no whole PyTorch checkpoint ({reason_of(error)}): fetch it again.") from error
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
@@ -103,10 +103,12 @@ def _load_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _refusal(error: pickle.UnpicklingError) -> str:
+def _refusal(error: BaseException) -> str:
     """What torch's unpickler did not accept, without its advice to run the file."""
     asked = re.search(r"GLOBAL (\S+)", str(error))
-    return f"it asks to import {asked[1]}" if asked else reason_of(error)
+    if asked:
+        return f"it asks to import {asked[1]}."
+    return "it is no archive of torch.save with tensors and plain values only. Save the model's state dict in one."
 
 
 def _is_plain(value: Any) -> bool:

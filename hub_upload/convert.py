@@ -108,6 +108,7 @@ def convert_tensors(
     Raises:
         InputError: for hyper-parameters that do not fit, listing every tensor left over, missing or of another shape.
     """
+    _refuse_small_floats(tensors)
     diagonal = diagonalise(tensors, dtype)
     try:
         official = official_arguments(
@@ -116,7 +117,7 @@ def convert_tensors(
         config, build = config_of(official), HEADS[official["head"]]
         with torch.device("meta"):  # sizes that no memory holds are found before any is taken
             described = build(config)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         raise InputError(f"The hyper-parameters describe no model: {error}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
     _refuse_misfits(described, values)
@@ -124,6 +125,15 @@ def convert_tensors(
     torch.nn.Module.to(model, dtype=dtype)
     _load(model, values)
     return Conversion(model.eval(), diagonal.residual)
+
+
+def _refuse_small_floats(tensors: dict[str, Tensor]) -> None:
+    """Floating point numbers of 8 bits and less are what is left of weights, and mean nothing without their scales."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and value.dtype.itemsize < 2:
+            raise InputError(
+                f"{name} is of {value.dtype}, but weights must have 16 bits or more: fetch the unquantised."
+            )
 
 
 def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
@@ -139,7 +149,7 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
     kinds = [
         f"{name} {value.dtype} instead of {own[name].dtype}"
         for name, value in values.items()
-        if name in own and value.is_floating_point() != own[name].is_floating_point()
+        if name in own and _kind(value) != _kind(own[name])
     ]
     endless = [name for name, value in values.items() if not torch.isfinite(value).all()]
     problems = {
@@ -155,6 +165,11 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
             f"The checkpoint does not fit its hyper-parameters (names after translation). {lists}. Correct them with "
             "--hyper-parameters, or --head."
         )
+
+
+def _kind(value: Tensor) -> tuple[bool, bool]:
+    """Whether its numbers are real, complex, or neither: integers."""
+    return value.is_floating_point(), value.is_complex()
 
 
 def _load(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:

@@ -15,6 +15,10 @@ from torch import Tensor
 
 from .errors import InputError
 
+# The tensors of a kernel with their axes, of which those by one letter have one size; complex numbers are pairs.
+_AXES = {"C": "CHn2", "A_real": "Sn", "A_imag": "Sn", "B": "1Sn2", "P": "rSn2", "inv_dt": "H1", "l_kernel": ""}
+_OPTIONAL = {"P", "l_kernel"}
+
 LARGEST_RESIDUAL = 1e-4
 _STEPS = 1024
 
@@ -61,19 +65,18 @@ def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) 
     places = [name.removesuffix("inv_dt") for name in tensors if re.search(r"\bkernel\.inv_dt$", name)]
     if not places:
         return Diagonalised(tensors)
-    spaces = {place: _read(tensors, place) for place in places}
-    solved = {place: _solve(space) for place, space in spaces.items()}
-    size = max(diagonal.poles.shape[-1] for diagonal in solved.values())
-    found, residuals = {}, []
-    for place, space in spaces.items():
-        kept = _minimal(solved[place], space.time_step, size, dtype)
-        found |= {place + name: value for name, value in kept.items()}
-        if len(space.low_rank):
-            residuals.append(_residual(space, kept))
+    try:
+        with np.errstate(all="ignore"):  # what is not finite is refused by its residual, or with the other parameters
+            spaces = {place: _read(tensors, place) for place in places}
+            found, residuals = _all_minimal(spaces, dtype)
+    except np.linalg.LinAlgError as error:
+        raise InputError(
+            f"The kernels of S4 cannot be made diagonal ({error}): is the state dict as trained?"
+        ) from error
     rest = {name: value for name, value in tensors.items() if not name.startswith(tuple(places))}
     if not residuals:
         return Diagonalised(rest | found)
-    residual = max(residuals)
+    residual = float(np.max(residuals))  # which is not a number if one of them is none
     if not residual <= LARGEST_RESIDUAL:
         cure = "try --dtype float64" if dtype is torch.float32 else "it cannot be kept as a diagonal one"
         raise InputError(
@@ -83,11 +86,22 @@ def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) 
     return Diagonalised(rest | found, "bilinear", residual)
 
 
+def _all_minimal(spaces: dict[str, StateSpace], dtype: torch.dtype) -> tuple[dict[str, Tensor], list[float]]:
+    """The parameters of every kernel, and the errors of those that were not diagonal."""
+    solved = {place: _solve(space) for place, space in spaces.items()}
+    size = max(diagonal.poles.shape[-1] for diagonal in solved.values())
+    found, residuals = {}, []
+    for place, space in spaces.items():
+        kept = _minimal(solved[place], space.time_step, size, dtype)
+        found |= {place + name: value for name, value in kept.items()}
+        if len(space.low_rank):
+            residuals.append(_residual(space, kept))
+    return found, residuals
+
+
 def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
     """The kernel whose tensors begin with ``place``; poles shared by several channels are repeated."""
-    missing = [name for name in ("A_real", "A_imag", "B", "C") if place + name not in tensors]
-    if missing:
-        raise InputError(f"The kernel of S4 under {place!r} lacks {missing}: is the state dict whole?")
+    _check(tensors, place)
     real = {name: tensors[place + name].double().numpy() for name in ("A_real", "A_imag", "inv_dt")}
     B, C = (_complex(tensors[place + name]) for name in ("B", "C"))
     H, n = C.shape[-2], C.shape[-1]
@@ -101,6 +115,34 @@ def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
         time_step=np.exp(real["inv_dt"]).reshape(-1),
         folded_at=0 if folded is None else int(folded),
     )
+
+
+def _check(tensors: dict[str, Tensor], place: str) -> None:
+    """Refuse a kernel that lacks a tensor, or has one of another shape or with numbers that are not finite."""
+    missing = [name for name in _AXES if name not in _OPTIONAL and place + name not in tensors]
+    if missing:
+        raise InputError(f"The kernel of S4 under {place!r} lacks {missing}: is the state dict whole?")
+    sizes = {"1": 1, "2": 2}
+    for name, axes in _AXES.items():
+        if place + name in tensors:
+            _check_tensor(place + name, tensors[place + name], axes, sizes)
+    if sizes["H"] % sizes["S"]:
+        raise InputError(
+            f"{place}C has {sizes['H']} channels, which must be a multiple of the {sizes['S']} of {place}A_real."
+        )
+    if place + "l_kernel" in tensors and tensors[place + "l_kernel"] < 0:
+        raise InputError(f"{place}l_kernel must be a length, got {int(tensors[place + 'l_kernel'])}.")
+
+
+def _check_tensor(name: str, value: Tensor, axes: str, sizes: dict[str, int]) -> None:
+    """Refuse a tensor whose axes have not the ``sizes`` of those before, to which it adds its own."""
+    shape = list(value.shape)
+    known = [sizes.get(axis, axis) for axis in axes]
+    fits = len(shape) == len(axes) and 0 not in shape
+    if not fits or any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, shape, strict=True)):
+        raise InputError(f"{name} must be of shape {known}, got {shape}: is the state dict whole?")
+    if value.is_complex() or not torch.isfinite(value).all():
+        raise InputError(f"{name} must hold real, finite numbers, got {value.dtype}: is the state dict as trained?")
 
 
 def _complex(value: Tensor) -> np.ndarray:
@@ -133,7 +175,7 @@ def _solve(space: StateSpace) -> Diagonal:
     if not len(space.low_rank):
         return Diagonal(space.diagonal, space.B * space.C)
     A, B, C = _matrices(space)
-    poles, vectors = np.linalg.eig(A)
+    poles, vectors = (part.astype(complex) for part in np.linalg.eig(A))
     inputs = np.linalg.solve(vectors, B[..., None].astype(complex))[..., 0]
     weights = np.einsum("chm,hmn->chn", C, vectors) * inputs
     if space.folded_at:

@@ -1,6 +1,8 @@
 """From a checkpoint's merged configuration and the shapes of its tensors to the arguments that `official.py` reads."""
 
 import re
+import reprlib
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
@@ -46,8 +48,27 @@ _NEEDED = {
 }
 _NEEDED_BY_ALL = {"bidirectional", "activation", "postact", "transposed", "norm", "decoder"}
 
+# What an argument must be, whatever the kernel: the types, and the names of the arguments.
+_TYPES: dict[str, tuple[set[type], set[str]]] = {
+    "a text": (
+        {str},
+        {"version", "kernel_to_real", "Lambda_init", "activation", "norm", "head", "disc", "residual"}
+        | {"real_transform", "dt_transform"},
+    ),
+    "a text or null": ({str, NoneType}, {"dataset", "decoder", "hyper_act", "kernel_type", "postact"}),
+    "true or false": ({bool}, {"bidirectional", "prenorm", "sep_dt_re_im", "transposed"}),
+    "a whole number": ({int}, {"channels", "d_state", "n_heads"}),
+    "a whole number or null": ({int, NoneType}, {"chunk_size", "max_kernel_length"}),
+    "a number": (
+        {int, float},
+        {"alpha_max", "alpha_min", "attn_ff", "dropout", "dt_max", "dt_min", "max_real_Lambda"},
+    ),
+    "a number or null": ({int, float, NoneType}, {"W_scale", "w_scale"}),
+}
+
 # The values that each argument may have.
 _CHOICES = {
+    "head": dict.fromkeys(DATA_SETS.values()),
     "residual": RESIDUALS,
     "decoder": POOLINGS,
     "postact": {None, "glu", "geglu"},
@@ -83,6 +104,7 @@ def official_arguments(
     given = _example_defaults(tensors) | (_flat(config) if config else {})
     given |= {"head": head} if head else {}
     given |= {"disc": discretization} if discretization else {}
+    _check_types(given)
     kernel_type = given.get("kernel_type")
     if kernel_type not in list(FAMILIES):
         raise InputError(
@@ -108,6 +130,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(layer, dict):
         raise InputError("The hyper-parameters have a 'model' without a 'layer': pass the configuration of the run.")
     name = layer.get("_name_")
+    _check_types({"kernel_type": name})
     flat = _S4_KERNELS.get(name, {"kernel_type": name, "kernel_to_real": "real"}) | layer | model
     flat["dropout"] = model.get("dropout", layer.get("dropout", 0.0))
     flat["postact"] = layer.get("postact", layer.get("final_act"))
@@ -116,6 +139,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
     flat["decoder"] = decoder.get("mode")
     dataset = config.get("dataset")
     data_set = dataset.get("_name_") if isinstance(dataset, dict) else dataset
+    _check_types({"dataset": data_set})
     if data_set in DATA_SETS:
         flat["head"] = DATA_SETS[data_set]
     return flat
@@ -128,31 +152,50 @@ def _example_defaults(tensors: dict[str, Tensor]) -> dict[str, Any]:
 
 def _from_shapes(tensors: dict[str, Tensor], kernel_type: str) -> dict[str, Any]:
     """The sizes, and whether there is a final norm."""
-    weight = tensors.get("encoder.weight")
-    if weight is None or weight.dim() != 2:
-        raise InputError("The state dict has no matrix 'encoder.weight': is it the whole model?")
+    weight = _matrix(tensors, "encoder.weight")
     values = "encoder.bias" in tensors
     layers = {int(found[1]) for name in tensors if (found := re.match(r"(?:model\.layers|s4_layers)\.(\d+)\.", name))}
-    outputs = next((tensors[name] for name in _LAST_LAYERS if name in tensors), None)
-    if outputs is None:
+    last = next((name for name in _LAST_LAYERS if name in tensors), None)
+    if last is None:
         raise InputError(f"The state dict has none of the decoders {_LAST_LAYERS}: is it the whole model?")
     found = {
         "d_model": weight.shape[0 if values else 1],
         "n_layers": len(layers),
         "d_input": weight.shape[1] if values else None,
         "n_tokens": None if values else weight.shape[0],
-        "d_output": outputs.shape[0],
+        "d_output": _matrix(tensors, last).shape[0],
     }
     if kernel_type == "sgconv":
         scales = {name.rpartition(".")[2] for name in tensors if re.search(r"layers\.0\..*\bws\.\d+$", name)}
         found["n_scales"] = len(scales)
     if kernel_type == "s4d":
-        poles = next((value for name, value in tensors.items() if name.endswith("log_A_real")), None)
+        poles = next((name for name in tensors if name.endswith("log_A_real")), None)
         if poles is not None:
-            found["d_state"] = 2 * poles.shape[-1]
+            found["d_state"] = 2 * _matrix(tensors, poles).shape[1]
     if not any(name.startswith("s4_layers.") for name in tensors):
         found["prenorm"] = any(name.startswith("model.norm.") for name in tensors)
     return found
+
+
+def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
+    """The tensor of this name, whose sizes are those of the model."""
+    value = tensors.get(name)
+    if value is None:
+        raise InputError(f"The state dict has no matrix {name!r}: is it the whole model?")
+    if value.dim() != 2:
+        raise InputError(f"{name} must be a matrix, got the shape {list(value.shape)}: is the state dict whole?")
+    return value
+
+
+def _check_types(given: dict[str, Any]) -> None:
+    """Refuse values of another type than their argument has."""
+    for kind, (types, names) in _TYPES.items():
+        for name in sorted(names & given.keys()):
+            if type(given[name]) not in types:
+                raise InputError(
+                    f"The hyper-parameter {name} must be {kind}, got {reprlib.repr(given[name])}: correct it with "
+                    "--hyper-parameters."
+                )
 
 
 def _check(official: dict[str, Any], kernel_type: str) -> None:

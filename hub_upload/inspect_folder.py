@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,31 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import get_checkpoint_shard_files
 
 from modeling_dlr import DLRConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 
 from .errors import reason_of
-from .samples import load_tokenizer, read_config, task_of
+from .samples import auto_class_of, load_tokenizer, read_config, task_of
 
-# What stays at home when a folder is pushed: leftovers of uploads, a run's state, and the Trainer's pickled options.
-NOT_UPLOADED = [".cache/*", ".git/*", "checkpoint-*/*", "runs/*", "training_args.bin", "*.tmp", ".*.swp"]
+# What stays at home when a folder is pushed, by the names of files and, with a slash, of folders at any depth: what is
+# hidden, leftovers of editors and of Python, and a run's state, logs and pickled options.
+_NOT_UPLOADED = [
+    ".*",
+    "*.pyc",
+    "*.tmp",
+    "*tfevents*",
+    "__pycache__/",
+    "checkpoint-*/",
+    "runs/",
+    "trainer_state.json",
+    "training_args.bin",
+    "wandb/",
+]
+# The one hidden file that is the Hub's.
+_UPLOADED = ".gitattributes"
 
 _PICKLES = {".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 _LIBRARIES = {"huggingface_hub", "torch", "transformers"}
@@ -44,7 +60,13 @@ _WORD_LISTS = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
 def uploaded_files(folder: Path) -> list[Path]:
     """The files of a folder that a push sends, in order."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if not any(fnmatch(_name(path, folder), pattern) for pattern in NOT_UPLOADED)]
+    return [path for path in files if not _stays_at_home(path.relative_to(folder))]
+
+
+def _stays_at_home(path: Path) -> bool:
+    """Whether a file, or a folder that it is in, has one of the names that no push sends."""
+    names = [*(f"{folder}/" for folder in path.parts[:-1]), path.name]
+    return any(fnmatchcase(name, pattern) for name in names if name != _UPLOADED for pattern in _NOT_UPLOADED)
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -144,6 +166,44 @@ def inspect_weights(folder: Path) -> Iterator[str]:
             yield f"{path.name} holds numbers that are not finite, in {bad}"
 
 
+def inspect_architecture(folder: Path) -> Iterator[str]:
+    """Every weight of the class that was saved is there, in its shape, and no other; of tied ones, one is enough."""
+    if any(_all_that_is_wrong("it is whole", inspect, folder) for inspect in (inspect_config, inspect_weights)):
+        return  # they say why
+    with torch.device("meta"):
+        model = AUTO_CLASSES[auto_class_of(folder)](config_of_folder(folder))
+    own, saved = model.state_dict(keep_vars=True), dict(_saved_shapes(folder))
+    there = {id(own[name]) for name in own.keys() & saved.keys()}
+    problems = {
+        "missing": [name for name, value in own.items() if id(value) not in there],
+        "left over": sorted(saved.keys() - own.keys()),
+        "of another shape": [
+            f"{name} {saved[name]} instead of {list(value.shape)}"
+            for name, value in own.items()
+            if name in saved and saved[name] != list(value.shape)
+        ],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        yield f"its weights are not those of {type(model).__name__} ({lists}): save the model again"
+
+
+def _saved_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """The name and shape of every tensor in the files that `from_pretrained` reads."""
+    for shard in _shards(folder):
+        with safe_open(shard, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, list(tensors.get_slice(name).get_shape())
+
+
+def _shards(folder: Path) -> list[str]:
+    """The one file of weights, or those that the index names."""
+    if (folder / SAFE_WEIGHTS_NAME).is_file():
+        return [str(folder / SAFE_WEIGHTS_NAME)]
+    found: Any = get_checkpoint_shard_files(str(folder), str(folder / SAFE_WEIGHTS_INDEX_NAME))
+    return found[0]
+
+
 def inspect_processor(folder: Path) -> Iterator[str]:
     """A model of sounds or images has its processor, one of tokens a tokenizer that fits, without code of their own."""
     task = task_of(folder)
@@ -192,9 +252,12 @@ def inspect_card(folder: Path) -> Iterator[str]:
 
 
 def inspect_privacy(folder: Path) -> Iterator[str]:
-    """No access token, and no path of the machine that made it."""
+    """No file from elsewhere, no access token, and no path of the machine that made it."""
     home = str(Path.home()).encode()
     for path in uploaded_files(folder):
+        if _is_elsewhere(path, folder):
+            yield f"{_name(path, folder)} is a link to a file elsewhere: put a copy in its place"
+            continue
         text = path.read_bytes() if path.suffix != ".safetensors" else _header(path)
         if _TOKENS.search(text):
             yield f"{_name(path, folder)} holds what looks like an access token: remove it, and revoke it"
@@ -204,13 +267,18 @@ def inspect_privacy(folder: Path) -> Iterator[str]:
             yield f"{_name(path, folder)} holds a path of one machine, {found.decode(errors='replace')[:80]}: remove it"
 
 
+def _is_elsewhere(path: Path, folder: Path) -> bool:
+    """Whether a file is a link to one outside the folder, or to one that stays at home."""
+    target, home = path.resolve(), folder.resolve()
+    return not target.is_relative_to(home) or _stays_at_home(target.relative_to(home))
+
+
 def _header(path: Path) -> bytes:
     """The names and metadata that a safetensors file begins with."""
     with path.open("rb") as file:
         return file.read(min(int.from_bytes(file.read(8), "little"), 2**20))
 
 
-# One row per inspection: what is true when it finds nothing.
 def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
     """What an inspection says, or that files of an unforeseen form kept it from an answer."""
     try:
@@ -219,6 +287,7 @@ def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], fol
         return [f"nobody can say whether {title} ({type(error).__name__}: {reason_of(error)}): save the folder again"]
 
 
+# One row per inspection: what is true when it finds nothing.
 INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
     title: partial(_all_that_is_wrong, title, inspect)
     for title, inspect in {
@@ -226,8 +295,9 @@ INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
         "auto_map names every Auto class": inspect_auto_map,
         "its code imports only what everybody has": inspect_code,
         "its weights are whole safetensors": inspect_weights,
+        "its weights are those of its architecture": inspect_architecture,
         "its tokenizer or processor fits": inspect_processor,
         "its card has front-matter": inspect_card,
-        "it holds no token and no path of a machine": inspect_privacy,
+        "it holds no link, no token and no path of a machine": inspect_privacy,
     }.items()
 }

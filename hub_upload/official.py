@@ -9,6 +9,8 @@ from torch import Tensor
 
 from modeling_dlr import DLRConfig
 
+from .errors import InputError
+
 DLR_VERSIONS = {
     "": "complex",
     "Lambda_imag": "imag",
@@ -189,4 +191,23 @@ def _stacked(official: dict[str, Tensor]) -> dict[str, Tensor]:
             parts.setdefault(scale[1], {})[int(scale[2])] = value
         else:
             stacked[name] = value
-    return stacked | {name: torch.stack([scales[i] for i in sorted(scales)]) for name, scales in parts.items()}
+    return stacked | {name: _stack(name, scales) for name, scales in parts.items()}
+
+
+def _stack(name: str, scales: dict[int, Tensor]) -> Tensor:
+    """Scales by their number as one tensor.
+
+    Raises:
+        InputError: if one is missing, or of another shape than the first.
+    """
+    for number in range(len(scales)):
+        if number not in scales:
+            raise InputError(
+                f"The state dict has {len(scales)} of the scales {name}, but no {name}.{number}: is it whole?"
+            )
+        if scales[number].shape != scales[0].shape:
+            raise InputError(
+                f"The scales {name} must all be of one shape, but {name}.{number} is {list(scales[number].shape)} and "
+                f"{name}.0 {list(scales[0].shape)}: is the state dict whole?"
+            )
+    return torch.stack([scales[number] for number in range(len(scales))])

@@ -1,6 +1,7 @@
 """A verified folder to the Hub in one commit, and never over what somebody else has put there since."""
 
 import contextlib
+import glob
 import json
 import logging
 import re
@@ -21,7 +22,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from .errors import HubUploadError, InputError, NewerRemoteError, RemoteError, reason_of
 from .folders import write_whole
-from .inspect_folder import NOT_UPLOADED, uploaded_files
+from .inspect_folder import uploaded_files
 from .repo_ids import check_repo_id
 from .space import space_folder, verify_space
 from .verify import verify
@@ -39,13 +40,13 @@ class PushOptions:
     """How to push.
 
     Args:
-        private: make a new repository private.
+        private: make a new repository private; one that is there and public is refused.
         branch: to push to; made if it is not there. By default main.
         pull_request: open one instead of writing to a branch.
         parent_commit: the commit on which this one may be put, if the folder does not know it.
         message: of the commit.
         repo_type: "model", or "space" for the demo page of the model.
-        model_id: for a space: the repository of the model; by default the space's own name.
+        model_id: for a space only: the repository of the model; by default the space's own name.
     """
 
     private: bool = False
@@ -100,13 +101,13 @@ def push(folder: Path, repo_id: str, options: PushOptions | None = None) -> Comm
     with _prepared(folder, repo_id, options) as upload, _remote_errors(repo_id):
         api = _api()
         plan = make_plan(api, upload, repo_id, options)
+        _refuse_public(api, plan, repo_id, options)
         _refuse_other_parent(plan, repo_id, options)
         if not options.pull_request:
             _refuse_newer(plan, folder, repo_id, options)
-        sdk = "gradio" if options.repo_type == "space" else None
-        api.create_repo(
-            repo_id, private=options.private or None, repo_type=options.repo_type, space_sdk=sdk, exist_ok=True
-        )
+        if not plan.exists:
+            sdk = "gradio" if options.repo_type == "space" else None
+            api.create_repo(repo_id, private=options.private or None, repo_type=options.repo_type, space_sdk=sdk)
         revision = _revision(options)
         if revision != "main":
             api.create_branch(repo_id, branch=revision, repo_type=options.repo_type, exist_ok=True)
@@ -119,7 +120,7 @@ def push(folder: Path, repo_id: str, options: PushOptions | None = None) -> Comm
             create_pr=options.pull_request,
             parent_commit=head,
             commit_message=options.message,
-            ignore_patterns=list(NOT_UPLOADED),
+            allow_patterns=[glob.escape(name) for name in plan.sizes],
         )
     if not options.pull_request:
         _remember(folder, repo_id, options, done.oid)
@@ -134,19 +135,16 @@ def dry_run(folder: Path, repo_id: str, options: PushOptions | None = None) -> P
     """
     options = options or PushOptions()
     with _prepared(folder, repo_id, options) as upload, _remote_errors(repo_id):
-        return make_plan(HfApi(), upload, repo_id, options)
+        api = HfApi()
+        plan = make_plan(api, upload, repo_id, options)
+        _refuse_public(api, plan, repo_id, options)
+        return plan
 
 
 @contextlib.contextmanager
 def _prepared(folder: Path, repo_id: str, options: PushOptions) -> Iterator[Path]:
     """The verified folder to upload: the model's own, or its demo page in a temporary one."""
-    check_repo_id(repo_id)
-    if options.model_id is not None:
-        check_repo_id(options.model_id)
-    if options.parent_commit is not None and not _COMMIT.fullmatch(options.parent_commit):
-        raise InputError(f"--parent-commit must be 40 hexadecimal digits, got {options.parent_commit!r}.")
-    if options.pull_request and options.branch:
-        raise InputError("A pull request is opened against main: leave out --branch, or --pull-request.")
+    _check_options(repo_id, options)
     if options.repo_type == "model":
         verify(folder)
         yield folder
@@ -154,6 +152,21 @@ def _prepared(folder: Path, repo_id: str, options: PushOptions) -> Iterator[Path
     with space_folder(folder, options.model_id or repo_id) as page:
         verify_space(page)
         yield page
+
+
+def _check_options(repo_id: str, options: PushOptions) -> None:
+    """Refuse names that are none, and options that would have no effect."""
+    check_repo_id(repo_id)
+    if options.model_id is not None:
+        check_repo_id(options.model_id)
+        if options.repo_type != "space":
+            raise InputError("--model-id names the model of a demo page: leave it out, or add --repo-type space.")
+    if options.parent_commit is not None and not _COMMIT.fullmatch(options.parent_commit):
+        raise InputError(f"--parent-commit must be 40 hexadecimal digits, got {options.parent_commit!r}.")
+    if options.branch is not None and not options.branch.strip():
+        raise InputError(f"--branch must name a branch, got {options.branch!r}: leave it out to push to main.")
+    if options.pull_request and options.branch:
+        raise InputError("A pull request is opened against main: leave out --branch, or --pull-request.")
 
 
 def _api() -> HfApi:
@@ -169,24 +182,37 @@ def _remote_errors(repo_id: str) -> Iterator[None]:
         yield
     except HubUploadError:
         raise
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (409, 412):
-            raise NewerRemoteError(
-                f"{repo_id} has changed while this was prepared, and was not written to: push again."
-            ) from error
-        reasons = {
-            401: "the access token is not valid: run `hf auth login`, or set HF_TOKEN",
-            403: "the access token may not write there: make one that may, or name a repository of yours",
-            404: "it does not exist, or the token may not see it",
-        }
-        reason = reasons.get(status, f"the Hub answered {status}: {reason_of(error)}")
-        raise RemoteError(f"{repo_id} was not written to: {reason}.") from error
     except Exception as error:
+        refused = _answer_behind(error)
+        if refused is not None:
+            raise _refusal(repo_id, refused) from error
         raise RemoteError(
             f"{repo_id} gave no answer that can be read ({type(error).__name__}: {reason_of(error)}): --dry-run shows "
             "whether the commit is there; if not, push again."
         ) from error
+
+
+def _answer_behind(error: BaseException | None) -> HfHubHTTPError | None:
+    """The Hub's refusal that an exception is, or came from; None if it came from none."""
+    while error is not None and not isinstance(error, HfHubHTTPError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _refusal(repo_id: str, error: HfHubHTTPError) -> RemoteError:
+    """What the Hub refused, with its own reason where it gave one."""
+    status = error.response.status_code
+    said = " ".join((error.server_message or "").split())
+    reasons = {
+        401: "the access token is not valid: run `hf auth login`, or set HF_TOKEN",
+        403: "the access token may not write there: make one that may, or name a repository of yours",
+        404: "it does not exist, or the token may not see it",
+        409: "it has changed while this was prepared: push again",
+        412: "it has changed while this was prepared: push again",
+    }
+    reason = reasons.get(status, f"the Hub answered {status}{'' if said else f': {reason_of(error)}'}")
+    kind = NewerRemoteError if status in (409, 412) else RemoteError
+    return kind(f"{repo_id} was not written to: {reason}{f' (the Hub says: {said})' if said else ''}.")
 
 
 def make_plan(api: HfApi, folder: Path, repo_id: str, options: PushOptions) -> Plan:
@@ -228,6 +254,15 @@ def _is_same(path: Path, entry: RepoFile) -> bool:
         return git_hash(path.read_bytes()) == entry.blob_id
     with path.open("rb") as file:
         return sha_fileobj(file).hex() == entry.lfs.sha256
+
+
+def _refuse_public(api: HfApi, plan: Plan, repo_id: str, options: PushOptions) -> None:
+    """Refuse to send to a public repository what was meant to be private."""
+    if options.private and plan.exists and not api.repo_info(repo_id, repo_type=options.repo_type).private:
+        raise InputError(
+            f"{repo_id} is there and public, and --private is for new repositories: make it private in its settings at "
+            "the Hub, or leave out --private."
+        )
 
 
 def _refuse_newer(plan: Plan, folder: Path, repo_id: str, options: PushOptions) -> None:

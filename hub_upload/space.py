@@ -5,10 +5,10 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import RepoCard, SpaceCardData
+from huggingface_hub import ModelCard, RepoCard, SpaceCardData
 
-from .card import shown_example
-from .errors import InputError, VerificationError
+from .card import CARD, shown_example
+from .errors import InputError, VerificationError, reason_of
 from .folders import scratch_folder
 from .inspect_folder import inspect_privacy
 from .samples import task_of
@@ -26,7 +26,7 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
         model_id: the repository from which the page loads it.
 
     Raises:
-        InputError: if there is no model, or none that a pipeline of texts serves.
+        InputError: if there is no model, none that a pipeline of texts serves, or a card that cannot be read.
     """
     task = task_of(model_folder)
     if not (model_folder / "config.json").is_file():
@@ -36,13 +36,25 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
     example = shown_example(model_folder, task)
     app = _APP.read_text(encoding="utf-8").format(model_id=model_id, task=task.name, examples=f"[{example}]")
     name = model_id.rpartition("/")[2]
-    data = SpaceCardData(title=name, sdk="gradio", app_file="app.py", models=[model_id], license="apache-2.0")
+    data = SpaceCardData(title=name, sdk="gradio", app_file="app.py", models=[model_id], license=_license(model_folder))
     card = RepoCard(f"---\n{data}\n---\n\n# {name}\n\nA page that runs [{model_id}](/{model_id}) on your own text.\n")
     with scratch_folder() as folder:
         (folder / "app.py").write_text(app, encoding="utf-8")
         (folder / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
         (folder / "README.md").write_text(str(card), encoding="utf-8")
         yield folder
+
+
+def _license(model_folder: Path) -> str | None:
+    """That of the model, by its card; None if it has none."""
+    card = model_folder / CARD
+    try:
+        return ModelCard(card.read_text(encoding="utf-8")).data.get("license") if card.is_file() else None
+    except Exception as error:
+        raise InputError(
+            f"The front-matter of {card} cannot be read ({reason_of(error)}): write it anew with `python -m hub_upload "
+            "card`."
+        ) from error
 
 
 def verify_space(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,9 @@ from .inspect_folder import INSPECTIONS, config_of_folder
 from .samples import SAMPLES, task_of
 
 _TIMEOUT = 600
+# What lets a process say nothing but how it failed; and how warnings begin that are printed all the same, torch's too.
+_QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
+_WARNING = re.compile(r"^(\S+:\d+: )?\w*warning\b|^W\d{4} ", re.IGNORECASE)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -82,12 +86,12 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
 
 
 def _run_stranger(job: Path) -> str | None:
-    """Let the other process answer; the last line of what it says if it fails.
+    """Let the other process answer; what it says of its failure, if it fails.
 
     Raises:
         OSError: if it fails for want of space, which says nothing of the folder.
     """
-    environment = {"HF_HOME": str(job / "home"), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {"HF_HOME": str(job / "home"), "HF_HUB_OFFLINE": "1"} | _QUIET
     command = [sys.executable, "-P", stranger.__file__, str(job)]
     try:
         subprocess.run(
@@ -96,12 +100,24 @@ def _run_stranger(job: Path) -> str | None:
     except subprocess.TimeoutExpired:
         return f"it had no answer after {_TIMEOUT} s"
     except subprocess.CalledProcessError as failed:
-        last = (failed.stderr.strip().splitlines() or ["no reason given"])[-1]
+        reason = _reason(failed)
         for code in _NO_SPACE:
-            if os.strerror(code) in last:
+            if os.strerror(code) in reason:
                 raise OSError(code, os.strerror(code)) from failed
-        return last
+        return reason
     return None
+
+
+def _reason(failed: subprocess.CalledProcessError) -> str:
+    """The exception that ended a process; of one that ended without, its return code, and the message if it is 1.
+
+    With that code Python ends after `sys.exit("message")`; before any other, libraries may have said anything.
+    """
+    words = [line.strip() for line in failed.stderr.splitlines() if line.strip() and not _WARNING.search(line)]
+    if "Traceback (most recent call last):" in words:
+        return words[-1]
+    said = f": {words[-1]}" if words and failed.returncode == 1 else ""
+    return f"it ended without an exception, with return code {failed.returncode}{said}"
 
 
 def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor]]) -> None:

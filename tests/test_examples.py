@@ -1,6 +1,10 @@
 """The two demos: their data, their options, what they write, and what they refuse before any work."""
 
 import json
+import os
+import subprocess
+import sys
+import sysconfig
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -303,7 +307,7 @@ def test_tiny_checkpoints(auto_class: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_code_without_documentation_is_the_same_program():
-    """Comments and docstrings go, other strings stay, and bodies of nothing else hold."""
+    """Comments and docstrings go, other strings stay, as does what is read; and bodies of nothing else hold."""
     source = '''"""Module."""
 class A(ValueError):
     """Class."""
@@ -312,9 +316,46 @@ def f(x="#"):
     """Function."""
     # why
     return """kept""" + x
+
+@auto_docstring(custom_args="y")
+def g(x):
+    """x: kept."""
 '''
-    expected = "class A(ValueError):\n    pass\n\ndef f(x='#'):\n    return 'kept' + x\n"
+    expected = """class A(ValueError):
+    pass
+
+def f(x='#'):
+    return 'kept' + x
+
+@auto_docstring(custom_args='y')
+def g(x):
+    \"\"\"x: kept.\"\"\"
+"""
     assert checkpoints.without_documentation(source) == expected
+
+
+LOADING = """
+import json, sys
+from pathlib import Path
+import transformers
+for folder in sorted(Path(sys.argv[1]).iterdir()):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = [name for name, place in config["auto_map"].items() if place.endswith("." + config["architectures"][0])]
+    getattr(transformers, names[0]).from_pretrained(folder, trust_remote_code=True)
+"""
+
+
+@pytest.mark.slow
+def test_tiny_checkpoints_load_without_a_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nothing of what was left out is missed: every head loads from its folder alone, and prints nothing."""
+    monkeypatch.setattr(checkpoints, "verify", inspected)
+    checkpoints.main(["--output-dir", str(tmp_path / "tiny"), "--only", "tiny"])
+    environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": sysconfig.get_paths()["purelib"]}
+    command = [sys.executable, "-S", "-P", "-c", LOADING, str(tmp_path / "tiny")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert "[ERROR]" not in done.stderr
+    assert len(list((tmp_path / "tiny").iterdir())) == len(AUTO_CLASSES)
 
 
 def test_a_checkpoint_that_is_not_ready_is_not_kept(tmp_path: Path):

@@ -1,7 +1,9 @@
 """Files that were made to harm: pickles written opcode by opcode, and what is read of them as data."""
 
+import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -158,6 +160,7 @@ def test_refused(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(InputError, match=message) as refused:
         read_checkpoint(archive(tmp_path / "x.ckpt", program))
     assert "\n" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)
     assert not (tmp_path / MARK).exists()
 
 
@@ -189,6 +192,34 @@ def test_old_format_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError, match=r"never run as code: it asks to import os\.system"):
         read_checkpoint(tmp_path / "x.ckpt")
     assert not (tmp_path / MARK).exists()
+
+
+class Touches:
+    """Pickles as a call of the shell."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {MARK}",)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_plain_pickles_run_nothing(protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of every protocol; and nobody is advised to run them after all."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.ckpt").write_bytes(pickle.dumps({"a": Touches()}, protocol))
+    with pytest.raises(InputError, match=r"never run as code: it (asks to import|is no archive)") as refused:
+        read_checkpoint(tmp_path / "x.ckpt")
+    assert "weights_only" not in str(refused.value)
+    assert not (tmp_path / MARK).exists()
+
+
+def test_the_oldest_format_is_refused(tmp_path: Path):
+    """Archives of tar, which only code could read; and nobody is advised to run it."""
+    with tarfile.open(tmp_path / "x.ckpt", "w") as archive:
+        for member in ("storages", "tensors", "pickle"):
+            archive.addfile(tarfile.TarInfo(member))
+    with pytest.raises(InputError, match="never run as code: it is no archive") as refused:
+        read_checkpoint(tmp_path / "x.ckpt")
+    assert "weights_only" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from hub_upload.callback import CardCallback
 from hub_upload.card import CardOptions
 from hub_upload.errors import InputError, NewerRemoteError, RemoteError
 from hub_upload.push import PushOptions, dry_run, push
+from hub_upload.space import space_folder
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -44,18 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
     """A stand-in Hub that the client of this process talks to, with its token."""
-    with hub_server.running() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.address)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no_token"))
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # made once, for the Hub of that time
-        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
-        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+    with hub_server.in_place_of_the_hub(tmp_path, monkeypatch) as server:
         yield server
 
 
@@ -168,6 +158,19 @@ def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest
     assert "model.safetensors" in plan.same
 
 
+def test_what_is_shown_is_what_is_sent(hub: hub_server.Hub, folder: Path):
+    """The plan, the verification and the upload read one list, whatever the names of its files."""
+    for name in (".env", "wandb/run.log", "notes [1].txt", "more/deep.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("x", encoding="utf-8")
+    plan = dry_run(folder, "me/model")
+    assert {"notes [1].txt", "more/deep.txt"} <= set(plan.new)
+    push(folder, "me/model")
+    sent = hub.repositories["models/me/model"].files()
+    assert sorted(plan.new) == sorted(sent.keys() - {".gitattributes"})
+    assert not {".env", "wandb/run.log"} & sent.keys()
+
+
 def test_second_push_sends_what_changed(hub: hub_server.Hub, folder: Path):
     """The folder knows what it pushed, and builds upon it."""
     push(folder, "me/model")
@@ -199,16 +202,6 @@ def test_newer_remote_is_never_overwritten(hub: hub_server.Hub, folder: Path, ca
         push(folder, "me/model", PushOptions(parent_commit="0" * 40, pull_request=True))
     push(folder, "me/model", PushOptions(parent_commit=newer))
     assert repository.files()["README.md"] == local["README.md"]
-
-
-def test_wrong_parents_make_no_repository(hub: hub_server.Hub, folder: Path):
-    with pytest.raises(InputError, match="must be 40 hexadecimal digits, got 'newest'"):
-        push(folder, "me/model", PushOptions(parent_commit="newest"))
-    with pytest.raises(NewerRemoteError, match="a new repository would be made"):
-        push(folder, "me/model", PushOptions(parent_commit="0" * 40))
-    with pytest.raises(InputError, match="is no repository id"):
-        push(folder, "me/page", PushOptions(repo_type="space", model_id='bad id"); import os #'))
-    assert not hub.repositories
 
 
 def test_commit_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -259,7 +252,7 @@ def test_server_that_fails_twice(place: str, hub: hub_server.Hub, folder: Path):
     assert len(hub.repositories["models/me/model"].commits) == 2
 
 
-@pytest.mark.parametrize("place", ["POST .*/commit/", "POST .*/preupload/", "POST /api/repos/create", "GET .*/tree/"])
+@pytest.mark.parametrize("place", ["POST .*/commit/", "POST .*/preupload/", "GET .*/tree/"])
 @pytest.mark.parametrize("kind", [500, "cut"])
 def test_failed_requests_leave_nothing(
     place: str, kind: int | str, hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -326,43 +319,6 @@ def test_truncated_download_is_noticed(hub: hub_server.Hub, folder: Path, tmp_pa
     assert Path(found).read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("token", "repo_id", "code", "message"),
-    [
-        ("hf_wrong", "me/model", 3, "access token is not valid"),
-        ("", "me/model", 3, "no access token"),
-        (hub_server.TOKEN, "me", 2, "write name/repository"),
-        (hub_server.TOKEN, "me/mo del", 2, "is no repository id"),
-        (hub_server.TOKEN, "a/b/c", 2, "is no repository id"),
-        (hub_server.TOKEN, "me/-model-", 2, "is no repository id"),
-    ],
-    ids=["wrong token", "no token", "no name", "space", "three parts", "dashes"],
-)
-def test_bad_input(
-    token: str,
-    repo_id: str,
-    code: int,
-    message: str,
-    hub: hub_server.Hub,
-    folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-):
-    """Each has its exit code and its sentence; nothing is made."""
-    monkeypatch.setenv("HF_TOKEN", token)
-    assert main(["push", str(folder), repo_id]) == code
-    assert message in capfd.readouterr().err
-    assert not hub.repositories
-
-
-def test_folder_that_is_not_ready_is_not_pushed(hub: hub_server.Hub, ready: Path, tmp_path: Path):
-    """Pushing begins with verifying."""
-    spoiled = Path(shutil.copytree(ready, tmp_path / "model"))
-    (spoiled / "README.md").unlink()
-    assert main(["push", str(spoiled), "me/model"]) == 1
-    assert not hub.requests
-
-
 def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The demo page is a Space whose program loads the model and answers with its pipeline."""
     push(folder, "me/model")
@@ -390,6 +346,20 @@ def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: p
     assert page["launched"]
     (answer,) = page["fn"](page["examples"][0])
     assert answer["label"] in ("no", "yes")
+
+
+def test_space_has_the_license_of_its_model(folder: Path):
+    """As the model's card says it; nothing, where there is no card, and an error, where it cannot be read."""
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: mit"), encoding="utf-8")
+    with space_folder(folder, "me/model") as page:
+        assert "license: mit" in (page / "README.md").read_text(encoding="utf-8")
+    (folder / "README.md").write_text(card.replace("tags:", "tags: ]"), encoding="utf-8")
+    with pytest.raises(InputError, match="front-matter"), space_folder(folder, "me/model"):
+        pass
+    (folder / "README.md").unlink()
+    with space_folder(folder, "me/model") as page:
+        assert "license" not in (page / "README.md").read_text(encoding="utf-8")
 
 
 def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

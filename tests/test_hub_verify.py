@@ -15,10 +15,10 @@ from hub_upload import verify as verify_module
 from hub_upload.__main__ import main
 from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import InputError, VerificationError
-from hub_upload.inspect_folder import inspect_privacy
+from hub_upload.inspect_folder import inspect_privacy, uploaded_files
 from hub_upload.samples import SAMPLES
 from hub_upload.verify import verify
-from modeling_dlr import DLRConfig, DLRForSequenceClassification
+from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForSequenceClassification
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -100,6 +100,37 @@ def test_what_a_stranger_cannot_load_is_found(folder: Path):
         verify(folder)
 
 
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [
+        ("raise SystemExit(3)", "without an exception, with return code 3$"),
+        ("raise SystemExit('enough')", "with return code 1: enough$"),
+        ("import os; os.abort()", "with return code -6$"),
+    ],
+    ids=["code", "words", "signal"],
+)
+def test_a_stranger_that_ends_without_an_exception(ending: str, message: str, folder: Path):
+    """Its return code is named, and nothing that it has said before is taken for the reason."""
+    code = folder / "configuration_dlr.py"
+    warning = "import sys\nprint('x.py:3: UserWarning: old\\nW0102 03:04:05 x.py: old', file=sys.stderr, flush=True)"
+    code.write_text(f"{code.read_text(encoding='utf-8')}\n{warning}\n{ending}\n", encoding="utf-8")
+    with pytest.raises(VerificationError, match=message):
+        verify(folder)
+
+
+def test_a_stranger_that_ends_late_is_not_quoted(folder: Path):
+    """What libraries say of themselves while they load is no reason either."""
+    code = folder / "stop.py"
+    code.write_text("import sys\n\n\ndef stop():\n    sys.exit(4)\n", encoding="utf-8")
+    heads = folder / "heads_dlr.py"
+    text = heads.read_text(encoding="utf-8").replace(
+        "self.qa_outputs =", "from .stop import stop\n        stop()\n        self.qa_outputs =", 1
+    )
+    heads.write_text(text, encoding="utf-8")
+    with pytest.raises(VerificationError, match=r"with return code 4$"):
+        verify(folder)
+
+
 def rewrite(name: str, pattern: str, replacement: str) -> Callable[[Path], None]:
     def spoil(folder: Path) -> None:
         text = (folder / name).read_text(encoding="utf-8")
@@ -145,12 +176,47 @@ def spoil_number(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
+def with_weights(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Callable[[Path], None]:
+    def spoil(folder: Path) -> None:
+        weights = change(load_file(folder / "model.safetensors"))
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    return spoil
+
+
+def link_elsewhere(folder: Path) -> None:
+    (folder.parent / "letter.txt").write_text("mine", encoding="utf-8")
+    (folder / "notes.txt").symlink_to("../letter.txt")
+
+
+def link_to_what_stays_at_home(folder: Path) -> None:
+    (folder / ".env").write_text("PASSWORD=mine", encoding="utf-8")
+    (folder / "notes.txt").symlink_to(".env")
+
+
 def leave_a_path(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     save_file(weights, folder / "model.safetensors", {"format": "pt", "from": "/home/me/run"})
 
 
 FAKE_TOKEN = "hf_" + "abcDEF123" * 4
+
+AT_HOME = [
+    ".DS_Store",
+    ".env",
+    ".git/config",
+    ".notes.txt.swp",
+    "__pycache__/modeling_dlr.cpython-311.pyc",
+    "checkpoint-3/optimizer.pt",
+    "logs/events.out.tfevents.1",
+    "more/.ipynb_checkpoints/x.ipynb",
+    "more/__pycache__/x.txt",
+    "notes.tmp",
+    "runs/now/log.txt",
+    "trainer_state.json",
+    "training_args.bin",
+    "wandb/run.log",
+]
 
 SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "another model": (rewrite("config.json", '"model_type": "dlr"', '"model_type": "bert"'), "model_type 'dlr'"),
@@ -181,6 +247,24 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no weights": (remove("*.safetensors"), r"no \.safetensors"),
     "cut weights": (cut_weights, r"model\.safetensors is not whole"),
     "not a number": (spoil_number, r"not finite, in \['classifier\.bias'\]"),
+    "missing weights": (
+        with_weights(lambda weights: {name: value for name, value in weights.items() if name != "classifier.bias"}),
+        r"not those of DLRForSequenceClassification \(missing: classifier\.bias\): save",
+    ),
+    "weights left over": (
+        with_weights(lambda weights: weights | {"other.bias": torch.zeros(2)}),
+        r"\(left over: other\.bias\)",
+    ),
+    "misshapen weights": (
+        with_weights(lambda weights: weights | {"classifier.bias": torch.zeros(1)}),
+        r"\(of another shape: classifier\.bias \[1\] instead of \[2\]\)",
+    ),
+    "weights of another head": (
+        rewrite("config.json", "DLRForSequenceClassification", "DLRForQuestionAnswering"),
+        r"missing: qa_outputs.*left over: classifier\.bias, classifier\.weight",
+    ),
+    "link": (link_elsewhere, r"notes\.txt is a link to a file elsewhere: put a copy in its place"),
+    "link to what stays at home": (link_to_what_stays_at_home, r"notes\.txt is a link to a file elsewhere"),
     "no tokenizer": (remove("tokenizer*"), "no tokenizer loads"),
     "other padding": (
         rewrite("config.json", '"pad_token_id": 0', '"pad_token_id": 3'),
@@ -221,14 +305,52 @@ def test_names_that_end_in_sk_are_no_tokens(folder: Path):
     assert not list(inspect_privacy(folder))
 
 
-def test_what_stays_at_home_is_not_looked_at(folder: Path):
-    """The Trainer's pickled options and checkpoints are not uploaded, so they are no problem."""
-    (folder / "training_args.bin").write_bytes(b"pickle")
-    (folder / "checkpoint-3").mkdir()
-    (folder / "checkpoint-3" / "optimizer.pt").write_bytes(b"pickle")
-    verify_module.INSPECTIONS["its weights are whole safetensors"](folder)
-    assert verify_module.INSPECTIONS["its weights are whole safetensors"](folder) == []
-    assert verify_module.INSPECTIONS["it holds no token and no path of a machine"](folder) == []
+WEIGHTS = "its weights are those of its architecture"
+
+
+@pytest.mark.parametrize("case", ["no weights", "cut weights", "another model", "architectures as a number"])
+def test_weights_are_compared_where_there_are_some_to_compare(case: str, folder: Path):
+    """What another inspection says of configuration and weights is not said twice."""
+    SPOILED[case][0](folder)
+    assert verify_module.INSPECTIONS[WEIGHTS](folder) == []
+
+
+def language_model(folder: Path, tie: bool, **saving: str) -> Path:
+    config = DLRConfig(hidden_size=3, num_hidden_layers=1, state_size=5, tie_word_embeddings=tie)
+    DLRForCausalLM(config).save_pretrained(folder, **saving)
+    return folder
+
+
+def test_tied_weights_need_one_name(tmp_path: Path):
+    """The weights that a head shares with the embedding are saved once."""
+    assert verify_module.INSPECTIONS[WEIGHTS](language_model(tmp_path / "tied", tie=True)) == []
+    alone = language_model(tmp_path / "alone", tie=False)
+    with_weights(lambda weights: {name: value for name, value in weights.items() if name != "lm_head.weight"})(alone)
+    assert "missing: lm_head.weight" in verify_module.INSPECTIONS[WEIGHTS](alone)[0]
+
+
+def test_weights_in_several_files(tmp_path: Path):
+    """Those that the index names count, and no file beside them."""
+    folder = language_model(tmp_path / "model", tie=False, max_shard_size="1KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    assert verify_module.INSPECTIONS[WEIGHTS](folder) == []
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    shard = content["weight_map"]["lm_head.weight"]
+    content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file != shard}
+    index.write_text(json.dumps(content), encoding="utf-8")
+    assert "lm_head.weight" in verify_module.INSPECTIONS[WEIGHTS](folder)[0]
+
+
+def test_what_stays_at_home(folder: Path):
+    """What is hidden, and what a run leaves for itself, is not uploaded: nothing that is in it is a problem."""
+    before = uploaded_files(folder)
+    for name in AT_HOME:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"/home/me {FAKE_TOKEN}", encoding="utf-8")
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n", encoding="utf-8")
+    assert set(uploaded_files(folder)) == {*before, folder / ".gitattributes"}
+    assert [problem for inspect in verify_module.INSPECTIONS.values() for problem in inspect(folder)] == []
 
 
 def test_no_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
