@@ -49,7 +49,6 @@ TOLERATED_KEYS = {
     "tie_last_hidden_states",
     "tokenizer_class",
     "torch_dtype",
-    "use_return_dict",
 }
 
 
@@ -248,10 +247,13 @@ class DLRConfig(PreTrainedConfig):
         Kernel parameters are those of the dictionary with the given ones in their place, unless the kernel_type is
         another.
         """
-        given = {spec.name: kwargs.pop(spec.name) for spec in fields(cls) if spec.name in kwargs}
+        # transformers knows what dtype="auto" is.
+        given = {spec.name: kwargs.pop(spec.name) for spec in fields(cls) if spec.name in kwargs.keys() - {"dtype"}}
         saved, new = config_dict.get("kernel_parameters") or {}, given.get("kernel_parameters")
-        if new is not None and new.get("kernel_type", saved.get("kernel_type")) == saved.get("kernel_type"):
-            given["kernel_parameters"] = saved | new
+        if isinstance(saved, dict) and isinstance(new, dict):
+            saved = {"kernel_type": "dlr"} | saved
+            if new.get("kernel_type", saved["kernel_type"]) == saved["kernel_type"]:
+                given["kernel_parameters"] = saved | new
         return super().from_dict(config_dict | given, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -80,8 +80,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
         logits = self.lm_head(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
-            targets = self.targets(labels, reading.layout)
-            loss = self.loss_function(logits=logits, labels=targets, vocab_size=self.config.vocab_size, **kwargs)
+            loss = self.compute_loss(logits, labels, reading.layout, **kwargs)
         return self.output_class(
             loss=loss,
             logits=logits,
@@ -90,9 +89,9 @@ class DLRLanguageHead(DLRPreTrainedModel):
             attentions=outputs.attentions,
         )
 
-    def targets(self, labels: Tensor, layout: Layout) -> Tensor:
-        """The labels [B, L] that the loss is of."""
-        return labels
+    def compute_loss(self, logits: Tensor, labels: Tensor, layout: Layout, **kwargs: Any) -> Tensor:
+        """The `loss_function`, as everywhere in transformers, of logits [B, L, vocab_size] and labels [B, L]."""
+        return self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
 
 
 @auto_docstring(custom_intro="DLR that predicts the next token, and generates with a state of constant size.")
@@ -110,11 +109,25 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
         # Generation carries a state wherever there is one, whatever config.use_cache says of other forward passes.
         self.generation_config.use_cache = self.model.no_cache_because is None
 
-    def targets(self, labels: Tensor, layout: Layout) -> Tensor:
-        """All but the first of each document, which does not follow from the document before it in the row."""
-        if layout.documents is None:
-            return labels
-        return labels.masked_fill(first_steps(layout.documents, labels), IGNORED_CLASS)
+    def compute_loss(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        layout: Layout,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The same without the first token of each document, which does not follow from the one before it in the row.
+
+        The Trainer counts those tokens with the others; what is left weighs as much as its share of them.
+        """
+        if layout.documents is not None:
+            targets = labels.masked_fill(first_steps(layout.documents, labels), IGNORED_CLASS)
+            if num_items_in_batch is not None:
+                counted, left = ((each[:, 1:] != IGNORED_CLASS).sum() for each in (labels, targets))
+                num_items_in_batch = num_items_in_batch * (left / counted.clamp(min=1))
+            labels = targets
+        return super().compute_loss(logits, labels, layout, num_items_in_batch=num_items_in_batch, **kwargs)
 
     @torch.no_grad()
     def generate(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tiny import tiny_config
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, BertConfig
 
 from modeling_dlr import DLRConfig, DLRForCausalLM, DLRKernel, DLRModel
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
@@ -328,6 +328,23 @@ def test_kernel_parameters_said_while_loading(said: dict[str, Any], tmp_path: Pa
     assert DLRConfig.from_pretrained(tmp_path, kernel_parameters=said).kernel_parameters["version"] == "clip"
     again = DLRConfig.from_pretrained(tmp_path, kernel_parameters={"kernel_type": "dlr"})
     assert again.kernel_parameters == DLRConfig().kernel_parameters
+
+
+def test_kernel_parameters_said_of_a_dictionary():
+    """A dictionary without a kernel_type is of the default one; what is no dictionary is refused as ever."""
+    written = {"kernel_parameters": {"time_step_max": 0.05}}
+    config = DLRConfig.from_dict(written, kernel_parameters={"kernel_type": "dlr", "max_length": 9})
+    assert (config.kernel_parameters["time_step_max"], config.kernel_parameters["max_length"]) == (0.05, 9)
+    assert written == {"kernel_parameters": {"time_step_max": 0.05}}
+    assert "expected dict" in refusal(DLRConfig.from_dict, written, kernel_parameters="dlr")
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", torch.float64])
+def test_type_of_the_weights_said_while_loading(dtype: Any, tmp_path: Path):
+    """It is what transformers makes of it."""
+    DLRConfig(dtype="float32").save_pretrained(tmp_path)
+    expected = BertConfig.from_dict({"dtype": "float32"}, dtype=dtype).dtype
+    assert AutoConfig.from_pretrained(tmp_path, dtype=dtype).dtype == expected
 
 
 def test_a_model_of_fewer_layers(tmp_path: Path):
