@@ -74,18 +74,14 @@ def check_rows(data: DatasetDict) -> None:
     Raises:
         ValueError: for a text that is empty or none, for a label that is missing, or no class, and for a single class.
     """
-    for part, rows in data.items():
-        for i, (text, label) in enumerate(zip(rows["text"], rows["label"], strict=True)):
+    for rows in data.values():
+        for text, label in zip(rows["text"], rows["label"], strict=True):
             if not isinstance(text, str) or not text.strip():
-                raise ValueError(
-                    f"Every row needs a text, but row {i} of the {part} split has {text!r}: drop such rows."
-                )
+                raise ValueError(f"Every row needs a text, but one of label {label!r} has {text!r}: drop such rows.")
             if label is None:
-                raise ValueError(f"Every row needs a label, but row {i} of the {part} split has none: drop such rows.")
+                raise ValueError(f"Every row needs a label, but that of {text[:60]!r} has none: drop such rows.")
             if isinstance(label, float) and not label.is_integer():
-                raise ValueError(
-                    f"Labels must be classes, got {label} in row {i} of the {part} split: round or bin them."
-                )
+                raise ValueError(f"Labels must be classes, got {label} for {text[:60]!r}: round or bin them.")
     if len(set(data["train"]["label"])) < 2:
         raise ValueError(
             f"There must be at least two classes, got only {data['train']['label'][0]!r}: add rows of others."

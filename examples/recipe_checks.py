@@ -11,6 +11,7 @@ from recipe_data import DataKind
 from recipe_options import DrawnTask, RecipeOptions, Run, state_rate
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
@@ -66,15 +67,25 @@ def check_loggers(training: TrainingArguments) -> None:
 
 
 def check_checkpoint(training: TrainingArguments) -> None:
-    """See that there is something to go on from."""
+    """See that there is something to go on from, and that it is whole: the Trainer writes its state last."""
     given = training.resume_from_checkpoint
-    if given is True and not (Path(str(training.output_dir)).is_dir() and get_last_checkpoint(training.output_dir)):
-        raise ValueError(
-            f"There is no checkpoint in {training.output_dir} to go on from: name one with --resume_from_checkpoint, "
-            "or leave it out to begin anew."
-        )
-    if isinstance(given, str) and not Path(given).is_dir():
+    if not given:
+        return
+    if given is True:
+        folder = Path(str(training.output_dir))
+        given = get_last_checkpoint(folder) if folder.is_dir() else None
+        if given is None:
+            raise ValueError(
+                f"There is no checkpoint in {folder} to go on from: name one with --resume_from_checkpoint, or leave "
+                "it out to begin anew."
+            )
+    if not Path(given).is_dir():
         raise ValueError(f"--resume_from_checkpoint names {given}, which is no folder.")
+    if not Path(given, TRAINER_STATE_NAME).is_file():
+        raise ValueError(
+            f"The checkpoint {given} has no {TRAINER_STATE_NAME}, as after a run that was killed while it wrote: "
+            "remove it, and go on from an earlier one."
+        )
 
 
 def check_answers(run: Run) -> None:

@@ -29,10 +29,10 @@ DataKind = Literal["texts", "text_pairs", "grey_images", "recordings"]
 
 
 class View(NamedTuple):
-    """Rows, and how a batch is made of them; None is the Trainer's way."""
+    """Rows, and how a batch is made of them."""
 
     data: Any
-    collate: Callable[[list[dict[str, Any]]], Batch] | None = None
+    collate: Callable[[list[dict[str, Any]]], Batch]
     step: int = 1
     """How many times as long the model's time steps are to be as in training."""
 
@@ -94,8 +94,13 @@ class ClassifiedData(ABC):
         """A few rows made in code, to see that everything runs."""
 
     def prepare(self, data: DatasetDict, num_train: int | None, num_validation: int | None) -> Prepared:
-        """Check the columns, find the classes, part the splits, and fit the processor."""
+        """Check the columns, find the classes, part the splits, and fit the processor.
+
+        Raises:
+            ValueError: for columns, values or classes that are not there.
+        """
         self._check_columns(data["train"])
+        self._check_values(data)
         data = DatasetDict({split: rows.select_columns([*self.inputs, self.label]) for split, rows in data.items()})
         place_of, names = self._classes(data)
         data = parted(data, self.validation_share, self.test_share)
@@ -125,18 +130,26 @@ class ClassifiedData(ABC):
                 f"--data_options, one of {[field.name for field in fields(self)]}."
             )
 
+    def _check_values(self, data: DatasetDict) -> None:
+        for split, rows in data.items():
+            for column in self.inputs:
+                values = rows.with_format("arrow")[:][column]
+                if values.null_count:
+                    row = values.is_null().index(True).as_py()
+                    raise ValueError(f"Row {row} of the {split} rows has no {column!r}: drop such rows.")
+
     def _classes(self, data: DatasetDict) -> tuple[dict[Any, int], list[str]]:
         """The place of every value of the label, and the names of the classes; rows of other classes go."""
         feature = data["train"].features[self.label]
         values = {value for rows in data.values() for value in rows.unique(self.label)}
         named = feature.int2str if isinstance(feature, datasets.ClassLabel) else _name
-        name_of = {value: named(value) for value in sorted(values) if value is not None}
+        name_of = {value: named(value) for value in sorted(values - {None})}
         names = list(name_of.values())
         if self.classes is not None:
             unknown = sorted(set(self.classes) - set(names))
             if unknown:
                 raise ValueError(
-                    f"No row has the class {unknown[0]!r}; there are {names}: change the option 'classes'."
+                    f"No row has the class {unknown[0]!r}; there are {names}: --data_options classes=null takes all."
                 )
             names = list(self.classes)
         places = _places(names)
@@ -245,7 +258,11 @@ class GreyImages(ClassifiedData):
 
     def batch(self, processor: Any, rows: list[dict[str, Any]]) -> Batch:
         """``pixel_values`` [B, 3, h, w], which a model of one channel reads in grey."""
-        return dict(processor([row[self.image] for row in rows], return_tensors="pt"))
+        images = [row[self.image] for row in rows]
+        sizes = sorted({image.size for image in images})
+        if len(sizes) > 1:
+            raise ValueError(f"Images must have one size, width and height, got {sizes}: resize them.")
+        return dict(processor(images, return_tensors="pt"))
 
     def stand_in(self) -> DatasetDict:
         """Dark images and bright ones."""

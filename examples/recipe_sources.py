@@ -48,6 +48,8 @@ def load_splits(
         ) from error
     if "train" not in loaded:
         raise ValueError(f"The data set {source!r} has no split 'train'; it has {sorted(loaded)}.")
+    if not len(loaded["train"]):
+        raise ValueError(f"The data set {source!r} has no training rows: recordings lie in one folder for each class.")
     splits = DatasetDict({split: loaded[split] for split in SPLITS if split in loaded})
     audio = [name for name, column in splits["train"].features.items() if isinstance(column, Audio)]
     for name in audio:

@@ -213,13 +213,20 @@ def read_task(options: RecipeOptions, written: Mapping[str, Any]) -> DrawnTask:
 
 
 def prepare(run: Run) -> Prepared:
-    """Draw the examples of a task, or load a data set; without a name, a few rows made in code."""
+    """Draw the examples of a task, or load a data set; without a name, a few rows made in code.
+
+    Raises:
+        ValueError: for rows of which the first are not as they must be.
+    """
     options = run.options
     if isinstance(run.source, DrawnTask):
         return draw(run.source, options, run.training)
     kind = run.source
     rows = load_splits(options.dataset, kind.files, kind.columns) if options.dataset else kind.stand_in()
-    return kind.prepare(rows, options.num_train, options.num_validation)
+    prepared = kind.prepare(rows, options.num_train, options.num_validation)
+    for view in (prepared.train, prepared.validation):
+        view.collate([view.data[i] for i in range(min(len(view.data), run.training.train_batch_size))])
+    return prepared
 
 
 def draw(source: DrawnTask, options: RecipeOptions, training: TrainingArguments) -> Prepared:
@@ -275,7 +282,7 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
     """Train, score the best checkpoint, and save it with its card; the metrics of the validation and test examples."""
     options, training = run.options, run.training
     run.config.update(dict(prepared.sizes))
-    training.remove_unused_columns = prepared.train.collate is None
+    training.remove_unused_columns = False  # the collators read what a model does not
     set_seed(training.seed)
     model = HEADS[options.head](run.config)
     trainer: Any = Trainer(

@@ -19,7 +19,7 @@ from modeling_dlr.figures import kernel_figure
 from .errors import InputError, reason_of
 from .folders import write_whole
 from .repo_ids import check_repo_id
-from .samples import Task, auto_class_of, task_of, with_mask
+from .samples import Task, auto_class_of, check_model_folder, task_of, with_mask
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +92,7 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     options = options or CardOptions()
     if options.repo_id is not None:
         check_repo_id(options.repo_id)
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
+    check_model_folder(folder)
     results = _read_results(folder)
     try:
         model: Any = getattr(transformers, auto_class_of(folder)).from_pretrained(folder)

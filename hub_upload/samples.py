@@ -25,6 +25,22 @@ _ASK_TOGETHER = """inputs = tokenizer({example}, padding=True, return_tensors="p
 outputs = model(**{{name: value.unsqueeze(0) for name, value in inputs.items()}})"""
 
 
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder without a model.
+
+    Raises:
+        InputError: naming the folder, or the adapter in it.
+    """
+    if (folder / "config.json").is_file():
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} holds an adapter of PEFT and no model: save the model with it merged, "
+            "model.merge_and_unload().save_pretrained(...)."
+        )
+    raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
+
+
 class Task(NamedTuple):
     """What a head is for.
 

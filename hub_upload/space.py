@@ -11,7 +11,7 @@ from .card import CARD, shown_example
 from .errors import InputError, VerificationError, reason_of
 from .folders import scratch_folder
 from .inspect_folder import inspect_privacy
-from .samples import task_of
+from .samples import check_model_folder, task_of
 
 _APP = Path(__file__).with_name("space_app.txt")
 _REQUIREMENTS = "torch\ntransformers>=5.23,<6\n"
@@ -29,8 +29,7 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
         InputError: if there is no model, none that a pipeline of texts serves, or a card that cannot be read.
     """
     task = task_of(model_folder)
-    if not (model_folder / "config.json").is_file():
-        raise InputError(f"{model_folder} holds no model: there is no config.json.")
+    check_model_folder(model_folder)
     if task is None or task.kind != "text" or not task.runs:
         raise InputError(f"The model in {model_folder} has no pipeline of texts, which is what the demo page shows.")
     example = shown_example(model_folder, task)

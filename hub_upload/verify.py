@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from . import stranger
-from .errors import InputError, VerificationError
+from .errors import VerificationError
 from .folders import scratch_folder
 from .inspect_folder import INSPECTIONS, config_of_folder
-from .samples import SAMPLES, task_of
+from .samples import SAMPLES, check_model_folder, task_of
 
 _TIMEOUT = 600
 # What lets a process say nothing but how it failed; and how warnings begin that are printed all the same, torch's too.
@@ -42,8 +42,7 @@ def verify(folder: Path) -> Verified:
         InputError: if there is no model in it, or no space to try it out in.
         VerificationError: listing everything that is wrong.
     """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
+    check_model_folder(folder)
     problems, facts = [], []
     for title, inspect in INSPECTIONS.items():
         found = inspect(folder)

@@ -106,7 +106,7 @@ def _check_symbols(symbols: Sequence[str], special_tokens: Mapping[str, str], ap
     if unknown or not special_tokens.keys() <= SPECIAL_TOKENS.keys():
         raise ValueError(
             f"special_tokens must give symbols to some of {', '.join(SPECIAL_TOKENS)}, got {dict(special_tokens)}: add "
-            "what is missing to the symbols."
+            f"{', '.join(map(repr, unknown.values())) or 'nothing else'} to the symbols."
         )
     needed = {"unk_token", "eos_token"} if append_eos else {"unk_token"}
     if not needed <= special_tokens.keys():

@@ -192,11 +192,11 @@ def test_bad_data_sets_are_refused(tmp_path: Path, dataset: str, error: type[Exc
 @pytest.mark.parametrize(
     ("table", "message"),
     {
-        "no text": ("text,label\na,x\n,y\n", r"needs a text, but row \d of the (train|test) split has (None|'')"),
+        "no text": ("text,label\na,x\n,y\n", "needs a text, but one of label 'y' has (None|'')"),
         "blanks": ('text,label\na,x\n" ",y\n', "needs a text"),
         "numbers": ("text,label\n1,x\n2,y\n", "needs a text, .* has (1|2)"),
-        "no label": ("text,label\na,x\nb,\n", "needs a label, .* has none"),
-        "measures": ("text,label\na,0.5\nb,1.25\n", r"must be classes, got (0\.5|1\.25)"),
+        "no label": ("text,label\na,x\nb,\n", "needs a label, but that of 'b' has none"),
+        "measures": ("text,label\na,0.5\nb,1.25\n", r"must be classes, got (0\.5 for 'a'|1\.25 for 'b')"),
         "one class": ("text,label\na,x\nb,x\nc,x\n", "at least two classes, got only 'x'"),
         "semicolons": ("text;label\na;x\nb;y\n", "separated by commas in a .csv file"),
     }.values(),

@@ -357,5 +357,8 @@ def test_no_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """A folder without a model, and none at all, are wrong input."""
     with pytest.raises(InputError, match="holds no model"):
         verify(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=r"holds an adapter of PEFT .*merge_and_unload"):
+        verify(tmp_path)
     assert main(["verify", str(tmp_path / "absent")]) == 2
     assert "holds no model" in capfd.readouterr().err

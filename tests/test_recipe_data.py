@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import train
-from datasets import Audio, Dataset
+from datasets import Audio, Dataset, DatasetDict
 from PIL import Image
 from recipe_data import KINDS, Prepared, build_kind, character_tokenizer
 from recipe_sources import load_splits, parted, some
@@ -221,6 +221,41 @@ def test_mistakes(mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(WRITTEN, recipe, (write, [*fitting, *options]))
     with pytest.raises(kind, match=message):
         batch_of(prepared(recipe, tmp_path)[1].train, 1)
+
+
+def rows_of(**columns: list[Any]) -> DatasetDict:
+    return DatasetDict({"train": Dataset.from_dict(columns)})
+
+
+def test_cells_that_are_empty():
+    """Rows without a class are left out; one without a text is named."""
+    kind = build_kind("texts", {"max_length": 5, "validation_share": 0.3})
+    data = kind.prepare(rows_of(text=["a", "b", "c", "d"], label=["x", None, "y", "x"]), None, None)
+    assert (len(data.train.data) + len(data.validation.data), data.sizes["id2label"]) == (3, {0: "x", 1: "y"})
+    with pytest.raises(ValueError, match="Row 1 of the train rows has no 'text'"):
+        kind.prepare(rows_of(text=["a", None], label=["x", "y"]), None, None)
+
+
+def test_images_of_several_sizes():
+    kind = build_kind("grey_images", {"validation_share": 0.5})
+    images = [{"image": Image.new("L", (3 + i, 4)), "label": i} for i in range(2)]
+    with pytest.raises(ValueError, match=r"one size, width and height, got \[\(3, 4\), \(4, 4\)\]"):
+        kind.batch(kind.processor(Dataset.from_list(images)), images)
+
+
+def test_a_data_set_whose_first_rows_are_not_as_they_must_be(tmp_path: Path):
+    """It is said in a sentence, before a model is trained."""
+    smoke = ["speech-commands-dss", "--smoke", "--output_dir", str(tmp_path / "out"), "--dataset", str(tmp_path)]
+    wavfile.write(tmp_path / "a.wav", RATE, WAVE)
+    with pytest.raises(SystemExit, match="has no training rows: recordings lie in one folder for each class"):
+        train.main(smoke)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            wavfile.write(tmp_path / name / f"{i}.wav", RATE, WAVE)
+    options = ["classes=null", "sampling_rate=16000", "validation_share=0.3"]
+    with pytest.raises(SystemExit, match=f"sampling_rate=16000 .* the rate {RATE}"):
+        train.main([*smoke, "--data_options", *options])
 
 
 def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -259,7 +259,7 @@ SYMBOLS_REFUSED = {
     "twice": (["<unk>", "a", "a"], {"unk_token": "<unk>"}, False, r"each there once, got \['a'\]"),
     "space": (["<unk>", "a b"], {"unk_token": "<unk>"}, False, r"without spaces.*\['a b'\]"),
     "nothing": (["<unk>", ""], {"unk_token": "<unk>"}, False, r"got \[''\]"),
-    "not a symbol": (["a"], {"unk_token": "<unk>"}, False, r"unk_token.*'<unk>'.*add what is missing"),
+    "not a symbol": (["a"], {"unk_token": "<unk>"}, False, r"unk_token.*: add '<unk>' to the symbols"),
     "no such role": (["a"], {"unk_token": "a", "end": "a"}, False, r"some of pad_token, .* got .*'end'"),
     "none for the unknown": (["a"], {"pad_token": "a"}, False, "must name unk_token, got"),
     "no end to append": (["a"], {"unk_token": "a"}, True, "must name eos_token and unk_token, got"),

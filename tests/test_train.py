@@ -119,9 +119,13 @@ def test_command_line_holds(name: str, tmp_path: Path):
 
 def test_last_checkpoint(tmp_path: Path):
     """It is gone on from where there is one."""
+    resume = ["--output_dir", str(tmp_path), "--resume_from_checkpoint", "True"]
     (tmp_path / "checkpoint-2").mkdir()
-    run = train.read_run("twin-atomic-dlr", ["--output_dir", str(tmp_path), "--resume_from_checkpoint", "True"])
-    assert run.training.resume_from_checkpoint is True
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}", encoding="utf-8")
+    assert train.read_run("twin-atomic-dlr", resume).training.resume_from_checkpoint is True
+    (tmp_path / "checkpoint-10").mkdir()
+    with pytest.raises(ValueError, match=r"checkpoint-10 has no trainer_state.json, as after a run that was killed"):
+        train.read_run("twin-atomic-dlr", resume)
 
 
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
