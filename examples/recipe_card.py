@@ -1,35 +1,23 @@
 """The card of a recipe's model: what was run, on what, and what it scored."""
 
-import json
 import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, last_part
+from common import last_part
 from datasets import Dataset
 from recipe_data import Prepared
 from recipe_options import DrawnTask, Run, examples_to_draw
-from transformers import Trainer
 
 from hub_upload.callback import CardCallback
-from hub_upload.card import CardOptions, write_card
+from hub_upload.card import CardOptions
 
 
-def attach_card(trainer: Trainer, run: Run, prepared: Prepared) -> None:
-    """Let the trainer's `create_model_card`, which a push calls, too, write results.json and the card of this run."""
+def card_of(run: Run, prepared: Prepared) -> CardCallback:
+    """What writes the card after training and after each evaluation that follows."""
     options = CardOptions(dataset=name_of_data(run), picture=not run.options.smoke)
-    write_scores = CardCallback(options).attach(trainer).create_model_card
-
-    def create_model_card(*_given: Any, **_named: Any) -> None:
-        write_scores()
-        if trainer.is_world_process_zero():
-            results = Path(str(run.training.output_dir), RESULTS)
-            said = json.loads(results.read_text(encoding="utf-8")) | what_was_run(run, prepared)
-            results.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
-            write_card(results.parent, options)
-
-    trainer.create_model_card = create_model_card
+    return CardCallback(options, run=what_was_run(run, prepared))
 
 
 def what_was_run(run: Run, prepared: Prepared) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from common import RECIPES, last_part, load_recipe
-from recipe_card import attach_card
+from recipe_card import card_of
 from recipe_checks import check_answers, check_model, check_options
 from recipe_data import ClassifiedData, Prepared, View, build_kind
 from recipe_options import (
@@ -299,7 +299,7 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
             training, state_rate(options.state_learning_rate), decay_vectors=options.decay_vectors
         ),
     )
-    attach_card(trainer, run, prepared)
+    card_of(run, prepared).attach(trainer)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = trainer.evaluate()
     for name, view in prepared.at_the_end.items():
@@ -311,7 +311,6 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
     trainer.save_model()
     trainer.save_metrics("eval", metrics)
     trainer.save_state()
-    trainer.create_model_card()
     if training.push_to_hub:
         trainer.push_to_hub()
     return metrics

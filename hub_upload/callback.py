@@ -26,14 +26,21 @@ class CardCallback(TrainerCallback):
     Args:
         options: what no log says: license, language, data set, limits.
         baselines: such as {"accuracy_tfidf": 0.98}, to stand beside the metric that their names begin with.
+        run: what else results.json is to hold: "recipe", "data", "command", "seed", as `write_card` reads them.
 
     >>> from transformers import Trainer
     >>> trainer = CardCallback(CardOptions(language=["en"])).attach(Trainer(model, args))  # doctest: +SKIP
     """
 
-    def __init__(self, options: CardOptions | None = None, baselines: dict[str, float] | None = None):
+    def __init__(
+        self,
+        options: CardOptions | None = None,
+        baselines: dict[str, float] | None = None,
+        run: dict[str, Any] | None = None,
+    ):
         self.options = options or CardOptions()
         self.baselines = baselines or {}
+        self.run = run or {}
         self.trained = False
         self.scores: dict[str, Any] = {}
 
@@ -90,7 +97,7 @@ class CardCallback(TrainerCallback):
         }
         if trained is not None:
             results["training_seconds"] = round(trained["train_runtime"], 1)
-        write_whole(folder, {RESULTS: (json.dumps(results, indent=2, default=str) + "\n").encode()})
+        write_whole(folder, {RESULTS: (json.dumps(results | self.run, indent=2, default=str) + "\n").encode()})
         write_card(folder, self.options)
 
 
