@@ -44,8 +44,10 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
         default = each.default if each.default_factory is MISSING else each.default_factory()
         if each.name in others and value != default:
             raise ValueError(f"Recipe {recipe!r} is on a {kind}, which has no --{each.name}, got {value!r}.")
-        if value is not None and value < LEAST.get(each.name, value):
-            raise ValueError(f"--{each.name} must be at least {LEAST[each.name]}, got {value}.")
+    for name, least in LEAST.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}.")
     if on_data and options.dataset is None and not options.smoke:
         raise ValueError("The Hub has no data for this recipe: give the folder or file that holds them with --dataset.")
     if not on_data and training.max_steps <= 0 and not options.num_train:

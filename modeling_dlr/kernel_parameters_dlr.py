@@ -51,9 +51,10 @@ class KernelField(NamedTuple):
         """Raise ValueError unless ``value`` is one of the choices, or of the right type and in range."""
         if self.choices:
             if value not in self.choices:
+                hint = did_you_mean(value, self.choices)
                 raise ValueError(
                     f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}"
-                    f"{nearest(value, self.choices)}"
+                    f"{f': {hint}' if hint else '.'}"
                 )
             return
         if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
@@ -167,11 +168,7 @@ def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any
     """
     given = dict(given or {})
     kernel_type = given.get("kernel_type", "dlr")
-    if kernel_type not in list(KERNEL_FIELDS):
-        raise ValueError(
-            f"kernel_parameters['kernel_type'] must be one of {list(KERNEL_FIELDS)}, got {kernel_type!r}"
-            f"{nearest(kernel_type, KERNEL_FIELDS)}"
-        )
+    KERNEL_FIELDS["dlr"]["kernel_type"].check("kernel_type", kernel_type)
     specs = KERNEL_FIELDS[kernel_type]
     refuse_unknown_names(f"kernel_parameters of kernel_type {kernel_type!r}", given, specs)
     complete = {name: given.get(name, spec.default) for name, spec in specs.items()} | {"kernel_type": kernel_type}
@@ -203,10 +200,10 @@ def why_no_recurrence(complete: Mapping[str, Any]) -> str | None:
     return None
 
 
-def nearest(given: Any, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the known one that it resembles, or a full stop."""
+def did_you_mean(given: Any, known: Iterable[str]) -> str | None:
+    """A question after the known name that an unknown one resembles, or None if it resembles none."""
     near = difflib.get_close_matches(str(given), list(known), n=1)
-    return f": did you mean {near[0]!r}?" if near else "."
+    return f"did you mean {near[0]!r}?" if near else None
 
 
 def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
@@ -214,6 +211,5 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str])
     known = list(known)
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known names are {sorted(known)}."
+            hint = did_you_mean(name, known) or f"known names are {sorted(known)}."
             raise ValueError(f"{where}: unknown name {name!r}; {hint}")

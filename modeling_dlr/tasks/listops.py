@@ -105,6 +105,9 @@ class ListOpsTask(Task):
     max_depth: int = 10
     max_args: int = 10
 
+    # Whether END closes a row.
+    ends: ClassVar[bool]
+
     def __post_init__(self):
         name = type(self).__name__
         if self.min_length < 1 or self.max_depth < 2 or self.max_args < 2:
@@ -117,9 +120,6 @@ class ListOpsTask(Task):
                 f"{name}: no expression of max_depth={self.max_depth} and max_args={self.max_args} has more than "
                 f"min_length={self.min_length} and fewer than max_length={self.max_length} tokens: widen these."
             )
-
-    # Whether END closes a row.
-    ends: ClassVar[bool]
 
     @property
     def vocab_size(self) -> int:
