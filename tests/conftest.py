@@ -1,6 +1,10 @@
 """What every test shares: no network, one thread, one seed, and the device."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,3 +22,29 @@ def _seed() -> None:
 def device() -> torch.device:
     """The accelerator when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small classifier of texts that is ready for the Hub."""
+    from test_hub_verify import make_folder
+
+    return make_folder(tmp_path_factory.mktemp("ready") / "model")
+
+
+@pytest.fixture
+def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, which has been verified, so that pushing need not do it again."""
+    from hub_upload import push
+
+    monkeypatch.setattr(push, "verify", lambda _folder: None)
+    return Path(shutil.copytree(ready, tmp_path / "model"))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A stand-in Hub that the client of this process talks to, with its token."""
+    import hub_server
+
+    with hub_server.in_place_of_the_hub(tmp_path, monkeypatch) as server:
+        yield server

@@ -10,12 +10,6 @@ import checkpoints
 import pytest
 from hub_disk import content, files_of_at_most, refused
 from test_hub_convert import CASE, lightning_checkpoint
-from test_hub_verify import make_folder
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("ready") / "model")
 
 
 @pytest.mark.parametrize("size", [100, 2_500, 12_000], ids=["configuration", "weights", "code"])

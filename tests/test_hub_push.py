@@ -11,7 +11,6 @@ import subprocess
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from datasets import Dataset
 from hub_disk import content, files_of_at_most, refused
 from huggingface_hub import HfApi, constants, hf_hub_download
 from test_hub_convert import lightning_checkpoint
-from test_hub_verify import make_folder
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from hub_upload import push as push_module
@@ -40,25 +38,6 @@ from modeling_dlr.tokenization import byte_tokenizer
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
-    """A stand-in Hub that the client of this process talks to, with its token."""
-    with hub_server.in_place_of_the_hub(tmp_path, monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("ready") / "model")
-
-
-@pytest.fixture
-def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a folder that has been verified, so that pushing need not do it again."""
-    monkeypatch.setattr(push_module, "verify", lambda _folder: None)
-    return Path(shutil.copytree(ready, tmp_path / "model"))
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -1,40 +1,19 @@
 """Pushes that are refused, by us before anything is sent or by the Hub: each with its exit code and its reason."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import hub_server
 import pytest
+from hub_disk import content
 from huggingface_hub import HfApi
-from test_hub_verify import make_folder
 
-from hub_upload import push as push_module
 from hub_upload.__main__ import main
 from hub_upload.errors import InputError, NewerRemoteError, RemoteError
 from hub_upload.push import PushOptions, push
 
 # huggingface_hub sends files to Git LFS by an argument that its own HTTP client deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub_server.Hub]:
-    """A stand-in Hub that the client of this process talks to, with its token."""
-    with hub_server.in_place_of_the_hub(tmp_path, monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("ready") / "model")
-
-
-@pytest.fixture
-def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of a folder that has been verified, so that pushing need not do it again."""
-    monkeypatch.setattr(push_module, "verify", lambda _folder: None)
-    return Path(shutil.copytree(ready, tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -116,11 +95,13 @@ def test_private_is_not_pushed_to_what_is_public(hub: hub_server.Hub, folder: Pa
 @pytest.mark.parametrize("kind", [409, 500, "cut"])
 def test_repository_that_is_not_made(kind: int | str, hub: hub_server.Hub, folder: Path):
     """Nor is anything sent where no repository can be made."""
+    before = content(folder)
     hub.trouble("POST /api/repos/create", kind)
     said = "--dry-run shows" if kind == "cut" else rf"was not written to: .* \(the Hub says: trouble {kind}\)"
     with pytest.raises(RemoteError, match=said):
         push(folder, "me/model")
     assert not [request for request in hub.requests if request.endswith("/commit/main")]
+    assert content(folder) == before
     push(folder, "me/model")
     assert "config.json" in hub.repositories["models/me/model"].files()
 

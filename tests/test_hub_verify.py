@@ -57,11 +57,6 @@ def test_every_auto_class_has_a_sample():
     assert SAMPLES.keys() == AUTO_CLASSES.keys()
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_folder(tmp_path_factory.mktemp("ready") / "model")
-
-
 @pytest.fixture
 def folder(ready: Path, tmp_path: Path) -> Path:
     """A copy of it to spoil."""
