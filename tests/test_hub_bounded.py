@@ -1,0 +1,109 @@
+"""Files and YAML that would hang a reader or fill its memory: each is refused at once, in one line."""
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hub_upload.bounded_files import read_bytes, read_json, read_text
+from hub_upload.bounded_yaml import MOST_CHARACTERS, parse_yaml
+from hub_upload.errors import InputError
+
+# Merge keys of merge keys: each level repeats the one before ten times.
+MERGES = "\n".join(
+    ["a0: &a0 {x: 1}"] + [f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 10)}]}}" for i in range(9)]
+)
+
+# What it is, the text, and what is said of it.
+HOSTILE: dict[str, tuple[str, str]] = {
+    "merges": (MERGES, "anchors .* are not read in line 1"),
+    "merge without an anchor": ("<<: {a: 1}", "merge keys .* are not read in line 1"),
+    "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "anchors"),
+    "itself": ("a: &a {b: *a}", "anchors"),
+    "alias alone": ("a: *b", "anchors"),
+    "deep list": ("[" * 10_000, "50 levels of nesting"),
+    "deep mapping": ("".join(f"{' ' * i}a:\n" for i in range(200)), "50 levels of nesting"),
+    "deep keys": ("? " * 10_000, "50 levels of nesting"),
+    "object": ("a: !!python/object/apply:os.system [touch ran]", "could not determine a constructor"),
+    "endless number": ("a: " + "9" * 100_000, "a number of 100,000 characters"),
+    "number of base 60": ("a: 1" + ":1" * 100_000, "a number of 200,001 characters"),
+    "twice": ("a: 1\nb: 2\na: 3", "'a' is there twice in line 3"),
+    "long": ("a: " + "x" * MOST_CHARACTERS, "more than 131,072 characters"),
+    "two documents": ("a: 1\n---\nb: 2", "but found another document in line 2"),
+    "bracket": ("a: [", "line 1"),
+    "tab": ("a:\n\t- b", "line 2"),
+    "control character": ("a: \x00", "special characters are not allowed"),
+    "list as a name": ("[a]: b", "unhashable key"),
+    "number that is none": ("a: !!int x", "invalid literal"),
+    "day that is none": ("a: 2001-02-31", "day"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_yaml(case: str):
+    """At once, and in one line that says what and where."""
+    text, message = HOSTILE[case]
+    started = time.perf_counter()
+    with pytest.raises(InputError, match=f"^x.yaml .*{message}") as refused:
+        parse_yaml(text, "x.yaml")
+    assert "\n" not in str(refused.value)
+    assert time.perf_counter() - started < 10
+
+
+@pytest.mark.parametrize(
+    "unit", ["[], ", "a: {}\n- ", "- ", "{a: b}, ", "'a' ", "? a\n", "| \n", "#\n", "%A\n", "a:\n "]
+)
+def test_much_yaml_takes_a_bounded_time(unit: str):
+    """Read or refused, repeated up to the limit."""
+    started = time.perf_counter()
+    with contextlib.suppress(InputError):
+        parse_yaml("[" + unit * (MOST_CHARACTERS // len(unit) - 1), "x.yaml")
+    assert time.perf_counter() - started < 60
+
+
+def test_plain_yaml():
+    """Everything else is what the safe loader reads."""
+    text = "a: {b: [1, 2.5, yes, null, 1e-3]}\n0: no\nc: |\n  two\n  lines\nd: 2026-01-01\ne: 0x1F\n"
+    value: Any = parse_yaml(text, "x.yaml")
+    assert value["a"] == {"b": [1, 2.5, True, None, "1e-3"]}
+    assert value[0] is False
+    assert (value["c"], value["d"].year, value["e"]) == ("two\nlines\n", 2026, 31)
+    assert parse_yaml("", "x.yaml") is None
+
+
+def test_what_is_no_regular_file(tmp_path: Path):
+    """A pipe that nobody writes to does not hang, and a device that never ends is not read."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "latin").write_bytes("é".encode("latin-1"))
+    (tmp_path / "brace").write_text("{", encoding="utf-8")
+    cases = {
+        tmp_path: "is a folder",
+        tmp_path / "absent": "cannot be read: No such file",
+        tmp_path / "loop": "cannot be read: ",
+        tmp_path / ("x" * 300): "cannot be read: ",
+        tmp_path / "a\0b": "cannot be read: ",
+        tmp_path / "latin": "is not text in UTF-8",
+        tmp_path / "brace": "is not valid JSON",
+    }
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        cases |= {tmp_path / "pipe": "is a pipe", Path("/dev/zero"): "is a pipe, a socket or a device"}
+    for path, message in cases.items():
+        with pytest.raises(InputError, match=message) as refused:
+            read_json(path)
+        assert "\n" not in str(refused.value)
+
+
+def test_files_of_a_length(tmp_path: Path):
+    path = tmp_path / "x"
+    path.write_bytes(b"a\r\nb")
+    assert read_bytes(path, 4) == b"a\r\nb"
+    assert read_text(path, 4) == "a\nb"
+    with pytest.raises(InputError, match="more than 3 bytes"):
+        read_bytes(path, 3)
+    path.write_text("[" * 10**5, encoding="utf-8")
+    with pytest.raises(InputError, match="not valid JSON"):
+        read_json(path)
