@@ -1,21 +1,25 @@
 """Checkpoints as data: tensors and hyper-parameters come out, and nothing that a file asks for is ever called."""
 
+import hashlib
 import json
+import logging
+import os
 import pickle
 import re
 import warnings
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from .archive import MAGIC, check_archive
+from .bounded_files import open_regular, read_text
+from .bounded_yaml import parse_yaml
 from .errors import InputError, reason_of
 
 # What a Lightning checkpoint may name besides tensors: harmless containers, and libraries whose objects become `Inert`.
@@ -27,6 +31,19 @@ _CONTAINERS: dict[str, Any] = {
 }
 _INERT_LIBRARIES = {"argparse", "lightning", "lightning_fabric", "omegaconf", "pathlib", "pytorch_lightning", "typing"}
 _MOST_SETTINGS = 100_000
+
+# What else is found under the name of a checkpoint, by its first bytes.
+_RESAVE = "and has no checksums that would show damage. Save its state dict again with the PyTorch that wrote it"
+_FORMATS = {
+    b"version https://git-lfs": "the pointer that Git LFS leaves: run git lfs pull",
+    b"<": "a web page or XML: fetch the file itself",
+    b"\x89HDF": "HDF5, as Keras writes it",
+    b"ustar": f"of PyTorch's format before 0.1.10, {_RESAVE}",
+    b"\x80": f"a plain pickle, or of PyTorch's format before 1.6, {_RESAVE}",
+    b"{": "a JSON text: name the file of weights itself",
+}
+
+logger = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
@@ -55,23 +72,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Tensors and hyper-parameters of a Lightning checkpoint, a bare state dict, or a safetensors file.
 
     Raises:
-        InputError: for a file that is missing, corrupt, names code to run, or holds no tensors.
+        InputError: for a file that is missing, damaged, names code to run, holds no tensors, or is in a format without
+            checksums that would show damage. Of the formats without them only safetensors is read, with a warning.
     """
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}: name a .ckpt, .pt or .safetensors file.")
-    if path.suffix == ".safetensors":
-        try:
-            return Checkpoint(load_file(path), None)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is no whole safetensors file ({error}): fetch it again.") from error
-    try:
-        loaded = _load_pickle(path)
-    except InputError:
-        raise
-    except (Exception, MemoryError) as error:  # a file of a stranger can make the unpickler raise anything
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-            raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
-        raise InputError(f"{path} is no whole PyTorch checkpoint ({reason_of(error)}): fetch it again.") from error
+    with open_regular(path) as file:
+        start, size = file.read(512), os.fstat(file.fileno()).st_size
+    if _is_safetensors(start, size):
+        loaded: Any = _load_safetensors(path)
+    elif start.startswith(MAGIC):
+        check_archive(path)
+        loaded = _load_archive(path)
+    else:
+        _refuse_format(path, start)
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
     tensors = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
@@ -84,23 +96,77 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(dict(tensors), _read_settings(path, loaded.get("hyper_parameters")))
 
 
+def _is_safetensors(start: bytes, size: int) -> bool:
+    """A safetensors file begins with the length of its header, which is JSON."""
+    return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, whose library checks names, sizes and offsets: there are no checksums.
+
+    Raises:
+        InputError: for a header that is damaged, or does not describe every byte after it once.
+    """
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # a header of random bytes is answered by several kinds of errors
+        raise InputError(f"{path} is no whole safetensors file ({reason_of(error)}): fetch it again.") from error
+    logger.warning(
+        "%s has no checksums, so damaged numbers in it cannot be seen. Compare its SHA-256 with its source's: %s",
+        path,
+        sha256_of(path),
+    )
+    return tensors
+
+
+def sha256_of(path: Path) -> str:
+    """The digest that the Hub shows for a file of weights."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_format(path: Path, start: bytes) -> NoReturn:
+    """Say what a file is that is neither an archive nor safetensors."""
+    what = next((kind for magic, kind in _FORMATS.items() if start.startswith(magic)), None)
+    if not start:
+        what = "empty"
+    elif what is None:
+        what = _FORMATS[b"ustar"] if start[257:262] == b"ustar" else "of no format that is known here"
+    raise InputError(
+        f"{path} cannot be read as data, and is never run as code: it is no archive of torch.save and no whole "
+        f"safetensors file, but {what}."
+    )
+
+
+def _load_archive(path: Path) -> Any:
+    """What the pickle of an archive holds.
+
+    Raises:
+        InputError: for one that names code to run, or is no pickle of tensors.
+    """
+    try:
+        return _load_pickle(path)
+    except InputError:
+        raise
+    except (Exception, MemoryError) as error:  # a file of a stranger can make the unpickler raise anything
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
+        raise InputError(f"{path} is no whole PyTorch checkpoint ({reason_of(error)}): fetch it again.") from error
+
+
 def _load_pickle(path: Path) -> Any:
-    """What a pickle holds, by torch's weights-only unpickler, with stand-ins for the libraries of the table."""
+    """The same by torch's weights-only unpickler, with stand-ins for the libraries of the table."""
     stand_ins: list[Any] = []
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                raise InputError(f"{path} unpacks to more bytes than it has, as nothing does that PyTorch has saved.")
-        for name in get_unsafe_globals_in_checkpoint(path):
-            if name not in _CONTAINERS and name.split(".")[0] not in _INERT_LIBRARIES:
-                raise InputError(
-                    f"{path} asks to import {name}, which a checkpoint of numbers has no use for. It was not run, "
-                    "and nothing was loaded."
-                )
-            stand_ins.append((_CONTAINERS.get(name, Inert), name))
+    for name in get_unsafe_globals_in_checkpoint(path):
+        if name not in _CONTAINERS and name.split(".")[0] not in _INERT_LIBRARIES:
+            raise InputError(
+                f"{path} asks to import {name}, which a checkpoint of numbers has no use for. It was not run, "
+                "and nothing was loaded."
+            )
+        stand_ins.append((_CONTAINERS.get(name, Inert), name))
     with safe_globals(stand_ins), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it says what the error will
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
 
 
 def _refusal(error: BaseException) -> str:
@@ -127,33 +193,30 @@ def read_hyper_parameters(path: Path) -> dict[str, Any]:
     """Hyper-parameters from a YAML or JSON file.
 
     Raises:
-        InputError: for a file that is missing, cannot be parsed, or holds no mapping; and for YAML without PyYAML.
+        InputError: for a file that is missing, too large, cannot be parsed, or holds no mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The hyper-parameters {path} cannot be read: {error}.") from error
-    try:
-        given = json.loads(text) if path.suffix == ".json" else _parse_yaml(path, text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    text = read_text(path)
+    if path.suffix == ".json":
+        try:
+            given = json.loads(text, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path} is not valid JSON: {reason_of(error)}.") from error
+    else:
+        given = parse_yaml(text, str(path))
     settings = _read_settings(path, given)
     if settings is None:
         raise InputError(f"{path} must hold a mapping of names to values, got a {type(given).__name__}.")
     return settings
 
 
-def _parse_yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise InputError(
-            f"Reading {path} needs PyYAML, which is not installed: pip install PyYAML, or write it as JSON."
-        ) from None
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}.") from error
+def _once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The entries of a JSON object, none of them given twice."""
+    found: dict[str, Any] = {}
+    for name, value in entries:
+        if name in found:
+            raise ValueError(f"{name[:80]!r} is there twice")
+        found[name] = value
+    return found
 
 
 def _read_settings(path: Path, given: Any) -> dict[str, Any] | None:

@@ -1,6 +1,5 @@
 """A checkpoint of the official DLR and DSS code, or of S4D, as a model folder with the right head."""
 
-import hashlib
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from modeling_dlr import (
 )
 
 from .card import CardOptions, write_card
-from .checkpoint import read_checkpoint, read_hyper_parameters
+from .checkpoint import read_checkpoint, read_hyper_parameters, sha256_of
 from .diagonalise import diagonalise
 from .errors import InputError
 from .folders import new_folder
@@ -83,9 +82,7 @@ def convert(
 
 def _described(card: CardOptions, folder: Path, checkpoint: Path, residual: float | None) -> CardOptions:
     """The card's options, with the folder's final name and where the weights come from."""
-    with checkpoint.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    facts = [f"Converted from the checkpoint `{checkpoint.name}` (SHA-256 `{digest}`)."]
+    facts = [f"Converted from the checkpoint `{checkpoint.name}` (SHA-256 `{sha256_of(checkpoint)}`)."]
     if residual is not None:
         facts.append(f"Its kernels of S4 were made diagonal, with an error of {residual:.1g} of the largest tap.")
     return replace(

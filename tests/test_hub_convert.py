@@ -206,18 +206,6 @@ def test_bare_weights(weights: Callable[[Path], Path], settings: Callable[[Path]
     assert_same_tensors(found, expected)
 
 
-def test_yaml_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without PyYAML the error names the package to install."""
-    monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(InputError, match="pip install PyYAML"):
-        convert(bare_pickle(tmp_path), tmp_path / "model", hyper_parameters=as_yaml_text(tmp_path))
-
-
-def as_yaml_text(folder: Path) -> Path:
-    (folder / "run.yaml").write_text("model: {}\n", encoding="utf-8")
-    return folder / "run.yaml"
-
-
 class RunsCode:
     """Pickles as a call of ``function``."""
 
@@ -291,7 +279,7 @@ def cut(path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: folder / "absent.ckpt", "There is no checkpoint"),
+        (lambda folder: folder / "absent.ckpt", "cannot be read: No such file"),
         (lambda folder: cut(lightning_checkpoint(CASE, folder / "x.ckpt")), "fetch it again|read as data"),
         (lambda folder: cut(bare_safetensors(folder)), "no whole safetensors"),
         (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={}), "empty"),

@@ -1,0 +1,58 @@
+"""Archives of torch.save, checked entry by entry: torch.load itself looks at no checksum."""
+
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+from .errors import InputError, reason_of
+
+MAGIC = b"PK\x03\x04"
+_BLOCK = 2**20
+
+
+def check_archive(path: Path) -> None:
+    """Read every entry once, and compare it with its checksum.
+
+    Raises:
+        InputError: naming the entry whose CRC-32, name or size is not what the archive says; for an archive that is cut
+            off, compressed, or holds an entry twice.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            _check_directory(path, entries)
+            for entry in entries:
+                _check_entry(path, archive, entry)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile raises nearly anything for a directory of random bytes
+        raise InputError(f"{path} is no whole archive ({reason_of(error)}): fetch it again.") from error
+
+
+def _check_directory(path: Path, entries: list[zipfile.ZipInfo]) -> None:
+    """Entries as torch.save writes them: not compressed, not more than the file has, each name once."""
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise InputError(f"{path} unpacks to more bytes than it has, as nothing does that PyTorch has saved.")
+    names = Counter(entry.filename.lower() for entry in entries)  # PyTorch's reader knows no upper case
+    name, times = max(names.items(), key=lambda pair: pair[1], default=("", 0))
+    if times > 1:
+        raise InputError(f"{path} holds the entry {name!r} {times} times, and nothing says which is meant.")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise InputError(
+                f"{path} is damaged or was not saved by PyTorch: its entry {entry.filename!r} is compressed, or of "
+                "another size than it says. Fetch it again."
+            )
+
+
+def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Compare one entry with its checksum; its name and size with those before its content."""
+    try:
+        with archive.open(entry) as content:
+            while content.read(_BLOCK):
+                pass
+    except Exception as error:
+        raise InputError(
+            f"{path} is damaged in its entry {entry.filename!r} ({reason_of(error)}): fetch it again. If it was "
+            "saved under torch.serialization.set_crc32_options(False), save it again with checksums."
+        ) from error
