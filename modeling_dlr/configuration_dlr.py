@@ -20,6 +20,16 @@ from .kernel_parameters_dlr import (
     refuse_unknown_names,
     why_no_recurrence,
 )
+from .labels_dlr import (
+    check_label2id,
+    check_num_labels,
+    check_problem_type,
+    complete_labels,
+    default_id2label,
+    inverted,
+    ordered_id2label,
+    relabelled,
+)
 
 # Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
 BYTE_VOCAB_SIZE = 261
@@ -29,8 +39,6 @@ LAYER_TYPES = ("dlr", "full_attention", "local_attention")
 # What config.json says instead: transformers also reads it with its base class (to resume training, to find a
 # tokenizer), which refuses layer types other than its own.
 SAVED_LAYER_TYPES = {"dlr": "linear_attention", "local_attention": "chunked_attention"}
-
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 
 # Keys that transformers and the libraries around it keep in config.json without declaring them as fields.
 TOLERATED_KEYS = {
@@ -174,6 +182,14 @@ class DLRConfig(PreTrainedConfig):
         False, "return the state as past_key_values from every forward pass; generation always does"
     )
 
+    # Fields of transformers, declared again so that `strict` sees their types.
+    id2label: dict | None = None
+    label2id: dict | None = None
+    problem_type: str | None = None
+
+    # The class of the head that saved `problem_type`; None where a person gave it.
+    _problem_type_of = None
+
     def __post_init__(self, **kwargs):
         tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
         extra = [name for name in kwargs if not name.startswith("_") and name not in tolerated]
@@ -193,7 +209,34 @@ class DLRConfig(PreTrainedConfig):
         self.layer_types = [names.get(name, name) for name in types]
         self.rope_parameters = complete_rope_parameters(self.rope_parameters)
         self.kernel_parameters = complete_kernel_parameters(self.kernel_parameters)
+        self.id2label, self.label2id = complete_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
         super().__post_init__(**kwargs)
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        """As in transformers; names of classes are ordered, and `id2label` fills `label2id`."""
+        if key == "id2label" and value is not None:
+            value = ordered_id2label(value)
+            super().__setattr__("label2id", inverted(value))
+        super().__setattr__(key, value)
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of a classification or regression head: as many as there are names in `id2label`."""
+        return len(self.id2label or ())
+
+    @num_labels.setter
+    def num_labels(self, num_labels: int) -> None:
+        check_num_labels(num_labels)
+        if num_labels != self.num_labels:
+            self.id2label = default_id2label(num_labels)
+
+    def problem_type_for(self, head: type) -> str | None:
+        """What a ``head`` of this class starts with: the problem type of a folder belongs to the head that saved it.
+
+        One that is given by a person, in the constructor or to `from_pretrained`, belongs to every head.
+        """
+        mine = self._problem_type_of in (None, *(base.__name__ for base in head.__mro__))
+        return self.problem_type if mine else None
 
     def validate_input(self):
         """Exactly one kind of input."""
@@ -216,11 +259,10 @@ class DLRConfig(PreTrainedConfig):
             )
 
     def validate_labels(self):
-        """What a head predicts; `strict` does not see the types of the fields that transformers declares."""
-        if not self.num_labels:
-            raise ValueError("num_labels must be >= 1, got 0: a head needs something to predict.")
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise ValueError(f"problem_type must be None or one of {list(PROBLEM_TYPES)}, got {self.problem_type!r}.")
+        """What a head predicts."""
+        id2label = ordered_id2label(self.id2label or {})
+        check_label2id(id2label, self.label2id or {})
+        check_problem_type(self.problem_type, len(id2label))
 
     def validate_padding_token(self):
         """The pad token is one of the vocabulary."""
@@ -245,20 +287,26 @@ class DLRConfig(PreTrainedConfig):
         """As in transformers; fields among ``kwargs`` are checked and completed like those of the dictionary.
 
         Kernel parameters are those of the dictionary with the given ones in their place, unless the kernel_type is
-        another.
+        another. Another number of classes gets names, and a problem type, of its own.
         """
         # transformers knows what dtype="auto" is.
-        given = {spec.name: kwargs.pop(spec.name) for spec in fields(cls) if spec.name in kwargs.keys() - {"dtype"}}
+        names = {spec.name for spec in fields(cls)} - {"dtype"} | {"num_labels"}
+        given = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         saved, new = config_dict.get("kernel_parameters") or {}, given.get("kernel_parameters")
         if isinstance(saved, dict) and isinstance(new, dict):
             saved = {"kernel_type": "dlr"} | saved
             if new.get("kernel_type", saved["kernel_type"]) == saved["kernel_type"]:
                 given["kernel_parameters"] = saved | new
-        return super().from_dict(config_dict | given, **kwargs)
+        returned = super().from_dict(relabelled(config_dict, given) | given, **kwargs)
+        config = returned[0] if isinstance(returned, tuple) else returned
+        if "problem_type" not in given and config.problem_type is not None:
+            config._problem_type_of = next((name for name in config.architectures or () if "For" in name), None)
+        return returned
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""
         output = super().to_dict()
+        output.pop("_problem_type_of", None)
         types = output["layer_types"]
         if types is not None:
             all_dlr = all(name == "dlr" for name in types)

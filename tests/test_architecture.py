@@ -20,7 +20,8 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 # What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
-    "configuration_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
+    "labels_dlr": set(),
+    "configuration_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr", ".labels_dlr"},
     "convolution_dlr": {"torch"},
     "precision_dlr": {"torch"},
     "products_dlr": {"torch"},
@@ -71,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "auto_dlr": {".heads_dlr", ".language_heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
 }
-STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "functools", "math", "os", "typing"}
+STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "functools", "math", "os", "reprlib", "typing"}
 
 # Folders whose Python files are held to the rules; those that nobody imports; and what may be imported of the package.
 FOLDERS = ["modeling_dlr", "examples", "tests", "hub_upload", "benchmarks", "docs", "configuration"]

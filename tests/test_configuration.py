@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub.errors import StrictDataclassError
+from refusals import refusal
 from tiny import tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM, BertConfig
 
@@ -187,13 +187,6 @@ REFUSED_KERNELS: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "negative deviation": ({"weight_init_std": -1}, ["weight_init_std", ">= 0", "-1"]),
     "endless deviation": ({"weight_init_std": float("inf")}, ["weight_init_std", "finite", "inf"]),
 }
-
-
-def refusal(call: Any, *arguments: Any, **fields: Any) -> str:
-    """The message of the one error that ``call`` raises."""
-    with pytest.raises((ValueError, StrictDataclassError)) as caught:
-        call(*arguments, **fields)
-    return str(caught.value)
 
 
 def test_defaults():
