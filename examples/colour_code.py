@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     fields, recipe = load_recipe("python-colours")
     with output_folder(options.output_dir) as folder:
         data, names = load_data(options)
-        tokenizer = byte_tokenizer(split_special_tokens=True)
+        tokenizer = byte_tokenizer(add_prefix_space=False, split_special_tokens=True)
         length = options.max_length or recipe["max_length"]
         cut = windows(data, tokenizer, length)
         cut["test"] = shrink(cut["test"], 8 if options.smoke else recipe["test_windows"])

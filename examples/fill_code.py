@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     fields, recipe = load_recipe("python-masked-lm")
     with output_folder(options.output_dir) as folder:
         data = load_data(options)
-        tokenizer = byte_tokenizer()
+        tokenizer = byte_tokenizer(add_prefix_space=False)
         cut = windows(data, tokenizer, options.max_length or recipe["max_length"])
         cut["test"] = shrink(cut["test"], 8 if options.smoke else recipe["test_windows"])
 

@@ -1,7 +1,8 @@
 """Processors for sound and images, set up for these models: what they save, the Auto classes of transformers load.
 
-They are objects of transformers, so `AutoFeatureExtractor` and `AutoImageProcessor` need neither this package nor
-remote code. Images need Pillow (extra `tasks`).
+They are objects of transformers, so `AutoFeatureExtractor` and `AutoImageProcessor` load them without this package.
+Beside a model, transformers asks about the model's code first: give `trust_remote_code=True`. Images need Pillow (extra
+`tasks`).
 """
 
 from transformers import SegformerImageProcessorPil, Wav2Vec2FeatureExtractor

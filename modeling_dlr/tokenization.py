@@ -1,9 +1,14 @@
-"""Tokenizers built in code as stock fast tokenizers: what they save, `AutoTokenizer` loads without this package."""
+"""Tokenizers built in code as stock fast tokenizers: what they save, `AutoTokenizer` loads without this package.
+
+Beside a model, transformers asks about the model's code first: give `AutoTokenizer` ``trust_remote_code=True``, too.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from typing import Literal
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = {
@@ -15,22 +20,33 @@ SPECIAL_TOKENS = {
 }
 
 
-def byte_tokenizer(*, split_special_tokens: bool = False) -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte: 5 special tokens and 256 bytes, 261 in all. Keeps character offsets.
+def byte_tokenizer(*, add_prefix_space: bool = True, split_special_tokens: bool = False) -> PreTrainedTokenizerFast:
+    """A space before the text, then one token per UTF-8 byte: 5 special tokens and 256 bytes, 261 in all.
 
-    Of a pair of texts, ``</s>`` ends the first.
+    Keeps character offsets. Of a pair of texts, ``</s>`` ends the first.
+
+    With ``is_split_into_words=True`` every word begins with a space, so that words read as the text that they form; the
+    space has the word's id and, as its offsets, those of the word's first character. A script that labels only the
+    first token of every word labels this space: let it label all tokens, to have an answer for every byte.
 
     Args:
+        add_prefix_space: begin every text that does not begin with a space with one, as transformers' tokenizers do
+            under this name. Without it every token is one byte of the text, and words are joined: for labels of every
+            byte, and for words that are single characters.
         split_special_tokens: read a "<mask>" in the text as six bytes, so that every byte of any text is one token.
 
     >>> tokenizer = byte_tokenizer()
     >>> len(tokenizer), tokenizer("né").input_ids, tokenizer.decode(tokenizer("né").input_ids)
-    (261, [82, 132, 107], 'né')
+    (261, [225, 82, 132, 107], ' né')
+    >>> tokenizer(["New", "York"], is_split_into_words=True).input_ids == tokenizer("New York").input_ids
+    True
+    >>> byte_tokenizer(add_prefix_space=False)("né").input_ids
+    [82, 132, 107]
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS.values(), *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = _bytes(add_prefix_space, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = _pairs(tokenizer)
     return _wrapped(tokenizer, SPECIAL_TOKENS, split_special_tokens=split_special_tokens)
@@ -41,27 +57,43 @@ def symbol_tokenizer(
     *,
     special_tokens: Mapping[str, str] = {"pad_token": "<pad>", "unk_token": "<unk>"},
     append_eos: bool = False,
+    separated: bool = True,
+    case: Literal["lower", "upper"] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """One token per symbol, for texts of symbols with spaces between them. Keeps character offsets.
+    """One token per symbol, for texts of symbols with spaces between them or without. Keeps character offsets.
 
     Args:
         symbols: the vocabulary, special tokens included; a symbol's place is its id.
         special_tokens: which symbols are ``pad_token``, ``unk_token``, ``bos_token``, ``eos_token`` or ``mask_token``.
             ``unk_token``, which stands for every unknown symbol, is needed.
         append_eos: end every text with the ``eos_token``.
+        separated: whether white space parts the symbols. Without it every character but white space is a symbol, as in
+            DNA and proteins.
+        case: bring texts into the case of the symbols first.
 
     Raises:
-        ValueError: for a symbol that is empty, holds a space or is there twice, and for special tokens that are not
-            symbols, or have no such name, or leave none for what is unknown or for the end.
+        ValueError: for a symbol that is empty, holds a space, is there twice, has several characters where each is a
+            symbol, or is of the other ``case``; and for special tokens that are not symbols, or have no such name, or
+            leave none for what is unknown or for the end.
 
     >>> tokenizer = symbol_tokenizer(["<pad>", "<unk>", "X", "[MIN", "[MAX", *"0123456789"])
     >>> tokenizer("[MIN 3 [MAX 4 7 X X").input_ids, tokenizer.decode([3, 8, 2])
     ([3, 8, 4, 9, 12, 2, 2], '[MIN 3 X')
+    >>> bases = symbol_tokenizer(["<pad>", "<unk>", *"ACGT"], separated=False, case="upper")
+    >>> bases("ACgtN").input_ids, bases.decode([2, 3, 4])
+    ([2, 3, 4, 5, 1], 'ACG')
     """
-    _check_symbols(symbols, special_tokens, append_eos)
+    _check_special_tokens(symbols, special_tokens, append_eos)
+    _check_symbols(symbols, set(special_tokens.values()), separated, case)
     vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special_tokens["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    if case is not None:
+        tokenizer.normalizer = _in_case(symbols, case)
+    spaces = pre_tokenizers.WhitespaceSplit()
+    tokenizer.pre_tokenizer = spaces
+    if not separated:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spaces, pre_tokenizers.Split(Regex("."), "isolated")])
+        tokenizer.decoder = decoders.Fuse()
     if append_eos:
         end = special_tokens["eos_token"]
         tokenizer.post_processor = processors.TemplateProcessing(f"$A {end}", special_tokens=[(end, vocabulary[end])])
@@ -69,23 +101,33 @@ def symbol_tokenizer(
 
 
 def train_bpe_tokenizer(
-    texts: Iterable[str], vocab_size: int, *, show_progress: bool = True
+    texts: Iterable[str], vocab_size: int, *, add_prefix_space: bool = True, show_progress: bool = True
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer fitted to ``texts``, with the same five special tokens.
+    """A byte-level BPE tokenizer fitted to ``texts``, with the five special tokens of `byte_tokenizer`.
+
+    Texts and words begin with a space as there.
 
     Args:
         texts: the training texts, and only those.
         vocab_size: tokens wanted, the 261 of the byte tokenizer included.
+        add_prefix_space: begin every text that does not begin with a space with one; without it words are joined.
         show_progress: draw a progress bar.
 
     Raises:
-        ValueError: if ``vocab_size`` leaves no room for the bytes and the special tokens.
+        TypeError: if ``texts`` is one string, whose items are letters.
+        ValueError: if there are no texts, or ``vocab_size`` leaves no room for the bytes and the special tokens.
     """
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be several texts, got the string {texts[:40]!r}: give [text], or a list of lines.")
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
         raise ValueError(f"vocab_size must be at least {smallest} (bytes and special tokens), got {vocab_size}.")
+    texts = iter(texts)
+    first = next(texts, None)
+    if first is None:
+        raise ValueError("texts must hold at least one text to learn from, got none: byte_tokenizer() needs none.")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = _bytes(add_prefix_space, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -93,15 +135,49 @@ def train_bpe_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=show_progress,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(chain([first], texts), trainer)
     tokenizer.post_processor = _pairs(tokenizer)
     return _wrapped(tokenizer, SPECIAL_TOKENS)
 
 
-def _check_symbols(symbols: Sequence[str], special_tokens: Mapping[str, str], append_eos: bool) -> None:
+def _bytes(add_prefix_space: bool, *, use_regex: bool) -> pre_tokenizers.PreTokenizer:
+    """Bytes, with a space before the text; `ByteLevel` itself would put one after each special token, too."""
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
+    if not add_prefix_space:
+        return bytes_of
+    space = pre_tokenizers.Metaspace(replacement=" ", prepend_scheme="first", split=False)
+    return pre_tokenizers.Sequence([space, bytes_of])
+
+
+def _in_case(symbols: Sequence[str], case: Literal["lower", "upper"]) -> normalizers.Normalizer:
+    """What brings the letters of the symbols into their case."""
+    letters = sorted(filter(_has_two_cases, set("".join(symbols))))
+    here = [letter for letter in letters if letter == getattr(letter, case)()]
+    return normalizers.Sequence([normalizers.Replace(letter.swapcase(), letter) for letter in here])
+
+
+def _has_two_cases(letter: str) -> bool:
+    """Whether it has another case of one character; the capital of "ß" has two."""
+    return len(letter.swapcase()) == 1 and letter != letter.swapcase()
+
+
+def _check_symbols(symbols: Sequence[str], special: set[str], separated: bool, case: str | None) -> None:
     wrong = [symbol for symbol, count in Counter(symbols).items() if count > 1 or symbol.split() != [symbol]]
     if wrong:
         raise ValueError(f"Symbols must be words without spaces, each there once, got {wrong}: rename or drop these.")
+    ordinary = [symbol for symbol in symbols if symbol not in special]
+    long = [symbol for symbol in ordinary if len(symbol) > 1]
+    if long and not separated:
+        raise ValueError(f"Without separators every symbol is one character, got {long}: set separated=True.")
+    if case not in (None, "lower", "upper"):
+        raise ValueError(f"case must be 'lower', 'upper' or None, got {case!r}.")
+    cased = {} if case is None else {symbol: list(filter(_has_two_cases, symbol)) for symbol in ordinary}
+    unreachable = [symbol for symbol, letters in cased.items() if letters != [getattr(x, case)() for x in letters]]
+    if unreachable:
+        raise ValueError(f"With case={case!r} no text holds the symbols {unreachable}: bring them into this case.")
+
+
+def _check_special_tokens(symbols: Sequence[str], special_tokens: Mapping[str, str], append_eos: bool) -> None:
     unknown = {role: token for role, token in special_tokens.items() if token not in symbols}
     if unknown or not special_tokens.keys() <= SPECIAL_TOKENS.keys():
         raise ValueError(

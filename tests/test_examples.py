@@ -91,7 +91,9 @@ def test_every_byte_of_a_file_has_a_label(tmp_path: Path):
     row = python_source.labelled_file(path)
     assert row is not None
     assert len(row["labels"]) == len(path.read_bytes())
-    assert len(byte_tokenizer(split_special_tokens=True)(row["text"]).input_ids) == len(row["labels"])
+    assert len(byte_tokenizer(add_prefix_space=False, split_special_tokens=True)(row["text"]).input_ids) == len(
+        row["labels"]
+    )
     broken = tmp_path / "broken.py"
     broken.write_text("x = (", encoding="utf-8")
     assert python_source.labelled_file(broken) is None

@@ -53,8 +53,8 @@ class Saved:
         return self.model(**self.processor(inputs, return_tensors="pt")).logits[0]
 
 
-def bpe() -> PreTrainedTokenizerFast:
-    return train_bpe_tokenizer([*TEXTS, "Die Größe von Öl und Grüßen"] * 4, 320, show_progress=False)
+def bpe(**options: Any) -> PreTrainedTokenizerFast:
+    return train_bpe_tokenizer([*TEXTS, "Die Größe von Öl und Grüßen"] * 4, 320, show_progress=False, **options)
 
 
 def scores_of(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -122,7 +122,8 @@ def test_empty_text(tmp_path: Path):
 
 def test_token_classification(tmp_path: Path):
     """A label per byte, and where its character stands; in batches as one by one."""
-    saved = Saved(tmp_path, "AutoModelForTokenClassification", byte_tokenizer(), **READS_BOTH_WAYS, id2label=LABELS)
+    tokenizer = byte_tokenizer(add_prefix_space=False)
+    saved = Saved(tmp_path, "AutoModelForTokenClassification", tokenizer, **READS_BOTH_WAYS, id2label=LABELS)
     tag = saved.pipeline("token-classification", ignore_labels=[])
     for batch_size in (1, 4):
         for text, rows in zip(TEXTS, tag(TEXTS, batch_size=batch_size), strict=True):
@@ -151,9 +152,9 @@ def test_groups_of_tokens(build: Callable[[], PreTrainedTokenizerFast], tmp_path
 @pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 @pytest.mark.parametrize("strategy", ["first", "average", "max"])
 @pytest.mark.parametrize("build", [byte_tokenizer, bpe], ids=["bytes", "BPE"])
-def test_words(build: Callable[[], PreTrainedTokenizerFast], strategy: str, tmp_path: Path):
+def test_words(build: Callable[..., PreTrainedTokenizerFast], strategy: str, tmp_path: Path):
     """With a strategy for words, all tokens of a word share a label; transformers takes what has no space for one."""
-    tokenizer = build()
+    tokenizer = build(add_prefix_space=False)
     fields = READS_BOTH_WAYS | {"vocab_size": len(tokenizer), "id2label": {i: f"KIND{i}" for i in range(4)}}
     saved = Saved(tmp_path, "AutoModelForTokenClassification", tokenizer, **fields)
     find = saved.pipeline("token-classification", aggregation_strategy=strategy)
@@ -189,7 +190,7 @@ def test_words(build: Callable[[], PreTrainedTokenizerFast], strategy: str, tmp_
 
 def test_fill_mask(tmp_path: Path):
     """The likeliest tokens of a mask, of chosen ones only, and of several masks each by itself."""
-    saved = Saved(tmp_path, "AutoModelForMaskedLM", byte_tokenizer(), **READS_BOTH_WAYS)
+    saved = Saved(tmp_path, "AutoModelForMaskedLM", byte_tokenizer(add_prefix_space=False), **READS_BOTH_WAYS)
     fill = saved.pipeline("fill-mask")
     tokenizer, text = saved.processor, "Grü<mask>e <mask> x<mask>"
     ids = tokenizer(text).input_ids
@@ -233,7 +234,7 @@ def test_text_generation(tmp_path: Path):
 
 def test_feature_extraction(tmp_path: Path):
     """The last hidden state of every token."""
-    saved = Saved(tmp_path, "AutoModel", byte_tokenizer(), **READS_BOTH_WAYS)
+    saved = Saved(tmp_path, "AutoModel", byte_tokenizer(add_prefix_space=False), **READS_BOTH_WAYS)
     extract = saved.pipeline("feature-extraction")
     for text, features in zip(TEXTS, extract(TEXTS), strict=True):
         with torch.no_grad():

@@ -1,12 +1,15 @@
 """Tokenizers: every text comes back, offsets point at it, and what is saved loads anywhere."""
 
 import json
+import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, DataCollatorForTokenClassification, PreTrainedTokenizerFast
 
 from modeling_dlr.tasks import load_task
 from modeling_dlr.tasks.listops import VOCABULARY
@@ -36,16 +39,25 @@ def load(folder: Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def trained() -> PreTrainedTokenizerFast:
-    return train_bpe_tokenizer(TRAINING_TEXTS, 280, show_progress=False)
+def trained(**options: Any) -> PreTrainedTokenizerFast:
+    return train_bpe_tokenizer(TRAINING_TEXTS, 280, show_progress=False, **options)
 
 
-TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
-    "bytes": byte_tokenizer,
-    "bytes and nothing else": lambda: byte_tokenizer(split_special_tokens=True),
-    "BPE": trained,
+# Those that read a text as it is, and those that put a space before it.
+EXACT: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "bytes": partial(byte_tokenizer, add_prefix_space=False),
+    "bytes and nothing else": partial(byte_tokenizer, add_prefix_space=False, split_special_tokens=True),
+    "BPE": partial(trained, add_prefix_space=False),
 }
+SPACED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
+    "spaced bytes": byte_tokenizer,
+    "spaced bytes and nothing else": partial(byte_tokenizer, split_special_tokens=True),
+    "spaced BPE": trained,
+}
+TOKENIZERS = EXACT | SPACED
 
+by_exact = pytest.mark.parametrize("build", EXACT.values(), ids=EXACT.keys())
+by_spaced = pytest.mark.parametrize("build", SPACED.values(), ids=SPACED.keys())
 by_tokenizer = pytest.mark.parametrize("build", TOKENIZERS.values(), ids=TOKENIZERS.keys())
 by_text = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 
@@ -63,7 +75,7 @@ def test_pairs_have_an_end_between_them(build: Callable[[], PreTrainedTokenizerF
         assert pair.offset_mapping[-1][1] == 3
 
 
-@by_tokenizer
+@by_exact
 @by_text
 def test_round_trip(build: Callable[[], PreTrainedTokenizerFast], text: str):
     """Every text comes back from its tokens, to the byte."""
@@ -74,13 +86,102 @@ def test_round_trip(build: Callable[[], PreTrainedTokenizerFast], text: str):
 
 @by_text
 def test_one_token_per_byte(text: str):
-    """The byte tokenizer gives one token per UTF-8 byte, the same for the same byte, and adds none."""
-    tokenizer = byte_tokenizer()
+    """Without a space before the text there is one token per UTF-8 byte, the same for the same byte, and no other."""
+    tokenizer = byte_tokenizer(add_prefix_space=False)
     ids = tokenizer(text).input_ids
     of_byte = dict(zip(text.encode(), ids, strict=True))
     assert [of_byte[byte] for byte in text.encode()] == ids
     assert len(set(of_byte.values())) == len(of_byte)
     assert not set(ids) & set(tokenizer.all_special_ids)
+
+
+@by_spaced
+@by_text
+def test_a_space_before_the_text(build: Callable[[], PreTrainedTokenizerFast], text: str):
+    """A text that does not begin with a space is read as if it did; the space counts with the first character."""
+    tokenizer = build()
+    spaced = f" {text}" if text and not text.startswith(" ") else text
+    encoded, expected = (tokenizer(each, return_offsets_mapping=True) for each in (text, spaced))
+    assert encoded.input_ids == expected.input_ids
+    assert tokenizer.decode(encoded.input_ids) == spaced
+    shift = len(spaced) - len(text)
+    moved = [(max(start - shift, 0), max(end - shift, shift)) for start, end in expected.offset_mapping]
+    assert encoded.offset_mapping == moved
+
+
+def test_no_space_within_a_text():
+    """Special tokens part a text, but what follows one gets no space."""
+    tokenizer = byte_tokenizer()
+    assert tokenizer.decode(tokenizer("the c<mask>t").input_ids) == " the c<mask>t"
+
+
+SENTENCES = [["New", "York", "is", "in", "Größe", "世界", "!"], ["EU", "'s", "x-y"], ["a"]]
+
+
+@pytest.mark.parametrize("build", [byte_tokenizer, trained], ids=["bytes", "BPE"])
+@pytest.mark.parametrize("saved", [False, True], ids=["built", "saved"])
+def test_words_are_read_as_the_text(build: Callable[[], PreTrainedTokenizerFast], saved: bool, tmp_path: Path):
+    """Words give the ids of the text that they form, alone, in batches, in pairs, padded and cut."""
+    tokenizer = build()
+    if saved:
+        tokenizer.save_pretrained(tmp_path)
+        tokenizer = load(tmp_path)
+    texts = [" ".join(words) for words in SENTENCES]
+    for words, text in zip(SENTENCES, texts, strict=True):
+        assert tokenizer(words, is_split_into_words=True).input_ids == tokenizer(text).input_ids
+    options: list[dict[str, Any]] = [{"padding": True}, {"truncation": True, "max_length": 9}]
+    options.append({"truncation": True, "max_length": 7, "stride": 2, "return_overflowing_tokens": True})
+    for option in options:
+        assert dict(tokenizer(SENTENCES, is_split_into_words=True, **option)) == dict(tokenizer(texts, **option))
+        if "stride" not in option:
+            pair = tokenizer(SENTENCES, SENTENCES[::-1], is_split_into_words=True, **option)
+            assert dict(pair) == dict(tokenizer(texts, texts[::-1], **option))
+
+
+@pytest.mark.parametrize("build", [byte_tokenizer, trained], ids=["bytes", "BPE"])
+def test_words_and_offsets(build: Callable[[], PreTrainedTokenizerFast]):
+    """Every token, the space included, has the id of its word; offsets are of the word's characters and cover it."""
+    tokenizer = build()
+    for words in SENTENCES:
+        encoded = tokenizer(words, is_split_into_words=True, return_offsets_mapping=True)
+        tokens_of = [[i for i, word in enumerate(encoded.word_ids()) if word == place] for place in range(len(words))]
+        assert [i for places in tokens_of for i in places] == list(range(len(encoded.input_ids)))
+        for word, places in zip(words, tokens_of, strict=True):
+            assert tokenizer.decode([encoded.input_ids[i] for i in places]) == f" {word}"
+            spans = [encoded.offset_mapping[i] for i in places]
+            assert {at for start, end in spans for at in range(start, end)} == set(range(len(word)))
+            assert spans == sorted(spans)
+
+
+def test_words_that_are_characters():
+    """Without the space, words are joined, each with its id."""
+    encoded = byte_tokenizer(add_prefix_space=False)(["世", "a"], is_split_into_words=True)
+    assert encoded.input_ids == byte_tokenizer(add_prefix_space=False)("世a").input_ids
+    assert encoded.word_ids() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("every", [False, True], ids=["first token", "every token"])
+def test_labels_of_words(every: bool):
+    """The alignment of transformers' script for token classification: the tag of a word is on its space, or on all."""
+    tokenizer = byte_tokenizer()
+    tags = [[3, 1, 0, 0, 2, 4, 0], [1, 0, 2], [4]]
+    features = []
+    for words, labels in zip(SENTENCES, tags, strict=True):
+        encoded = tokenizer(words, is_split_into_words=True, truncation=True)
+        word_ids = encoded.word_ids()
+        aligned = [
+            labels[word] if every or at == 0 or word_ids[at - 1] != word else -100 for at, word in enumerate(word_ids)
+        ]
+        features.append({**encoded, "labels": aligned})
+    batch = DataCollatorForTokenClassification(tokenizer)(features)
+    for ids, row, words, labels in zip(batch["input_ids"], batch["labels"], SENTENCES, tags, strict=True):
+        widths = [1 + len(word.encode()) for word in words]
+        expected = [
+            (label if every or at == 0 else -100) for label, width in zip(labels, widths, strict=True)
+            for at in range(width)
+        ]  # fmt: skip
+        assert row.tolist() == expected + [-100] * (len(row) - len(expected))
+        assert (ids[: sum(widths)][row[: sum(widths)] != -100][0]).item() == tokenizer.convert_tokens_to_ids("Ġ")
 
 
 def test_every_byte_has_a_token():
@@ -96,7 +197,7 @@ def test_every_byte_has_a_token():
     assert len(used) == 256 - len(impossible_in_utf8)
 
 
-@by_tokenizer
+@by_exact
 @by_text
 def test_offsets(build: Callable[[], PreTrainedTokenizerFast], text: str):
     """Offsets are of characters, in order, and together cover the text; a token within a character covers it."""
@@ -110,7 +211,7 @@ def test_offsets(build: Callable[[], PreTrainedTokenizerFast], text: str):
     assert encoded.offset_mapping == sorted(encoded.offset_mapping)
 
 
-@by_tokenizer
+@by_exact
 def test_special_tokens(build: Callable[[], PreTrainedTokenizerFast]):
     """The five special tokens have the first five ids, padding first, and are left out of decoded text on demand."""
     tokenizer = build()
@@ -124,12 +225,13 @@ def test_special_tokens(build: Callable[[], PreTrainedTokenizerFast]):
 @pytest.mark.parametrize(("split", "length"), [(False, 1), (True, 6)], ids=["one token", "six bytes"])
 def test_special_tokens_in_a_text(split: bool, length: int, tmp_path: Path):
     """A <mask> in a text is the special token, unless the tokenizer reads bytes only; saving keeps which."""
-    byte_tokenizer(split_special_tokens=split).save_pretrained(tmp_path)
-    for tokenizer in (byte_tokenizer(split_special_tokens=split), load(tmp_path)):
+    built = byte_tokenizer(split_special_tokens=split, add_prefix_space=False)
+    built.save_pretrained(tmp_path)
+    for tokenizer in (built, load(tmp_path)):
         assert len(tokenizer("<mask>").input_ids) == length
 
 
-@by_tokenizer
+@by_exact
 def test_padding(build: Callable[[], PreTrainedTokenizerFast]):
     """A padded batch holds what models of this library read, and nothing else."""
     batch = build()(["a", "the cat sat"], padding=True, return_tensors="pt")
@@ -151,10 +253,10 @@ def test_saved_tokenizer_loads_without_this_package(build: Callable[[], PreTrain
     assert loaded.special_tokens_map == tokenizer.special_tokens_map
     for text in TEXTS.values():
         assert loaded(text, return_offsets_mapping=True) == tokenizer(text, return_offsets_mapping=True)
-        assert loaded.decode(loaded(text).input_ids) == text
+        assert loaded.decode(loaded(text).input_ids) == tokenizer.decode(tokenizer(text).input_ids)
 
 
-@by_tokenizer
+@by_exact
 def test_long_text(build: Callable[[], PreTrainedTokenizerFast]):
     """A hundred thousand bytes are tokenized within seconds, and come back."""
     tokenizer = build()
@@ -173,7 +275,7 @@ def test_bpe_learns_from_the_texts_alone():
     in_letters = ["".join(byte_tokenizer().tokenize(text)) for text in TRAINING_TEXTS]
     merged = tokenizer.convert_ids_to_tokens(list(range(261, 280)))
     assert all(len(token) > 1 and any(token in text for text in in_letters) for token in merged)
-    assert len(tokenizer("the cat sat").input_ids) < len(tokenizer("zzz qqq www").input_ids) == 11
+    assert len(tokenizer("the cat sat").input_ids) < len(tokenizer("zzz qqq www").input_ids) == 12
 
 
 def test_bpe_reads_its_texts_once():
@@ -182,9 +284,19 @@ def test_bpe_reads_its_texts_once():
     assert streamed.get_vocab() == trained().get_vocab()
 
 
-def test_bpe_without_texts():
-    """A tokenizer of no text has the bytes only, whatever size is asked for."""
-    assert len(train_bpe_tokenizer([], 300, show_progress=False)) == 261
+@pytest.mark.parametrize(
+    ("texts", "error", "says"),
+    [
+        ("the cat", TypeError, r"must be several texts, got the string 'the cat': give \[text\]"),
+        ([], ValueError, r"at least one text to learn from, got none: byte_tokenizer\(\) needs none"),
+        (iter(()), ValueError, "at least one text to learn from"),
+    ],
+    ids=["one string", "nothing", "an empty stream"],
+)
+def test_bpe_needs_texts(texts: Any, error: type[Exception], says: str):
+    """Of a string it would learn from single letters, and of nothing nothing."""
+    with pytest.raises(error, match=says):
+        train_bpe_tokenizer(texts, 300, show_progress=False)
 
 
 def test_bpe_of_bytes_only():
@@ -255,6 +367,48 @@ def test_symbols_that_are_masked():
     assert tokenizer.pad_token is None
 
 
+BASES = ["<pad>", "<unk>", "</s>", *"ACGT"]
+ROLES = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>"}
+
+
+def test_symbols_without_separators(tmp_path: Path):
+    """Every character is a symbol, unknown ones one by one, in either case, and white space none; saving keeps it."""
+    built = symbol_tokenizer(BASES, special_tokens=ROLES, separated=False, case="upper", append_eos=True)
+    built.save_pretrained(tmp_path)
+    for tokenizer in (built, load(tmp_path)):
+        text = "ACgtN\nß-ac"
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == [*"ACGT", *["<unk>"] * 3, *"AC", "</s>"]
+        characters = [i for i, character in enumerate(text) if character != "\n"]
+        assert encoded.offset_mapping == [*((i, i + 1) for i in characters), (0, 0)]
+        words = tokenizer(["ACg", "tN"], is_split_into_words=True)
+        assert words.input_ids == tokenizer("ACgtN").input_ids
+        assert words.word_ids() == [0, 0, 0, 1, 1, None]
+        assert tokenizer.decode(encoded.input_ids, skip_special_tokens=True) == "ACGTAC"
+
+
+@pytest.mark.parametrize(("case", "known"), [(None, "aB"), ("lower", "ab"), ("upper", "AB")])
+@pytest.mark.parametrize("separated", [False, True])
+def test_case_of_symbols(case: Any, known: str, separated: bool):
+    """Texts are brought into the case of the symbols, special tokens are not; offsets count the text's characters."""
+    tokenizer = symbol_tokenizer(
+        ["<Unk>", *known, "ß"], special_tokens={"unk_token": "<Unk>"}, case=case, separated=separated
+    )
+    encoded = tokenizer("a B ß <Unk> ẞ", return_offsets_mapping=True)
+    assert encoded.input_ids == [1, 2, 3, 0, 0]
+    assert encoded.offset_mapping == [(0, 1), (2, 3), (4, 5), (6, 11), (12, 13)]
+
+
+def test_symbols_of_one_alphabet():
+    """Known and unknown letters at random, against a dictionary."""
+    tokenizer = symbol_tokenizer(BASES, special_tokens=ROLES, separated=False)
+    draw = random.Random(0)
+    for _ in range(50):
+        text = "".join(draw.choices("ACGTNacgté世 \t", k=draw.randrange(30)))
+        expected = [BASES.index(letter) if letter in "ACGT" else 1 for letter in text if not letter.isspace()]
+        assert tokenizer(text).input_ids == expected
+
+
 SYMBOLS_REFUSED = {
     "twice": (["<unk>", "a", "a"], {"unk_token": "<unk>"}, False, r"each there once, got \['a'\]"),
     "space": (["<unk>", "a b"], {"unk_token": "<unk>"}, False, r"without spaces.*\['a b'\]"),
@@ -273,3 +427,17 @@ def test_symbols_refused(symbols: list[str], special: dict[str, str], append_eos
     """Symbols that no text could hold, and special tokens that are none, are refused with the cure."""
     with pytest.raises(ValueError, match=says):
         symbol_tokenizer(symbols, special_tokens=special, append_eos=append_eos)
+
+
+@pytest.mark.parametrize(
+    ("symbols", "options", "says"),
+    [
+        (["<unk>", "ATG"], {"separated": False}, r"every symbol is one character, got \['ATG'\]: set separated=True"),
+        (["<unk>", "a", "B"], {"case": "upper"}, r"case='upper' no text holds the symbols \['a'\]"),
+        (["<unk>", "a"], {"case": "title"}, "must be 'lower', 'upper' or None, got 'title'"),
+    ],
+    ids=["several characters", "the other case", "no such case"],
+)
+def test_symbols_that_no_text_holds(symbols: list[str], options: dict[str, Any], says: str):
+    with pytest.raises(ValueError, match=says):
+        symbol_tokenizer(symbols, special_tokens={"unk_token": "<unk>"}, **options)
