@@ -3,9 +3,11 @@
 import ast
 import contextlib
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 
 from huggingface_hub import ModelCard, RepoCard, SpaceCardData
+from packaging.requirements import Requirement
 
 from .card import CARD, shown_example
 from .errors import InputError, VerificationError, reason_of
@@ -14,7 +16,7 @@ from .inspect_folder import inspect_privacy
 from .samples import check_model_folder, task_of
 
 _APP = Path(__file__).with_name("space_app.txt")
-_REQUIREMENTS = "torch\ntransformers>=5.23,<6\n"
+_REQUIREMENTS = ("torch", "transformers")
 
 
 @contextlib.contextmanager
@@ -39,9 +41,15 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
     card = RepoCard(f"---\n{data}\n---\n\n# {name}\n\nA page that runs [{model_id}](/{model_id}) on your own text.\n")
     with scratch_folder() as folder:
         (folder / "app.py").write_text(app, encoding="utf-8")
-        (folder / "requirements.txt").write_text(_REQUIREMENTS, encoding="utf-8")
+        (folder / "requirements.txt").write_text(_requirements(), encoding="utf-8")
         (folder / "README.md").write_text(str(card), encoding="utf-8")
         yield folder
+
+
+def _requirements() -> str:
+    """What the code of a folder imports, in the versions that this package asks for."""
+    asked = [line for line in requires("modeling-dlr") or [] if Requirement(line).name in _REQUIREMENTS]
+    return "".join(f"{line}\n" for line in asked)
 
 
 def _license(model_folder: Path) -> str | None:

@@ -190,7 +190,7 @@ class DLRAttention(nn.Module):
         return self.config._attn_implementation == "eager"
 
     def forward(
-        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None
+        self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """[B, L, H] to [B, L, H]; at padding, numbers that mean nothing.
 
@@ -200,68 +200,66 @@ class DLRAttention(nn.Module):
         Raises:
             ValueError: for a cache while exporting, which would fix the number of steps that it has seen.
         """
-        if past_key_values is not None and torch.compiler.is_exporting():
+        if cache is not None and torch.compiler.is_exporting():
             raise ValueError(
                 "Attention layers cannot be exported with a cache, since its length became a constant: export without "
                 "one, or a model whose layer_types are all 'dlr', which have a state of constant size."
             )
         if layout.documents is not None:
             return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
-        return self._attend(hidden_states, layout, past_key_values)
+        return self._attend(hidden_states, layout, cache)
 
     def _attend(
-        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None = None
+        self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         if layout.here is not None:
             hidden_states = hidden_states.masked_fill(~layout.here.unsqueeze(-1), 0)
         attend_by_kind = self._attend_locally if self.local else self._attend_fully
-        y, weights = attend_by_kind(hidden_states, layout, past_key_values)
+        y, weights = attend_by_kind(hidden_states, layout, cache)
         o = self.o_proj(y.transpose(1, 2).flatten(2))
         for feed_forward in self.feed_forwards:
             o = o + feed_forward(o)
         return o, weights
 
-    def _attend_fully(
-        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _attend_fully(self, hidden_states: Tensor, layout: Layout, cache: Cache | None) -> tuple[Tensor, Tensor | None]:
         """[B, L, H] to [B, heads, L, head_size] and weights."""
         length = hidden_states.shape[1]
         positions = layout.positions(length, hidden_states.device)
         if layout.mask is not None:
             positions = positions.masked_fill(~layout.mask, NOWHERE)
         q, k, v = self._project(hidden_states, positions[:, layout.past :])
-        if past_key_values is not None:  # a static cache returns all that it has room for
-            k, v = (x[:, :, : layout.past + length] for x in past_key_values.update(k, v, self.layer_idx))
+        if cache is not None:  # a static cache returns all that it has room for
+            k, v = (x[:, :, : layout.past + length] for x in cache.update(k, v, self.layer_idx))
         if layout.mask is None and layout.past == 0:
             return self._softmax(q, k, v)
         return self._softmax(q, k, v, visible(positions[:, layout.past :], positions, self.causal))
 
     def _attend_locally(
-        self, hidden_states: Tensor, layout: Layout, past_key_values: Cache | None
+        self, hidden_states: Tensor, layout: Layout, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
         """[B, L, H] to [B, heads, L, head_size] and weights."""
         if layout.mask is None:
-            return self._attend_chunks(hidden_states, layout.past, None, past_key_values)
+            return self._attend_chunks(hidden_states, layout.past, None, cache)
         # Chunks begin at the first step that counts: bring such steps to the front, and take them back afterwards.
         past, here = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
         order = sort_steps(here)
         packed = take_steps(hidden_states, order.steps)
-        y, weights = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), past_key_values)
+        y, weights = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), cache)
         if weights is not None:
             kept, new = weights.tensor_split([weights.shape[3] - here.shape[1]], dim=3)
             weights = take_steps(torch.cat([kept, take_steps(new, order.places, dim=3)], dim=3), order.places, dim=2)
         return take_steps(y, order.places, dim=2), weights
 
     def _attend_chunks(
-        self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, past_key_values: Cache | None
+        self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
         """As above, for rows of which ``past`` steps [B, 1] came before, and only the first ``counts`` [B, 1] count."""
         length, window = hidden_states.shape[1], self.window
         steps = torch.arange(length, device=hidden_states.device).unsqueeze(0)
         queries_at = past + steps if counts is None else (past + steps).masked_fill(steps >= counts, NOWHERE)
         q, k, v = self._project(hidden_states, queries_at)
-        if past_key_values is not None:
-            k, v = past_key_values.update(k, v, self.layer_idx, window=window, counts=counts)
+        if cache is not None:
+            k, v = cache.update(k, v, self.layer_idx, window=window, counts=counts)
         kept = k.shape[2] - length
         keys_at = torch.cat([past + torch.arange(-kept, 0, device=k.device).unsqueeze(0), queries_at], dim=1)
         within_chunk = isinstance(length, int) and length <= window  # one that torch.export leaves open is no int

@@ -152,7 +152,7 @@ def detach_cache(cache: Cache) -> Cache:
     >>> import torch
     >>> from modeling_dlr import DLRConfig, DLRModel
     >>> model = DLRModel(DLRConfig(hidden_size=4, num_hidden_layers=1, state_size=3))
-    >>> cache = model(torch.ones(1, 5, dtype=torch.long), use_cache=True).past_key_values
+    >>> cache = model(torch.ones(1, 5, dtype=torch.long), use_cache=True).cache
     >>> detach_cache(cache).layers[0].keys.requires_grad
     False
     """
@@ -190,7 +190,7 @@ def check_cache(
     """
     if not isinstance(cache, Cache):
         raise TypeError(
-            f"past_key_values must be a cache of transformers, got a {type(cache).__name__}: make one with "
+            f"cache must be a cache of transformers, got a {type(cache).__name__}: make one with "
             "DynamicCache(config=model.config)."
         )
     kinds = [_KINDS.get(type(layer).__name__, "full_attention") for layer in cache.layers]

@@ -111,7 +111,7 @@ class DLRConfig(PreTrainedConfig):
     """
 
     model_type = "dlr"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache"]
 
     vocab_size: int | None = _field(
         None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", POSITIVE_INTEGER
@@ -178,9 +178,7 @@ class DLRConfig(PreTrainedConfig):
     bos_token_id: int | None = _field(None, "token that begins a sequence")
     eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
     tie_word_embeddings: bool = _field(False, "a language head shares the weights of the embedding")
-    use_cache: bool = _field(
-        False, "return the state as past_key_values from every forward pass; generation always does"
-    )
+    use_cache: bool = _field(False, "return the state as cache from every forward pass; generation always does")
 
     # Fields of transformers, declared again so that `strict` sees their types.
     id2label: dict | None = None

@@ -9,6 +9,7 @@ from transformers import Cache
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .cache_dlr import PoolingCacheLayer, pooling_layer
@@ -52,13 +53,14 @@ class DLRHead(DLRPreTrainedModel, ABC):
         self.loss_function = loss_by_problem_type
 
     @abstractmethod
-    def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+    def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         """The logits of hidden states [B, L, H], of which ``mask`` [B, L] says which count."""
 
     @abstractmethod
     def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
         """The shape of the logits of a batch [B, L], without the last axis."""
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     @auto_docstring(custom_args=VALUES_ARGS + DOCUMENTS_ARGS + LABELS_ARGS)
     def forward(
@@ -66,7 +68,7 @@ class DLRHead(DLRPreTrainedModel, ABC):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         input_values: torch.FloatTensor | None = None,
         labels: torch.Tensor | None = None,
@@ -78,20 +80,21 @@ class DLRHead(DLRPreTrainedModel, ABC):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "inputs_embeds": inputs_embeds,
             "input_values": input_values,
             "use_cache": use_cache,
             "cu_seq_lens_q": cu_seq_lens_q,
         }
+        self.check_keywords(kwargs)
         reading = self.model.read(**inputs)
         self.check_reading(reading)
-        if past_key_values is not None:
-            self.check_past(past_key_values)
+        if cache is not None:
+            self.check_past(cache)
         if labels is not None:
             self.check_labels(labels, reading.batch_size, reading.length)
         outputs = self.model(**inputs, reading=reading, return_dict=True, **kwargs)
-        logits = self.predict(outputs.last_hidden_state, reading.layout.here, outputs.past_key_values)
+        logits = self.predict(outputs.last_hidden_state, reading.layout.here, outputs.cache)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
@@ -100,7 +103,7 @@ class DLRHead(DLRPreTrainedModel, ABC):
     def check_reading(self, reading: Reading) -> None:
         """Refuse, before any work, a batch that this head cannot read."""
 
-    def check_past(self, past_key_values: Cache) -> None:
+    def check_past(self, cache: Cache) -> None:
         """Refuse, before any work, a cache that this head cannot go on from."""
 
     def check_labels(self, labels: Tensor, batch_size: int, length: int) -> None:
@@ -115,7 +118,7 @@ class DLRHead(DLRPreTrainedModel, ABC):
         return self.output_class(
             loss=loss,
             **self.named(logits),
-            past_key_values=backbone.past_key_values,
+            cache=backbone.cache,
             hidden_states=backbone.hidden_states,
             attentions=backbone.attentions,
         )
@@ -147,30 +150,30 @@ class DLRPooledHead(DLRHead):
         if not reading.streams:
             check_no_empty_row(reading.layout.here)
 
-    def check_past(self, past_key_values: Cache) -> None:
+    def check_past(self, cache: Cache) -> None:
         """Refuse a cache of steps that this kind of head has not pooled.
 
         Raises:
             ValueError: with how many they are.
         """
         # By name, for every folder of remote code has a class of its own.
-        rest = past_key_values.layers[self.config.num_hidden_layers :]
+        rest = cache.layers[self.config.num_hidden_layers :]
         # pyrefly: ignore[missing-attribute] - the one class that is asked for has it
         pooled = sum(layer.get_seq_length() for layer in rest if type(layer).__name__ == PoolingCacheLayer.__name__)
-        seen = int(past_key_values.get_seq_length())
+        seen = int(cache.get_seq_length())
         if pooled != seen:
             raise ValueError(
                 f"{type(self).__name__} pools every step since its cache was empty, but this cache has seen {seen} "
                 f"steps, of which {pooled} were pooled: start from DynamicCache(config=model.config) with this head."
             )
 
-    def pool(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+    def pool(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         """[B, L, H] to [B, H]; with a cache, over all steps since it was empty."""
         if mask is None:
             mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
-        if past_key_values is None:
+        if cache is None:
             return pool(self.config.pooling, hidden_states, mask)[0]
-        layer = pooling_layer(past_key_values, self.config.num_hidden_layers)
+        layer = pooling_layer(cache, self.config.num_hidden_layers)
         contents = layer.contents()
         earlier = None if contents is None else Pooled(*contents)
         features, so_far = pool(self.config.pooling, hidden_states, mask, earlier)
@@ -186,8 +189,8 @@ class DLRForSequenceClassification(DLRPooledHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
-        return self.classifier(self.dropout(self.pool(hidden_states, mask, past_key_values)))
+    def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        return self.classifier(self.dropout(self.pool(hidden_states, mask, cache)))
 
 
 @auto_docstring(custom_intro="DLR with a classification or regression head at every step.")
@@ -200,7 +203,7 @@ class DLRForTokenClassification(DLRHead):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+    def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         return self.classifier(self.dropout(hidden_states))
 
     def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
@@ -219,7 +222,7 @@ class DLRForQuestionAnswering(DLRHead):
         self.loss_function = span_loss
         self.post_init()
 
-    def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
+    def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         return self.qa_outputs(hidden_states)
 
     def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
@@ -231,6 +234,7 @@ class DLRForQuestionAnswering(DLRHead):
     def named(self, logits: Tensor) -> dict[str, Tensor]:
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     @auto_docstring(custom_args=VALUES_ARGS + DOCUMENTS_ARGS + SPAN_ARGS)
     def forward(
@@ -238,7 +242,7 @@ class DLRForQuestionAnswering(DLRHead):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         input_values: torch.FloatTensor | None = None,
         start_positions: torch.LongTensor | None = None,
@@ -251,7 +255,7 @@ class DLRForQuestionAnswering(DLRHead):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             input_values=input_values,
             labels=spans(start_positions, end_positions),
@@ -271,8 +275,8 @@ class DLRForMultipleChoice(DLRPooledHead):
         self.choice_scorer = nn.Linear(config.hidden_size, 1)
         self.post_init()
 
-    def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
-        return self.choice_scorer(self.dropout(self.pool(hidden_states, mask, past_key_values)))
+    def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        return self.choice_scorer(self.dropout(self.pool(hidden_states, mask, cache)))
 
     @can_return_tuple
     @auto_docstring
@@ -323,8 +327,8 @@ class DLRForSequencePairClassification(DLRPooledHead):
         self.pair_classifier = nn.Sequential(nn.Linear(4 * H, H), nn.GELU(), nn.Linear(H, config.num_labels))
         self.post_init()
 
-    def predict(self, hidden_states: Tensor, mask: Tensor | None, past_key_values: Cache | None) -> Tensor:
-        pooled = self.pool(hidden_states, mask, past_key_values)
+    def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+        pooled = self.pool(hidden_states, mask, cache)
         a, b = self.dropout(pooled).unflatten(0, (-1, 2)).unbind(1)
         return self.pair_classifier(torch.cat([a, b, a - b, a * b], dim=-1))
 

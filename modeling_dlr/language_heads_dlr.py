@@ -9,6 +9,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .checks_dlr import check_tokens_to_predict
@@ -47,6 +48,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     @auto_docstring(custom_args=DOCUMENTS_ARGS + TOKENS_ARGS)
     def forward(
@@ -54,7 +56,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -66,11 +68,12 @@ class DLRLanguageHead(DLRPreTrainedModel):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
+            "cache": cache,
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
             "cu_seq_lens_q": cu_seq_lens_q,
         }
+        self.check_keywords(kwargs)
         reading = self.model.read(**inputs)
         if labels is not None:
             all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
@@ -84,7 +87,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
         return self.output_class(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -1,6 +1,8 @@
 """The DLR model: mixers, block and backbone, by the conventions of transformers."""
 
 import os
+from collections.abc import Iterable
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -22,13 +25,24 @@ from .checks_dlr import check_inputs, values_are_cheap
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
-from .kernel_parameters_dlr import refuse_unknown_names
+from .kernel_parameters_dlr import did_you_mean, refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
 from .memo_dlr import Memo
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, all_finite, at_least_float32
 from .streaming_dlr import stream, without_need
+
+# What a forward accepts and does not read: of transformers' own decorators (the first two rows), the Trainer, collators
+# that pack rows, tokenizers, and PEFT. A language model's loss reads shift_labels, every loss num_items_in_batch.
+PASSED_ALONG = {
+    *("output_attentions", "output_hidden_states", "return_dict"),
+    *("debug_io", "debug_io_dir", "prune_layers"),
+    *("num_items_in_batch", "shift_labels"),
+    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"),
+    *("token_type_ids", "special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length"),
+    "task_ids",
+}
 
 
 class GEGLU(nn.Module):
@@ -106,30 +120,30 @@ class DLRMixer(Mixer):
         self.channel_gate = build_activation("channel_gate_act", config.channel_gate_act) if gated else None
 
     def forward(
-        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, cache: Cache | None = None
     ) -> Tensor:
         """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
         with maybe_autocast(hidden_states.device.type, enabled=False):
-            y = self.mix(at_least_float32(hidden_states), layout, past_key_values).to(hidden_states.dtype)
+            y = self.mix(at_least_float32(hidden_states), layout, cache).to(hidden_states.dtype)
         if self.channel_gate is not None:
             value, gate = y.chunk(2, dim=2)
             y = self.channel_gate(gate) * value
         return self.project(self.dropout(self.act(y.flatten(2))))
 
-    def mix(self, u: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None) -> Tensor:
+    def mix(self, u: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, cache: Cache | None = None) -> Tensor:
         """K * u + D u: [B, L, H] in at least float32 to [B, L, C, H], document by document."""
         if layout.documents is not None:
             return apart(u, layout.documents, self.mix)
         mask = layout.here
         if mask is not None:
             u = u.masked_fill(~mask.unsqueeze(-1), 0)
-        if past_key_values is None:
+        if cache is None:
             forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
             if layout.order is None:
                 return convolve(u, forward, backward, self.skip(u.dtype))
             y = convolve(take_steps(u, layout.order.steps), forward, backward, self.skip(u.dtype))
             return take_steps(y, layout.order.places)
-        layer, mask = state_layer(past_key_values, self.layer_idx), without_need(mask)
+        layer, mask = state_layer(cache, self.layer_idx), without_need(mask)
         parameters = (*self.kernel.parameters(), self.D)
         if u.shape[1] == 1 and mask is None and may_decode(parameters):
             return layer.decode(u[:, 0], parameters, self.decoding_tables).unsqueeze(1)
@@ -172,10 +186,10 @@ class AttentionMixer(Mixer):
         self.attention = DLRAttention(config, layer_idx)
 
     def forward(
-        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, cache: Cache | None = None
     ) -> Tensor:
         """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
-        y, _ = self.attention(hidden_states, layout, past_key_values)
+        y, _ = self.attention(hidden_states, layout, cache)
         return self.project(hidden_states + self.dropout(self.act(y)))
 
 
@@ -204,13 +218,13 @@ class DLRBlock(GradientCheckpointingLayer):
         self.branch_scale = (layer_idx + 1) ** -0.5 if config.residual_type == "decay" else None
 
     def forward(
-        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, past_key_values: Cache | None = None
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, cache: Cache | None = None
     ) -> Tensor:
         """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
         if self.norm_first:
-            branch = self.mixer(normalise(self.norm, hidden_states, layout.here), layout, past_key_values)
+            branch = self.mixer(normalise(self.norm, hidden_states, layout.here), layout, cache)
             return self._residual(hidden_states, self.dropout(branch))
-        branch = self.mixer(hidden_states, layout, past_key_values)
+        branch = self.mixer(hidden_states, layout, cache)
         return normalise(self.norm, self._residual(hidden_states, self.dropout(branch)), layout.here)
 
     def _residual(self, hidden_states: Tensor, branch: Tensor) -> Tensor:
@@ -228,7 +242,7 @@ class DLRPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
     _can_record_outputs = {"hidden_states": DLRBlock, "attentions": OutputRecorder(DLRAttention, index=1)}
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache"]
     _is_stateful = True
 
     @torch.no_grad()
@@ -261,6 +275,23 @@ class DLRPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight)
         else:
             super()._init_weights(module)
+
+    def check_keywords(self, names: Iterable[str]) -> None:
+        """Refuse arguments that no forward reads, before they are ignored without a word.
+
+        Args:
+            names: of the arguments that are left when a forward has taken its own.
+
+        Raises:
+            TypeError: naming the argument and the nearest one that there is.
+        """
+        for name in names:
+            if name not in PASSED_ALONG:
+                forwards = [vars(cls)["forward"] for cls in type(self).__mro__[:-1] if "forward" in vars(cls)]
+                read = {parameter for forward in forwards for parameter in signature(forward).parameters}
+                own = sorted(read - {"self", "input", "kwargs"})
+                hint = did_you_mean(name, [*own, *PASSED_ALONG]) or f"it takes {', '.join(own)}."
+                raise TypeError(f"{type(self).__name__} has no argument {name!r}: {hint}")
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code beside the weights, loadable under every Auto class of the family."""
@@ -341,7 +372,7 @@ class DLRModel(DLRPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         input_values: Tensor | None = None,
         use_cache: bool | None = None,
@@ -357,15 +388,15 @@ class DLRModel(DLRPreTrainedModel):
         batch_size, length = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
         if input_ids is not None and input_ids.device.type != "meta":
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        streams = self._streams(past_key_values, use_cache, batch_size)
-        past = 0 if past_key_values is None else int(past_key_values.get_seq_length())
+        streams = self._streams(cache, use_cache, batch_size)
+        past = 0 if cache is None else int(cache.get_seq_length())
         layout = build_layout(batch_size, length, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
         if layout.documents is not None and streams:
             raise ValueError(
                 "A row of several documents has no single state to go on from: pass use_cache=False and no "
-                "past_key_values, or one document per row."
+                "cache, or one document per row."
             )
-        if streams and not (length == 1 and inside_blocks(past_key_values)):
+        if streams and not (length == 1 and inside_blocks(cache)):
             for module in self.modules():
                 if isinstance(module, Kernel):
                     module.check_finite()
@@ -393,6 +424,7 @@ class DLRModel(DLRPreTrainedModel):
             check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), dtype, (heads, H // heads))
         return True
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
     @auto_docstring(custom_args=VALUES_ARGS + DOCUMENTS_ARGS + READING_ARGS)
@@ -401,7 +433,7 @@ class DLRModel(DLRPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         input_values: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
@@ -409,12 +441,13 @@ class DLRModel(DLRPreTrainedModel):
         reading: Reading | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
+        self.check_keywords(kwargs)
         if reading is None:
             reading = self.read(
                 input_ids,
                 attention_mask,
                 position_ids,
-                past_key_values,
+                cache,
                 inputs_embeds,
                 input_values,
                 use_cache,
@@ -422,13 +455,13 @@ class DLRModel(DLRPreTrainedModel):
             )
         if kwargs.get("output_attentions", self.config.output_attentions):
             self._check_weights(reading.layout)
-        if past_key_values is None and reading.streams:
-            past_key_values = DynamicCache(config=self.config)
+        if cache is None and reading.streams:
+            cache = DynamicCache(config=self.config)
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, reading.layout, past_key_values=past_key_values)
+            hidden_states = layer(hidden_states, reading.layout, cache=cache)
         hidden_states = normalise(self.norm, hidden_states, reading.layout.here)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
 
     def _check_weights(self, layout: Layout) -> None:
         """Refuse to record weights of attention that nothing computes."""

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import (
 from transformers.utils import auto_docstring
 
 CACHE_ARGS = r"""
-past_key_values (`~cache_utils.Cache`, *optional*, returned when `use_cache=True` is passed, or a cache is):
+cache (`~cache_utils.Cache`, *optional*, returned when `use_cache=True` is passed, or a cache is):
     What the model has seen, so that later steps may follow.
 """
 described = auto_docstring(
@@ -27,40 +27,40 @@ described = auto_docstring(
 @described
 @dataclass
 class ImageClassifierOutputWithPast(ImageClassifierOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 @described
 @dataclass
 class MaskedLMOutputWithPast(MaskedLMOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 @described
 @dataclass
 class MultipleChoiceModelOutputWithPast(MultipleChoiceModelOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 @described
 @dataclass
 class QuestionAnsweringModelOutputWithPast(QuestionAnsweringModelOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 @described
 @dataclass
 class SemanticSegmenterOutputWithPast(SemanticSegmenterOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 @described
 @dataclass
 class NextSentencePredictorOutputWithPast(NextSentencePredictorOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None
 
 
 @described
 @dataclass
 class TokenClassifierOutputWithPast(TokenClassifierOutput):
-    past_key_values: Cache | None = None
+    cache: Cache | None = None

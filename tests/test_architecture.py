@@ -72,7 +72,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "auto_dlr": {".heads_dlr", ".language_heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
 }
-STANDARD_LIBRARY = {"abc", "collections", "dataclasses", "difflib", "functools", "math", "os", "reprlib", "typing"}
+STANDARD_LIBRARY = {
+    "abc",
+    "collections",
+    "dataclasses",
+    "difflib",
+    "functools",
+    "inspect",
+    "math",
+    "os",
+    "reprlib",
+    "typing",
+}
 
 # Folders whose Python files are held to the rules; those that nobody imports; and what may be imported of the package.
 FOLDERS = ["modeling_dlr", "examples", "tests", "hub_upload", "benchmarks", "docs", "configuration"]

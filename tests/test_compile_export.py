@@ -87,7 +87,7 @@ def test_compiled_steps_from_a_cache(fields: dict[str, Any]):
     torch._dynamo.reset()
     step = torch.compile(model, fullgraph=True, backend="aot_eager")
     cache = DynamicCache(config=model.config)
-    logits = [step(token, past_key_values=cache, use_cache=True).logits for token in ids.split(1, dim=1)]
+    logits = [step(token, cache=cache, use_cache=True).logits for token in ids.split(1, dim=1)]
     torch.testing.assert_close(torch.cat(logits, dim=1), model(ids).logits, rtol=1e-4, atol=1e-5)
 
 
@@ -150,9 +150,9 @@ def test_onnx_step_with_its_state(kernel_type: str, tmp_path: Path):
     """One step with the state as input and output streams a sequence as torch reads it whole, in any batch size."""
     config = tiny_config(kernel_parameters={"kernel_type": kernel_type})
     model = perturbed(DLRForCausalLM(config)).eval()
-    cache = model(torch.ones(2, 3, dtype=torch.long), use_cache=True).past_key_values
+    cache = model(torch.ones(2, 3, dtype=torch.long), use_cache=True).cache
     session = session_of(
-        model, {"input_ids": torch.ones(2, 1, dtype=torch.long), "past_key_values": cache}, tmp_path, dynamic=True
+        model, {"input_ids": torch.ones(2, 1, dtype=torch.long), "cache": cache}, tmp_path, dynamic=True
     )
     ids = torch.randint(1, 11, (3, 40))
     expected = model(ids).logits.numpy()

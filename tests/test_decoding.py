@@ -118,7 +118,7 @@ def draw(length: int) -> Tensor:
 
 def outputs(model: DLRModel, cache: DynamicCache, tokens: Tensor) -> Tensor:
     """Hidden states of tokens that come one by one."""
-    parts = [model(token, past_key_values=cache).last_hidden_state for token in tokens.split(1, dim=1)]
+    parts = [model(token, cache=cache).last_hidden_state for token in tokens.split(1, dim=1)]
     return torch.cat(parts, dim=1)
 
 
@@ -126,10 +126,10 @@ def outputs(model: DLRModel, cache: DynamicCache, tokens: Tensor) -> Tensor:
 def test_a_model_touches_its_state_once_a_block(model: DLRModel, blocks: list[Block]):
     """Tokens one by one, then a chunk in the middle of a block, then tokens again: as all at once."""
     ids, cache = draw(33), DynamicCache(config=model.config)
-    parts = [model(ids[:, :5], past_key_values=cache).last_hidden_state, outputs(model, cache, ids[:, 5:25])]
+    parts = [model(ids[:, :5], cache=cache).last_hidden_state, outputs(model, cache, ids[:, 5:25])]
     assert len(blocks) == 3
     assert cache.get_seq_length() == 25
-    parts += [model(ids[:, 25:29], past_key_values=cache).last_hidden_state, outputs(model, cache, ids[:, 29:])]
+    parts += [model(ids[:, 25:29], cache=cache).last_hidden_state, outputs(model, cache, ids[:, 29:])]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(ids).last_hidden_state)
 
 
@@ -189,12 +189,12 @@ CHANGES = [edit_angle, optimizer_step, fused_optimizer_step, edit_in_place, edit
 def test_a_change_of_weights_ends_a_block(model: DLRModel, blocks: list[Block], change: Callable[[DLRModel], None]):
     """What comes after it is computed with the new weights, from the state that the old ones left."""
     ids, cache = draw(16), DynamicCache(config=model.config)
-    model(ids[:, :7], past_key_values=cache)
+    model(ids[:, :7], cache=cache)
     outputs(model, cache, ids[:, 7:11])
     settled = copy.deepcopy(cache)
     assert settled.layers[0].block is None
     change(model)
-    expected = model(ids[:, 11:], past_key_values=settled).last_hidden_state
+    expected = model(ids[:, 11:], cache=settled).last_hidden_state
     torch.testing.assert_close(outputs(model, cache, ids[:, 11:]), expected)
     assert len(blocks) == 2
 
@@ -283,12 +283,12 @@ def test_tables_follow_a_parametrisation(model: DLRModel, blocks: list[Block]):
 def test_tokens_without_a_gradient_cut_the_graph(model: DLRModel, blocks: list[Block]):
     """As chunks do: what was backpropagated through before is not reached again, and the cache can be copied."""
     ids, cache = draw(12), DynamicCache(config=model.config)
-    model(ids[:, :4], past_key_values=cache).last_hidden_state.sum().backward()
+    model(ids[:, :4], cache=cache).last_hidden_state.sum().backward()
     with torch.no_grad():
         outputs(model, cache, ids[:, 4:7])
     twin = copy.deepcopy(cache)
     for each in (cache, twin):
-        model(ids[:, 7:], past_key_values=each).last_hidden_state.sum().backward()
+        model(ids[:, 7:], cache=each).last_hidden_state.sum().backward()
     assert len(blocks) == 1
 
 
@@ -304,7 +304,7 @@ def test_steps_where_blocks_cannot_be(model: DLRModel, blocks: list[Block]):
 
     def decoded(weights: dict[str, Tensor]) -> Tensor:
         cache = DynamicCache(config=model.config)
-        inputs = ({"inputs_embeds": token, "past_key_values": cache} for token in embedded.split(1, dim=1))
+        inputs = ({"inputs_embeds": token, "cache": cache} for token in embedded.split(1, dim=1))
         parts = [torch.func.functional_call(model, weights, (), each).last_hidden_state for each in inputs]
         return torch.cat(parts, dim=1)
 
@@ -313,7 +313,7 @@ def test_steps_where_blocks_cannot_be(model: DLRModel, blocks: list[Block]):
         torch.testing.assert_close(member, expected)
 
     def traced(token: Tensor) -> Tensor:
-        return model(inputs_embeds=token, past_key_values=DynamicCache(config=model.config)).last_hidden_state
+        return model(inputs_embeds=token, cache=DynamicCache(config=model.config)).last_hidden_state
 
     program = torch.jit.trace(traced, embedded[:, :1], check_trace=False)
     torch.testing.assert_close(program(embedded[:, 1:2]), traced(embedded[:, 1:2]))
@@ -333,7 +333,7 @@ def test_offloaded_weights_are_fetched(model: DLRModel, blocks: list[Block]):
     expected = model(ids).last_hidden_state
     cache = DynamicCache(config=model.config)
     offloaded = cpu_offload(model, execution_device="cpu")
-    parts = [offloaded(ids[:, :5], past_key_values=cache).last_hidden_state, outputs(offloaded, cache, ids[:, 5:])]
+    parts = [offloaded(ids[:, :5], cache=cache).last_hidden_state, outputs(offloaded, cache, ids[:, 5:])]
     torch.testing.assert_close(torch.cat(parts, dim=1), expected)
 
 
@@ -343,10 +343,10 @@ def test_a_spoiled_pole_moves_no_state(tokens: int, blocks: list[Block]):
     """It is refused before the layers below it have gone on, by a chunk and by the first token of a block."""
     model = DLRModel(tiny_config(num_hidden_layers=2)).eval()
     ids, cache = draw(9), DynamicCache(config=model.config)
-    model(ids[:, :4], past_key_values=cache)
+    model(ids[:, :4], cache=cache)
     before = [layer.keys.clone() for layer in cache.layers]
     model.layers[1].mixer.kernel.angle[0] = torch.nan
     with pytest.raises(ValueError, match="The angle of a kernel must be finite"):
-        model(ids[:, 4 : 4 + tokens], past_key_values=cache)
+        model(ids[:, 4 : 4 + tokens], cache=cache)
     assert [layer.get_seq_length() for layer in cache.layers] == [4, 4]
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))

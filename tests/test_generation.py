@@ -125,7 +125,7 @@ def test_going_on_from_a_returned_cache(layers: dict[str, Any]):
     longer = torch.cat([first.sequences, torch.randint(1, 11, (2, 5))], dim=1)
     turn = {"input_ids": longer, "attention_mask": torch.ones_like(longer)}
     expected = generate(model, turn, do_sample=False)
-    again = generate(model, turn, do_sample=False, past_key_values=first.past_key_values)
+    again = generate(model, turn, do_sample=False, cache=first.cache)
     assert torch.equal(again, expected)
 
 
@@ -146,7 +146,7 @@ def test_memory_does_not_grow():
     sizes = []
     for tokens in (1, 50, 200):
         output = model.generate(**prompts(), max_new_tokens=tokens, min_new_tokens=tokens, return_dict_in_generate=True)
-        cache = output.past_key_values
+        cache = output.cache
         assert cache.get_seq_length() == 9 + tokens - 1
         sizes.append(sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers))
     # two layers, two sequences, eight channels of five complex poles
@@ -159,7 +159,7 @@ def test_long_prompt_in_chunks():
     ids = torch.randint(1, 11, (1, 50_000))
     with torch.no_grad():
         cache = DynamicCache(config=model.config)
-        answers = [model(chunk, past_key_values=cache, logits_to_keep=1).logits for chunk in ids.split(4096, dim=1)]
+        answers = [model(chunk, cache=cache, logits_to_keep=1).logits for chunk in ids.split(4096, dim=1)]
         expected = model(ids, logits_to_keep=1).logits
     torch.testing.assert_close(answers[-1], expected, rtol=1e-4, atol=1e-4)
 

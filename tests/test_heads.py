@@ -201,8 +201,8 @@ def test_every_head_goes_on(auto_class: str):
     first, second = ({name: value[..., half] for name, value in inputs.items()} for half in (slice(7), slice(7, None)))
     if "pixel_values" in inputs:  # an image goes on below
         first, second = ({name: value[:, :, row] for name, value in inputs.items()} for row in ([0], [1]))
-    cache = model(**first, use_cache=True).past_key_values
-    answer, expected = logits_of(model(**second, past_key_values=cache)), logits_of(model(**inputs))
+    cache = model(**first, use_cache=True).cache
+    answer, expected = logits_of(model(**second, cache=cache)), logits_of(model(**inputs))
     if "pixel_values" in inputs and expected.dim() == 4:
         expected = expected[:, :, [1]]
     elif expected.shape != answer.shape:
@@ -269,15 +269,15 @@ def test_cache_of_steps_that_were_not_pooled(pooling: str):
     """A pooling head refuses a cache that its backbone was given steps with, and leaves it be."""
     model = DLRForSequenceClassification(tiny_config(pooling=pooling))
     ids = torch.randint(1, 11, (2, 7))
-    mixed = model(input_ids=ids, use_cache=True).past_key_values
-    model.model(input_ids=ids, past_key_values=mixed)
+    mixed = model(input_ids=ids, use_cache=True).cache
+    model.model(input_ids=ids, cache=mixed)
     for seen, pooled, cache in (
-        (7, 0, model.model(input_ids=ids, use_cache=True).past_key_values),
+        (7, 0, model.model(input_ids=ids, use_cache=True).cache),
         (14, 7, mixed),
     ):
         layers = list(cache.layers)
         with pytest.raises(ValueError, match=rf"has seen {seen} steps, of which {pooled} were .* start from Dynamic"):
-            model(input_ids=ids, past_key_values=cache)
+            model(input_ids=ids, cache=cache)
         assert cache.layers == layers
         assert cache.get_seq_length() == seen
 

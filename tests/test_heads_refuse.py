@@ -185,7 +185,7 @@ NO_TENSORS: dict[str, tuple[str, dict[str, Any], str]] = {
     "positions in lists": ("AutoModel", {"position_ids": [[0, 1]]}, "position_ids .* a list"),
     "boundaries in lists": ("AutoModel", {"cu_seq_lens_q": [0, 2]}, "cu_seq_lens_q .* a list"),
     "a mask in lists": ("AutoModel", {"attention_mask": [[1, 1]]}, "attention_mask .* a list"),
-    "a cache in tuples": ("AutoModel", {"past_key_values": ((1,),)}, "past_key_values .* a tuple: .*DynamicCache"),
+    "a cache in tuples": ("AutoModel", {"cache": ((1,),)}, "cache .* a tuple: .*DynamicCache"),
     "pixels in an array": ("AutoModelForImageClassification", {"pixel_values": np.ones((1, 1, 2, 2))}, "a ndarray"),
     "answers in lists": (
         "AutoModelForQuestionAnswering",
@@ -234,8 +234,8 @@ def test_wrong_labels_move_nothing(head: str, labels: dict[str, Tensor]):
     """Labels are refused before a cache is moved on, and before they settle the kind of the problem."""
     model = HEADS[head](tiny_config())
     ids = torch.randint(1, 11, (2, 7))
-    cache = model(input_ids=ids, use_cache=True).past_key_values
+    cache = model(input_ids=ids, use_cache=True).cache
     with pytest.raises(ValueError, match=r"must (lie in|have the shape)"):
-        model(input_ids=ids, past_key_values=cache, labels=labels[head])
+        model(input_ids=ids, cache=cache, labels=labels[head])
     assert cache.get_seq_length() == 7
     assert model.config.problem_type is None

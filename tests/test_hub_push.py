@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from datasets import Dataset
 from hub_disk import content, files_of_at_most, refused
 from huggingface_hub import HfApi, constants, hf_hub_download
+from packaging.requirements import Requirement
 from test_hub_convert import lightning_checkpoint
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -308,6 +310,9 @@ def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: p
     files = hub.repositories["spaces/me/demo"].files()
     assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt"}
     assert b"sdk: gradio" in files["README.md"]
+    asked = [str(Requirement(line)) for line in files["requirements.txt"].decode().splitlines()]
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert asked == [str(Requirement(line)) for line in dependencies if line.startswith(("torch", "transformers"))]
     page: dict[str, Any] = {}
 
     class Interface:

@@ -115,7 +115,7 @@ def test_static_cache(fields: dict[str, Any]):
     model = hybrid(DLRForCausalLM, **fields)
     ids = draw_input("tokens", model.config, 2, 17)["input_ids"]
     cache = StaticCache(config=model.config, max_cache_len=40)
-    pieces = [model(part, past_key_values=cache).logits for part in ids.split([9, *[1] * 8], dim=1)]
+    pieces = [model(part, cache=cache).logits for part in ids.split([9, *[1] * 8], dim=1)]
     assert_close(torch.cat(pieces, dim=1), model(ids).logits, torch.float64)
 
 
@@ -127,7 +127,7 @@ def test_only_full_attention_remembers_everything():
     cache = None
     for length in (20, 30, 1):
         ids = draw_input("tokens", model.config, 2, length)["input_ids"]
-        cache = model(ids, past_key_values=cache, use_cache=True).past_key_values
+        cache = model(ids, cache=cache, use_cache=True).cache
         sizes.append([layer.keys.numel() for layer in cache.layers])
     assert sizes == [[2 * 6 * 5, 2 * 6 * 9, 2 * 6 * steps] for steps in (20, 50, 51)]
 

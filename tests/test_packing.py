@@ -76,8 +76,8 @@ def test_boundaries_of_one_document(fields: dict[str, Any]):
     corrected[:, 5:] = 1
     answers = []
     for later, options in ((mask, {"cu_seq_lens_q": torch.tensor([0, 4])}), (corrected, {})):
-        cache = model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True).past_key_values
-        answers.append(model(ids[:, 5:], attention_mask=later, past_key_values=cache, **options).last_hidden_state)
+        cache = model(ids[:, :5], attention_mask=mask[:, :5], use_cache=True).cache
+        answers.append(model(ids[:, 5:], attention_mask=later, cache=cache, **options).last_hidden_state)
     assert_close(answers[0], answers[1], torch.float64)
 
 

@@ -18,9 +18,9 @@ def test_row_of_a_stream_that_has_not_begun(pooling: str):
     mask = torch.ones_like(ids)
     mask[1, :7] = 0
     cache = DynamicCache(config=model.config)
-    first = model(ids[:, :7], attention_mask=mask[:, :7], past_key_values=cache).logits
+    first = model(ids[:, :7], attention_mask=mask[:, :7], cache=cache).logits
     torch.testing.assert_close(first[1], model.classifier.bias)
-    last = model(ids[:, 7:], attention_mask=mask, past_key_values=cache).logits
+    last = model(ids[:, 7:], attention_mask=mask, cache=cache).logits
     torch.testing.assert_close(last[1:], model(ids[1:, 7:]).logits, rtol=1e-5, atol=1e-5)
 
 

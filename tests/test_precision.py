@@ -102,7 +102,7 @@ def test_a_model_decodes():
     with SmallDevice():
         cache = DynamicCache(config=model.config)
         parts = [
-            back(other(inputs_embeds=SmallTensor(chunk), past_key_values=cache).last_hidden_state)
+            back(other(inputs_embeds=SmallTensor(chunk), cache=cache).last_hidden_state)
             for chunk in embedded.split([9, 1, 1, 1, 7], dim=1)
         ]
     assert_close(torch.cat(parts, dim=1), expected, torch.float32)

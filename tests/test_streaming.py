@@ -63,7 +63,7 @@ def streamed(model: Any, name: str, values: Tensor, cuts: list[int], **masks: Te
     for size in cuts:
         chunk = slice(start, start + size)
         mask = {key: mask[:, : chunk.stop] for key, mask in masks.items()}
-        outputs.append(model(**{name: values[:, chunk]}, **mask, past_key_values=cache))
+        outputs.append(model(**{name: values[:, chunk]}, **mask, cache=cache))
         start += size
     assert cache.get_seq_length() == start
     return outputs
@@ -130,8 +130,8 @@ def test_mask_of_a_piece():
     mask[0, 12:15] = 0
     whole, short = DynamicCache(config=model.config), DynamicCache(config=model.config)
     for steps in (slice(0, 10), slice(10, 20)):
-        expected = model(ids[:, steps], attention_mask=mask[:, : steps.stop], past_key_values=whole)
-        actual = model(ids[:, steps], attention_mask=mask[:, steps], past_key_values=short)
+        expected = model(ids[:, steps], attention_mask=mask[:, : steps.stop], cache=whole)
+        actual = model(ids[:, steps], attention_mask=mask[:, steps], cache=short)
         assert torch.equal(actual.last_hidden_state, expected.last_hidden_state)
 
 
@@ -141,7 +141,7 @@ def test_state_of_constant_size():
     cache, sizes = DynamicCache(config=model.config), []
     with torch.no_grad():
         for _ in range(5):
-            model(**draw_input("tokens", model.config, 2, 100), past_key_values=cache)
+            model(**draw_input("tokens", model.config, 2, 100), cache=cache)
             sizes.append(sum(part.numel() for layer in cache.layers for part in (layer.keys, layer.values)))
     assert len(set(sizes)) == 1
     assert cache.get_seq_length() == 500
@@ -157,10 +157,10 @@ def test_gradient_through_a_carried_state():
     def gradients(cut: bool) -> dict[str, Tensor]:
         model.zero_grad()
         cache = DynamicCache(config=model.config)
-        first = model(ids[:, :12], past_key_values=cache).last_hidden_state
+        first = model(ids[:, :12], cache=cache).last_hidden_state
         if cut:
             detach_cache(cache)
-        second = model(ids[:, 12:], past_key_values=cache).last_hidden_state
+        second = model(ids[:, 12:], cache=cache).last_hidden_state
         (first.square().sum() + second.square().sum()).backward()
         return gradients_of(model)
 
@@ -170,7 +170,7 @@ def test_gradient_through_a_carried_state():
     for name, expected in gradients_of(model).items():
         torch.testing.assert_close(carried[name], expected, rtol=1e-9, atol=1e-9)
     assert any(not torch.allclose(truncated[name], carried[name], rtol=1e-3) for name in carried)
-    cache = detach_cache(model(ids, use_cache=True).past_key_values)
+    cache = detach_cache(model(ids, use_cache=True).cache)
     assert not any(part.requires_grad for layer in cache.layers for part in (layer.keys, layer.values))
 
 
@@ -181,13 +181,13 @@ def test_batches_of_a_cache():
     rows = torch.tensor([2, 0])
     expected = model(ids[rows]).last_hidden_state[:, 12:]
     for change in ("reorder_cache", "batch_select_indices"):
-        cache = model(ids[:, :12], use_cache=True).past_key_values
+        cache = model(ids[:, :12], use_cache=True).cache
         getattr(cache, change)(rows)
-        assert_close(model(ids[rows, 12:], past_key_values=cache).last_hidden_state, expected, torch.float64)
-    cache = model(ids[:, :12], use_cache=True).past_key_values
+        assert_close(model(ids[rows, 12:], cache=cache).last_hidden_state, expected, torch.float64)
+    cache = model(ids[:, :12], use_cache=True).cache
     cache.batch_repeat_interleave(2)
     repeated = ids.repeat_interleave(2, dim=0)
-    answer = model(repeated[:, 12:], past_key_values=cache).last_hidden_state
+    answer = model(repeated[:, 12:], cache=cache).last_hidden_state
     assert_close(answer, model(repeated).last_hidden_state[:, 12:], torch.float64)
     with pytest.raises(ValueError, match="cannot be cropped"):
         cache.crop(-1)
@@ -216,10 +216,10 @@ def test_refused(fields: dict[str, Any], made_by: dict[str, Any] | None, says: l
     cache = None
     if made_by is not None:
         with torch.no_grad():
-            cache = DLRModel(tiny_config(**made_by)).eval()(ids, use_cache=True).past_key_values
+            cache = DLRModel(tiny_config(**made_by)).eval()(ids, use_cache=True).cache
     before = copy.deepcopy(cache)
     with pytest.raises(ValueError, match="cache") as caught:
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, cache=cache, use_cache=True)
     assert all(part in str(caught.value) for part in says), caught.value
     if cache is not None and before is not None:
         for layer, earlier in zip(cache.layers, before.layers, strict=True):
@@ -233,9 +233,9 @@ def test_checkpointing_and_a_cache():
     model.activation_checkpointing_enable()
     inputs = draw_input("tokens", model.config, 2, 7)
     with pytest.raises(ValueError, match=r"Gradient checkpointing computes every block twice.*switch it off"):
-        model(**inputs, past_key_values=DynamicCache(config=model.config))
-    assert model(**inputs, use_cache=True).past_key_values is None
-    assert model.eval()(**inputs, use_cache=True).past_key_values is not None
+        model(**inputs, cache=DynamicCache(config=model.config))
+    assert model(**inputs, use_cache=True).cache is None
+    assert model.eval()(**inputs, use_cache=True).cache is not None
 
 
 ATTENTION = {"hidden_size": 8, "layer_types": ["dlr", "full_attention"]}
@@ -252,9 +252,9 @@ def test_cache_of_another_attention(made_by: dict[str, Any], says: str):
     model, other = (DLRModel(tiny_config(**fields)).eval() for fields in (ATTENTION, made_by))
     inputs = draw_input("tokens", model.config, 2, 7)
     with torch.no_grad():
-        cache = other(**inputs, use_cache=True).past_key_values
+        cache = other(**inputs, use_cache=True).cache
     with pytest.raises(ValueError, match=says):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, cache=cache)
     assert cache.get_seq_length() == 7
 
 
@@ -263,30 +263,30 @@ def test_reset_cache_of_another_batch():
     model = DLRModel(tiny_config(**ATTENTION)).eval()
     cache = StaticCache(config=model.config, max_cache_len=20)
     with torch.no_grad():
-        model(**draw_input("tokens", model.config, 2, 7), past_key_values=cache)
+        model(**draw_input("tokens", model.config, 2, 7), cache=cache)
         cache.reset()
-        model(**draw_input("tokens", model.config, 2, 7), past_key_values=cache)
+        model(**draw_input("tokens", model.config, 2, 7), cache=cache)
         cache.reset()
     with pytest.raises(ValueError, match="batch of 2 sequences, got 3"):
-        model(**draw_input("tokens", model.config, 3, 7), past_key_values=cache)
+        model(**draw_input("tokens", model.config, 3, 7), cache=cache)
 
 
 def test_another_batch():
     """A cache of another number of sequences is refused."""
     model = DLRModel(tiny_config()).eval()
-    cache = model(**draw_input("tokens", model.config, 2, 7), use_cache=True).past_key_values
+    cache = model(**draw_input("tokens", model.config, 2, 7), use_cache=True).cache
     with pytest.raises(ValueError, match=r"batch of 2 sequences, got 3"):
-        model(**draw_input("tokens", model.config, 3, 7), past_key_values=cache)
+        model(**draw_input("tokens", model.config, 3, 7), cache=cache)
     with pytest.raises(ValueError, match=r"DynamicCache\(config=model.config\)"):
-        model(**draw_input("tokens", model.config, 2, 7), past_key_values=DynamicCache())
+        model(**draw_input("tokens", model.config, 2, 7), cache=DynamicCache())
 
 
 def test_a_cache_in_another_type():
     """States in float64 do not go on in float32; nothing is moved on."""
     model, inputs = DLRModel(tiny_config()).eval().double(), {"input_ids": torch.ones(2, 7, dtype=torch.long)}
-    cache = model(**inputs, use_cache=True).past_key_values
+    cache = model(**inputs, use_cache=True).cache
     with pytest.raises(ValueError, match=r"states in torch.float64, but the model computes them in torch.float32"):
-        model.float()(**inputs, past_key_values=cache)
+        model.float()(**inputs, cache=cache)
     assert cache.get_seq_length() == 7
 
 
@@ -294,8 +294,8 @@ def test_a_cache_that_was_cropped_in_part():
     """Attention gives tokens back and a state does not: transformers crops layer by layer, so one is then too long."""
     layers = {"num_attention_heads": 1, "hidden_size": 4, "layer_types": ["full_attention", "dlr"]}
     model, inputs = DLRModel(tiny_config(**layers)).eval(), {"input_ids": torch.ones(2, 7, dtype=torch.long)}
-    cache = model(**inputs, use_cache=True).past_key_values
+    cache = model(**inputs, use_cache=True).cache
     with pytest.raises(ValueError, match="cannot be cropped"):
         cache.crop(-5)
     with pytest.raises(ValueError, match=r"have seen \[2, 7\] steps"):
-        model(**inputs, past_key_values=cache)
+        model(**inputs, cache=cache)
