@@ -1,4 +1,4 @@
-.PHONY: help setup checkpoints demo test test-slow format docs
+.PHONY: help setup upgrade checkpoints demo test test-slow test-versions format docs
 
 help:
 	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -18,8 +18,14 @@ test: ## lint, types and the fast tests
 test-slow: ## the tests that take longer
 	python3 make.py test-slow
 
+test-versions: ## the core of the tests with the oldest and the newest versions
+	python3 make.py test-versions
+
 format: ## put every file into the house style
 	python3 make.py format
 
 docs: ## write configuration/FIELDS.md, the schema and the tables of docs/performance.md
 	python3 make.py docs
+
+upgrade: ## pin the newest version of every dependency in the lock
+	python3 make.py upgrade

@@ -7,16 +7,18 @@ import argparse
 import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
+import time
+import tomllib
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 LOCK = ROOT / "requirements-lock.txt"
-STAMP = VENV / "installed-from"
+PROJECT = ROOT / "pyproject.toml"
 
 ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUTF8": "1"}
 
@@ -36,36 +38,135 @@ COMMANDS: dict[str, list[list[str]]] = {
 }
 COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 
+# What `test-versions` runs: the tests of what depends on transformers and torch most.
+CORE = [
+    f"tests/test_{name}.py"
+    for name in (
+        *("modeling", "heads", "heads_refuse", "keywords", "losses", "padding", "packing", "hybrids"),
+        *("attention", "attention_weights", "private_interfaces", "auto", "native", "configuration", "tokenization"),
+        *("generation", "streaming", "decoding", "training", "training_steps", "pipelines"),
+    )
+]
 
-def set_up() -> None:
-    """Create `.venv` and install the package with its locked dependencies, unless that is already done."""
+
+def set_up(folder: str, extras: str, constraints: str) -> Path:
+    """Create an environment and install the package in it, unless that is already done; its Python.
+
+    Args:
+        folder: of the environment.
+        extras: of the package.
+        constraints: lines of a pip constraints file.
+    """
     if sys.version_info < (3, 11):  # noqa: UP036 - the reader may well have an older one
         raise SystemExit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: run it with a newer one.")
-    wanted = hashlib.sha256(LOCK.read_bytes() + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if STAMP.is_file() and STAMP.read_text(encoding="utf-8") == wanted:
-        return
+    place = ROOT / folder
+    python, stamp = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python"), place / "installed-from"
+    wanted = hashlib.sha256(f"{extras}\n{constraints}\n".encode() + PROJECT.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return python
     if importlib.util.find_spec("ensurepip") is None:
         raise SystemExit("This Python cannot create virtual environments: apt-get install python3-venv")
-    venv.create(VENV, with_pip=True)
-    pip = [str(PYTHON), "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--constraint", str(LOCK), "--editable", ".[dev]"], cwd=ROOT, check=True)
-    STAMP.write_text(wanted, encoding="utf-8")
+    venv.create(place, with_pip=True)
+    lines = place / "constraints.txt"
+    lines.write_text(constraints, encoding="utf-8")
+    install = ["install", "--constraint", str(lines), "--editable", f".[{extras}]"]
+    subprocess.run([str(python), "-m", "pip", "--disable-pip-version-check", *install], cwd=ROOT, check=True)
+    stamp.write_text(wanted, encoding="utf-8")
+    return python
+
+
+def set_up_from_lock() -> Path:
+    """The Python of `.venv`, which has every dependency as the lock pins it."""
+    return set_up(".venv", "dev", LOCK.read_text(encoding="utf-8"))
+
+
+def run(python: Path, step: list[str]) -> int:
+    """The exit status of a Python command."""
+    return subprocess.run([str(python), *step], cwd=ROOT, env=ENVIRONMENT | os.environ, check=False).returncode
+
+
+def run_command(name: str, arguments: list[str]) -> None:
+    """Run the steps of a command in `.venv` until one fails; the last one takes the arguments."""
+    python, steps = set_up_from_lock(), [list(step) for step in COMMANDS[name]]
+    if steps:
+        steps[-1] += arguments
+    for step in steps:
+        if status := run(python, step):
+            raise SystemExit(status)
+
+
+def upgrade(arguments: list[str]) -> None:
+    """Pin the newest version of every dependency in the lock, within pyproject.toml's ranges and pip's constraint."""
+    python = set_up_from_lock()
+    asked = [str(python), "-m", "pip", "config", "get", "global.constraint"]
+    constraint = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    compiler = ["-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--extra", "dev"]
+    compiler += ["--upgrade", "--no-annotate", "--custom-compile-command", "make upgrade", "--output-file", LOCK.name]
+    compiler += ["--constraint", constraint] if constraint else []
+    if status := run(python, [*compiler, *arguments, PROJECT.name]):
+        raise SystemExit(status)
+    print(f"Wrote {LOCK.name}. Now run: make test test-slow test-versions")
+
+
+def version_sets() -> dict[str, str]:
+    """The constraints of each environment of `test-versions`: the oldest versions, and the newest."""
+    asked = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    lock = LOCK.read_text(encoding="utf-8")
+    floors = [f"{name}=={floor}" for name, floor in re.findall(r"(torch|transformers)>=([\d.]+)", "\n".join(asked))]
+    others = [line for line in lock.splitlines() if not re.match(r"torch==|transformers==|triton|nvidia|cuda", line)]
+    (torch,) = re.findall(r"^torch==\S+", lock, re.MULTILINE)
+    return {"oldest": "\n".join([*floors, *others]), "newest": torch}
+
+
+def newer_transformers(python: Path) -> str | None:
+    """The newest release of transformers if it is beyond our range, and so not the one that this Python has."""
+    index = subprocess.run(
+        [str(python), "-m", "pip", "index", "versions", "transformers"], capture_output=True, text=True, check=False
+    )
+    found = dict(re.findall(r"(INSTALLED|LATEST): +(\S+)", index.stdout))
+    return found.get("LATEST") if found.get("LATEST") != found.get("INSTALLED") else None
+
+
+def test_versions(arguments: list[str]) -> None:
+    """Run the core of the tests with the oldest and the newest versions; report on a release beyond our range."""
+    failed = []
+    for name, constraints in version_sets().items():
+        python = set_up(f".venvs/{name}", "tasks,test", constraints)
+        failed += [name] if report(name, python, arguments) else []
+    if newer := newer_transformers(python):
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"transformers=={newer}"], check=True)
+        (python.parent.parent / "installed-from").unlink()
+        report(f"transformers {newer}, which is beyond our range (not required)", python, arguments)
+    if failed:
+        raise SystemExit(f"The core of the tests fails with the {' and the '.join(failed)} versions.")
+
+
+def report(name: str, python: Path, arguments: list[str]) -> int:
+    """Run the core of the tests, and say with which versions; the exit status."""
+    versions = (
+        "import torch, transformers; print(f'torch {torch.__version__}, transformers {transformers.__version__}')"
+    )
+    print(f"== {name}:", flush=True)
+    run(python, ["-c", versions])
+    began = time.monotonic()
+    status = run(python, [*PYTEST, "-m", "not slow", *CORE, *arguments])
+    print(f"== {name}: exit status {status} after {time.monotonic() - began:.0f} s", flush=True)
+    return status
+
+
+FUNCTIONS: dict[str, Callable[[list[str]], None]] = {"upgrade": upgrade, "test-versions": test_versions}
 
 
 def main() -> None:
     """Run one command, after setting up what it needs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=COMMANDS)
+    parser.add_argument("command", choices=[*COMMANDS, *FUNCTIONS])
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="passed on to the last program the command runs")
     options = parser.parse_args()
-    set_up()
-    steps = [list(step) for step in COMMANDS[options.command]]
-    if steps:
-        steps[-1] += options.arguments
-    for step in steps:
-        finished = subprocess.run([str(PYTHON), *step], cwd=ROOT, env=ENVIRONMENT | os.environ, check=False)
-        if finished.returncode:
-            raise SystemExit(finished.returncode)
+    if options.command in FUNCTIONS:
+        FUNCTIONS[options.command](options.arguments)
+    else:
+        run_command(options.command, options.arguments)
 
 
 if __name__ == "__main__":

@@ -60,4 +60,5 @@ def test_links_and_trees_exist(document: Path):
 
 def test_makefile_has_every_command():
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert {"help", *make.COMMANDS} >= set(targets) >= {"help", "setup", "demo", "test", "test-slow", "format", "docs"}
+    assert {"help", *make.COMMANDS, *make.FUNCTIONS} >= set(targets)
+    assert set(targets) >= {"help", "setup", "demo", "test", "test-slow", "test-versions", "upgrade", "format", "docs"}

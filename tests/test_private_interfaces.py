@@ -1,0 +1,326 @@
+"""What this package uses of other libraries beyond their public interfaces: one test for each, which names it.
+
+The table "Private interfaces" of CONTRIBUTING.md has the same rows. When a test here fails after an upgrade, its name
+says which interface has changed, and the table says what uses it.
+"""
+
+import ast
+import inspect
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def output_capturing():
+    """A block's first output is recorded as a hidden state, and the last one is the final hidden state."""
+    from tiny import tiny_config
+
+    from modeling_dlr import DLRModel
+
+    model = DLRModel(tiny_config())
+    outputs = model(torch.ones(1, 5, dtype=torch.long), output_hidden_states=True)
+    assert len(outputs.hidden_states) == model.config.num_hidden_layers + 1
+    assert outputs.hidden_states[-1] is outputs.last_hidden_state
+
+
+def forward_decorators():
+    """They take return_dict and use_cache from the configuration, rename the old cache, and keep the signature."""
+    from transformers.utils.deprecation import deprecate_kwarg
+    from transformers.utils.generic import can_return_tuple, maybe_autocast, merge_with_config_defaults
+
+    class Model:
+        config = SimpleNamespace(use_cache=True, return_dict=False)
+
+        @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+        @can_return_tuple
+        @merge_with_config_defaults
+        def forward(self, x, cache=None, use_cache=None):
+            return transformers.modeling_outputs.BaseModelOutputWithPast(last_hidden_state=(x, use_cache), cache=cache)
+
+    with pytest.warns(FutureWarning, match="past_key_values"):
+        assert Model().forward(1, past_key_values=2) == ((1, True), 2)
+    assert list(inspect.signature(Model.forward).parameters) == ["self", "x", "cache", "use_cache"]
+    with torch.autocast("cpu", torch.bfloat16), maybe_autocast("cpu", enabled=False):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def output_cache_names():
+    """Outputs name the cache `cache`, and read it by the older name, too."""
+    output = transformers.modeling_outputs.CausalLMOutputWithPast(cache=1)
+    assert output.past_key_values == output["past_key_values"] == output.cache == 1
+
+
+def cache_layer_registry():
+    """A cache layer with a `_layer_type` is used for layers of that type, static caches by an entry of our own."""
+    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING, CacheLayerMixin
+
+    from modeling_dlr.cache_dlr import DLRCacheLayer
+
+    assert issubclass(DLRCacheLayer, CacheLayerMixin)
+    # The class is that of the folder or package that was imported last.
+    for mapping in (DYNAMIC_LAYER_TYPE_MAPPING, STATIC_LAYER_TYPE_MAPPING):
+        assert mapping["dlr"].__name__ == "DLRCacheLayer"
+    assert set(inspect.signature(CacheLayerMixin.lazy_initialization).parameters) == {
+        "self",
+        "key_states",
+        "value_states",
+    }
+
+
+def gradient_checkpointing_layer():
+    """A block computes its forward pass again where checkpointing is on."""
+    from tiny import tiny_config
+
+    from modeling_dlr import DLRModel
+
+    model, counts = DLRModel(tiny_config(num_hidden_layers=1)).train(), []
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.layers[0].mixer.register_forward_pre_hook(lambda *_: counts.append(1))
+    model(torch.ones(1, 5, dtype=torch.long)).last_hidden_state.sum().backward()
+    assert len(counts) == 2
+
+
+def initialization():
+    """Loaded parameters are left alone by the functions that draw fresh ones."""
+    from transformers import initialization as init
+
+    loaded, fresh = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    loaded._is_hf_initialized = True
+    for parameter in (loaded, fresh):
+        with torch.no_grad():
+            init.zeros_(parameter)
+    assert loaded.tolist() == [1, 1]
+    assert fresh.tolist() == [0, 0]
+
+
+def model_flags():
+    """Class attributes by which transformers knows a model's parts."""
+    from modeling_dlr import DLRForCausalLM, DLRPreTrainedModel
+
+    named = {name for cls in (DLRPreTrainedModel, DLRForCausalLM) for name in vars(cls) if re.match(r"_[a-z]", name)}
+    ours = {"_init_weights", "_auto_class", "_abc_impl"}
+    known = inspect.getsource(transformers.modeling_utils) + inspect.getsource(transformers.generation.utils)
+    assert [name for name in named - ours if name not in known] == []
+
+
+def model_names():
+    """Tables of names by which the Trainer, the pipelines and the server know what a model does."""
+    from transformers.models.auto import modeling_auto
+
+    assert modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["dlr"] == "DLRForCausalLM"
+    assert modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["dlr"] == "DLRForSemanticSegmentation"
+
+
+def attention_implementation():
+    """A configuration says which attention its model uses."""
+    from tiny import tiny_config
+
+    from modeling_dlr import DLRModel
+
+    model = DLRModel(tiny_config())
+    model.set_attn_implementation("eager")
+    assert model.config._attn_implementation == "eager"
+
+
+def auto_docstring():
+    """It writes the arguments of a forward into its docstring, and reports none that it does not know."""
+    from modeling_dlr import DLRForSequenceClassification
+
+    assert "cache" in DLRForSequenceClassification.forward.__doc__
+
+
+def transformers_kwargs():
+    """The keyword arguments that every model of transformers may take are among those we know."""
+    from transformers.processing_utils import Unpack
+    from transformers.utils import TransformersKwargs
+
+    from modeling_dlr.modeling_dlr import PASSED_ALONG
+
+    assert Unpack[TransformersKwargs] is not None
+    known = PASSED_ALONG | {"position_ids", "output_router_logits", "is_causal"}
+    assert TransformersKwargs.__annotations__.keys() <= known
+
+
+def strict_configurations():
+    """A strict configuration checks the types and ranges of its fields."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    from modeling_dlr import DLRConfig
+
+    with pytest.raises(StrictDataclassError):
+        DLRConfig(hidden_size="8")
+    with pytest.raises(StrictDataclassError):
+        DLRConfig(hidden_size=0)
+
+
+def model_card_internals():
+    """The history of a Trainer becomes the rows of a card."""
+    from transformers.modelcard import TrainingSummary, extract_hyperparameters_from_trainer, parse_log_history
+
+    history = [{"loss": 1.0, "epoch": 1.0, "step": 2}, {"eval_loss": 0.5, "epoch": 1.0, "step": 2}]
+    history.append({"train_runtime": 1.0, "train_loss": 1.0, "epoch": 1.0, "step": 2})
+    _, lines, _ = parse_log_history(history)
+    summary = TrainingSummary(model_name="m", eval_lines=lines, hyperparameters={"seed": 1}, source=None)
+    assert "0.5" in summary.to_model_card()
+    trainer = SimpleNamespace(args=transformers.TrainingArguments("unused", report_to="none", use_cpu=True))
+    assert extract_hyperparameters_from_trainer(trainer)["learning_rate"] == trainer.args.learning_rate
+
+
+def dynamic_modules(tmp_path: Path):
+    """The code that travels with a file is what the text of the file imports from beside it."""
+    from transformers.dynamic_module_utils import get_relative_imports
+
+    (tmp_path / "one.py").write_text("from .two import x\nimport three\n", encoding="utf-8")
+    assert get_relative_imports(tmp_path / "one.py") == ["two"]
+
+
+def shards_of_a_folder(tmp_path: Path):
+    """The files that an index of weights names."""
+    from transformers.utils.hub import get_checkpoint_shard_files
+
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"metadata": {}, "weight_map": {"a": "one", "b": "two"}}', encoding="utf-8")
+    files, _ = get_checkpoint_shard_files(str(tmp_path), str(index))
+    assert [Path(file).name for file in files] == ["one", "two"]
+
+
+def processors():
+    """The image processor that needs no torchvision, and the one for sound."""
+    from modeling_dlr.processing import pixel_processor, sound_extractor
+
+    assert type(pixel_processor(2, 2)).__name__ == "SegformerImageProcessorPil"
+    assert type(sound_extractor(8000)).__name__ == "Wav2Vec2FeatureExtractor"
+
+
+def hub_hashes():
+    """The hash of a small file is git's, that of a large one SHA-256."""
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    assert git_hash(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert sha_fileobj(io.BytesIO(b"")).hex().startswith("e3b0c44298fc1c14")
+
+
+def unsafe_globals(tmp_path: Path):
+    """The names in a checkpoint that is no plain data, without running any of them."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    torch.save({"path": Path("x")}, tmp_path / "x.pt")
+    assert [name for name in get_unsafe_globals_in_checkpoint(tmp_path / "x.pt") if "pathlib" in name] != []
+    with safe_globals([(str, "pathlib.PosixPath"), (str, "pathlib.PurePosixPath")]):
+        pass
+
+
+def onednn_product():
+    """oneDNN's product of matrices, where the processor has AVX-512."""
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of torch has no oneDNN")
+    x, w = torch.randn(5, 3), torch.randn(4, 3)
+    torch.testing.assert_close(torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""), x @ w.T)
+
+
+def assert_async():
+    """An assertion on a device, which nothing waits for."""
+    torch._assert_async(torch.tensor(True), "message")
+    with pytest.raises(RuntimeError, match="message"):
+        torch._assert_async(torch.tensor(False), "message")
+
+
+def trainer_parts():
+    """Where the Trainer keeps its state, and what it may report to."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.trainer import TRAINER_STATE_NAME
+
+    assert TRAINER_STATE_NAME == "trainer_state.json"
+    assert "tensorboard" in get_available_reporting_integrations()
+
+
+def datasets_hasher():
+    """A hash of settings by their values, the same in every process."""
+    from datasets.fingerprint import Hasher
+
+    assert Hasher.hash({"a": 1}) == Hasher.hash({"a": 1}) != Hasher.hash({"a": 2})
+
+
+def tensor_version():
+    """torch's count of the changes of a tensor in place."""
+    x = torch.zeros(2)
+    before = x._version
+    x.add_(1)
+    assert x._version > before
+
+
+INTERFACES: dict[str, Callable] = {
+    function.__name__: function
+    for function in (
+        *(output_capturing, forward_decorators, output_cache_names, cache_layer_registry, gradient_checkpointing_layer),
+        *(initialization, model_flags, model_names, attention_implementation, auto_docstring, transformers_kwargs),
+        *(strict_configurations, model_card_internals, dynamic_modules, shards_of_a_folder, processors, hub_hashes),
+        *(unsafe_globals, onednn_product, assert_async, tensor_version, trainer_parts, datasets_hasher),
+    )
+}
+
+
+@pytest.mark.parametrize("name", INTERFACES)
+def test_interface(name: str, tmp_path: Path):
+    function = INTERFACES[name]
+    function(**{"tmp_path": tmp_path} if "tmp_path" in inspect.signature(function).parameters else {})
+
+
+@dataclass
+class Row:
+    """One row of the table in CONTRIBUTING.md."""
+
+    names: set[str]
+    test: str
+
+
+def table() -> list[Row]:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (.+) \| .+ \| `(\w+)` \|$", text.split("## Private interfaces")[1], re.MULTILINE)
+    return [Row(set(re.findall(r"`([\w.]+)`", names)), test) for names, test in rows]
+
+
+def test_every_row_of_the_table_has_a_test():
+    assert [row.test for row in table()] == list(INTERFACES)
+
+
+# Submodules whose names are documented as public.
+PUBLIC = {
+    *("transformers", "transformers.activations", "transformers.modeling_outputs", "transformers.utils.logging"),
+    *("torch", "torch.nn", "torch.nn.functional", "torch.autograd.function", "torch.utils.data"),
+    *("huggingface_hub", "huggingface_hub.errors", "huggingface_hub.utils", "huggingface_hub.hf_api"),
+    *("transformers.utils", "transformers.trainer_utils", "safetensors", "safetensors.torch"),
+    *("datasets", "accelerate", "evaluate", "tokenizers"),
+}
+LIBRARIES = {name.partition(".")[0] for name in PUBLIC}
+
+
+def private_names(path: Path) -> set[str]:
+    """What a file imports from submodules that are not public, and the underscored names that it reads of libraries."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and (node.module or "").split(".")[0] in LIBRARIES:
+            names |= {alias.name for alias in node.names} if node.module not in PUBLIC else set()
+        if isinstance(node, ast.Attribute) and re.match(r"_[a-z]", node.attr):
+            of_library = re.match(r"(torch|transformers)\b", ast.unparse(node.value))
+            names |= {node.attr} if of_library or node.attr == "_attn_implementation" else set()
+    return names
+
+
+PACKAGE = [path for folder in ("modeling_dlr", "hub_upload", "examples") for path in (ROOT / folder).rglob("*.py")]
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=lambda path: path.stem)
+def test_the_table_is_complete(path: Path):
+    known = {name.rpartition(".")[2] for row in table() for name in row.names}
+    assert private_names(path) <= known
