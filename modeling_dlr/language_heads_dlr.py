@@ -77,7 +77,8 @@ class DLRLanguageHead(DLRPreTrainedModel):
         reading = self.model.read(**inputs)
         if labels is not None:
             all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            check_tokens_to_predict(labels, reading.batch_size, reading.length, self.lm_head.out_features, all_logits)
+            # pyrefly: ignore[bad-argument-type] - __init__ refuses None
+            check_tokens_to_predict(labels, reading.batch_size, reading.length, self.config.vocab_size, all_logits)
         outputs = self.model(**inputs, reading=reading, return_dict=True, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])

@@ -210,7 +210,7 @@ class DLRBlock(GradientCheckpointingLayer):
 
     def __init__(self, config: DLRConfig, layer_idx: int):
         super().__init__()
-        self.norm = build_norm(config)
+        self.norm, self.norm_type = build_norm(config), config.norm_type
         # pyrefly: ignore[unsupported-operation] - None only until __post_init__ has filled it
         self.mixer = MIXERS[config.layer_types[layer_idx]](config, layer_idx)
         self.dropout = DROPOUTS[config.dropout_type](config.hidden_dropout_prob)
@@ -222,10 +222,10 @@ class DLRBlock(GradientCheckpointingLayer):
     ) -> Tensor:
         """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
         if self.norm_first:
-            branch = self.mixer(normalise(self.norm, hidden_states, layout.here), layout, cache)
+            branch = self.mixer(normalise(self.norm_type, self.norm, hidden_states, layout.here), layout, cache)
             return self._residual(hidden_states, self.dropout(branch))
         branch = self.mixer(hidden_states, layout, cache)
-        return normalise(self.norm, self._residual(hidden_states, self.dropout(branch)), layout.here)
+        return normalise(self.norm_type, self.norm, self._residual(hidden_states, self.dropout(branch)), layout.here)
 
     def _residual(self, hidden_states: Tensor, branch: Tensor) -> Tensor:
         if self.branch_scale is None:
@@ -460,7 +460,8 @@ class DLRModel(DLRPreTrainedModel):
         hidden_states = self._embed(input_ids, inputs_embeds, input_values)
         for layer in self.layers:
             hidden_states = layer(hidden_states, reading.layout, cache=cache)
-        hidden_states = normalise(self.norm, hidden_states, reading.layout.here)
+        if self.config.norm_position == "pre":
+            hidden_states = normalise(self.config.norm_type, self.norm, hidden_states, reading.layout.here)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
 
     def _check_weights(self, layout: Layout) -> None:

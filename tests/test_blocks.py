@@ -120,9 +120,9 @@ def test_padding_reaches_batch_norm_only():
     x, mask = torch.randn(3, 7, H), MASKS["holes"]
     for norm_type in ("layer", "scalar_layer"):
         norm = build_norm(tiny_config(norm_type=norm_type))
-        assert torch.equal(normalise(norm, x, mask), norm(x))
+        assert torch.equal(normalise(norm_type, norm, x, mask), norm(x))
     first, second = (build_norm(tiny_config(norm_type="batch")) for _ in range(2))
-    assert torch.equal(normalise(first, x, mask), second(x, mask))
+    assert torch.equal(normalise("batch", first, x, mask), second(x, mask))
     assert not torch.equal(second(x), second(x, mask))
 
 

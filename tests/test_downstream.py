@@ -1,6 +1,7 @@
 """Libraries that know nothing of this one work with its models: PEFT, torchao, sentence-transformers, any script."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForSequenceClassification, DLRModel
+from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForMaskedLM, DLRForSequenceClassification, DLRModel
 from modeling_dlr.kernels_dlr import Kernel
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -120,6 +121,34 @@ def test_lora(model_class: type[PreTrainedModel], task: str, fields: dict[str, A
     torch.testing.assert_close(
         logits_of(model_class.from_pretrained(tmp_path / "merged")), logits_of(merged), rtol=0, atol=1e-6
     )
+
+
+@peft_warns
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "apart"])
+@pytest.mark.parametrize("model_class", [DLRForCausalLM, DLRForMaskedLM, DLRForSequenceClassification])
+def test_lora_with_new_tokens(model_class: type[PreTrainedModel], tied: bool, tmp_path: Path):
+    """PEFT trains a few rows of the embedding, which it wraps together with the projection that shares it."""
+    base = saved(model_class, {"bidirectional": model_class is DLRForMaskedLM, "tie_word_embeddings": tied}, tmp_path)
+    before, batch = logits_of(base), batch_of(TEXTS)
+    rows = LoraConfig(target_modules=["out_proj"], r=2, trainable_token_indices={"embed_tokens": [111, 114]})
+    model = get_peft_model(base, rows)
+    labels = torch.tensor([0, 1] * 3) if model_class is DLRForSequenceClassification else batch["input_ids"]
+    optimizer = torch.optim.SGD([value for value in model.parameters() if value.requires_grad], lr=0.5)
+    model.train()(**batch, labels=labels).loss.backward()
+    optimizer.step()
+    expected = logits_of(model)
+    assert (expected - before).abs().max() > 0.01
+    model.save_pretrained(tmp_path / "adapter")
+    again = PeftModel.from_pretrained(model_class.from_pretrained(tmp_path), tmp_path / "adapter")
+    torch.testing.assert_close(logits_of(again), expected, rtol=0, atol=1e-6)
+
+
+@peft_warns
+def test_wrapped_batch_norm_leaves_padding_out():
+    """A norm that PEFT trains, and wraps for it, still learns which steps are padding."""
+    base = DLRForSequenceClassification(DLRConfig(**SIZES, norm_type="batch")).train()
+    wrapped = get_peft_model(deepcopy(base), LoraConfig(target_modules=["out_proj"], r=2, modules_to_save=["norm"]))
+    assert torch.equal(wrapped.train()(**batch_of(TEXTS)).logits, base(**batch_of(TEXTS)).logits)
 
 
 @by_model

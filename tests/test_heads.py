@@ -262,6 +262,10 @@ def test_tied_embeddings(tmp_path):
         model.resize_token_embeddings(17, mean_resizing=False)
         assert model.lm_head.weight.shape == model.model.embed_tokens.weight.shape == (17, 3)
         assert (model.lm_head.weight is model.model.embed_tokens.weight) == tied
+        ids = torch.tensor([[1, 16]])
+        assert model(input_ids=ids, labels=ids).loss.isfinite()
+        with pytest.raises(ValueError, match=r"vocab_size-1 = 16 .* got 17"):
+            model(input_ids=ids, labels=ids + 1)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
