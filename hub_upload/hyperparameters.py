@@ -2,84 +2,59 @@
 
 import re
 import reprlib
-from types import NoneType
 from typing import Any
 
 from torch import Tensor
 
+from .arguments import (
+    DATA_SETS,
+    OF_DECODER,
+    OF_MODEL,
+    check_choices,
+    check_types,
+    names_of_flat,
+    names_of_layer,
+    refuse_missing,
+    refuse_unknown_names,
+)
 from .errors import InputError
-from .official import DLR_VERSIONS, DSS_INITS, FAMILIES, NORMS, POOLINGS, RESIDUALS
+from .official import FAMILIES
 
-# One answer for the whole sequence, one per step, or one for two documents, by the data set of the official code.
-DATA_SETS = {
-    "listops": "sequence",
-    "imdb": "sequence",
-    "aan": "pair",
-    "cifar": "sequence",
-    "mnist": "sequence",
-    "pathfinder": "sequence",
-    "sc": "sequence",
-    "listops_subtrees": "token",
-    "pathfinder_segmentation": "token",
-    "sequence1d": "token",
-}
-
-# What the classes of state-spaces/s4 do unless they are told otherwise.
-_S4D: dict[str, Any] = {
+# What the classes of state-spaces/s4 do unless a run says otherwise.
+_S4_CLASS: dict[str, Any] = {
     "kernel_type": "s4d",
     "activation": "gelu",
     "postact": "glu",
     "bidirectional": False,
-    "transposed": True,
+    "dt_transform": "exp",
+    "real_transform": "exp",
+    "imag_transform": "none",
+    "bandlimit": None,
+    "mult_act": None,
 }
-_S4_EXAMPLE = _S4D | {"disc": "zoh", "norm": "nn.LayerNorm", "prenorm": False, "decoder": "pool", "head": "sequence"}
-_S4_KERNELS: dict[Any, dict[str, Any]] = {"s4": _S4D, "s4d": _S4D}
+# What its small example model always does, and what the minimal S4D in it does besides.
+_S4_EXAMPLE = {
+    "kernel_type": "s4d",
+    "transposed": True,
+    "norm": "nn.LayerNorm",
+    "residual": "R",
+    "decoder": "pool",
+    "head": "sequence",
+}
+_S4D_MINIMAL = _S4_CLASS | {"disc": "zoh", "l_max": None}
+_S4_LAYERS = {"s4", "s4d"}
+
+_SCALE = re.compile(r"layers\.0\.layer\.kernel\.ws\.\d+$")
+
+# Entries of the decoder's part that say what it computes, as arguments of one mapping.
+_DECODER = {"mode": "decoder", "activation": "decoder.activation", "_name_": "decoder._name_", "nli": "nli"}
 
 # The matrix that gives the answers, by decoder.
-_LAST_LAYERS = ("decoder.output_transform.weight", "decoder.weight", "decoder.retrieval.classifier.2.weight")
+_PAIRS = "decoder.retrieval.classifier.2.weight"
+_LAST_LAYERS = ("decoder.output_transform.weight", "decoder.weight", _PAIRS)
 
-# The arguments that no shape betrays, by kernel type.
-_NEEDED = {
-    "dlr": {"version", "kernel_to_real", "Lambda_init", "d_state"},
-    "dss": {"version", "kernel_to_real", "Lambda_init", "sep_dt_re_im", "d_state"},
-    "s4d": {"disc"},
-    "sgconv": set(),
-    "attn": {"chunk_size", "attn_ff"},
-}
-_NEEDED_BY_ALL = {"bidirectional", "activation", "postact", "transposed", "norm", "decoder"}
-
-# What an argument must be, whatever the kernel: the types, and the names of the arguments.
-_TYPES: dict[str, tuple[set[type], set[str]]] = {
-    "a text": (
-        {str},
-        {"version", "kernel_to_real", "Lambda_init", "activation", "norm", "head", "disc", "residual"}
-        | {"real_transform", "dt_transform"},
-    ),
-    "a text or null": ({str, NoneType}, {"dataset", "decoder", "hyper_act", "kernel_type", "postact"}),
-    "true or false": ({bool}, {"bidirectional", "prenorm", "sep_dt_re_im", "transposed"}),
-    "a whole number": ({int}, {"channels", "d_state", "n_heads"}),
-    "a whole number or null": ({int, NoneType}, {"chunk_size", "max_kernel_length"}),
-    "a number": (
-        {int, float},
-        {"alpha_max", "alpha_min", "attn_ff", "dropout", "dt_max", "dt_min", "max_real_Lambda"},
-    ),
-    "a number or null": ({int, float, NoneType}, {"W_scale", "w_scale"}),
-}
-
-# The values that each argument may have.
-_CHOICES = {
-    "head": dict.fromkeys(DATA_SETS.values()),
-    "residual": RESIDUALS,
-    "decoder": POOLINGS,
-    "postact": {None, "glu", "geglu"},
-}
-_CHOICES_OF_KERNEL = {
-    "dlr": {"version": DLR_VERSIONS},
-    "dss": {"Lambda_init": DSS_INITS},
-    "s4d": {"disc": {"zoh", "bilinear"}, "real_transform": {"exp"}, "dt_transform": {"exp"}},
-    "sgconv": {},
-    "attn": {},
-}
+# SGConv's kernel is computed once, for its norm: so many numbers take 2 GiB.
+_MOST_TAPS = 2**29
 
 
 def official_arguments(
@@ -93,88 +68,159 @@ def official_arguments(
 
     Args:
         config: the merged configuration of the official code ("model" with its "layer", "encoder", "decoder",
-            "dataset"), or those arguments in one flat mapping; None for a model whose shapes say everything.
+            "dataset"), or those arguments in one flat mapping; None for a model whose names and shapes say everything.
         tensors: the state dict.
         head: "sequence", "token" or "pair"; by default what the data set asks for.
         discretization: "bilinear" for kernels of S4 that were not diagonal, whatever the configuration says.
 
     Raises:
-        InputError: listing the arguments that are missing, or naming one that has no meaning here.
+        InputError: listing the arguments that are missing or unknown, naming one that has no meaning here, or those
+            that contradict the shapes.
     """
-    given = _example_defaults(tensors) | (_flat(config) if config else {})
+    given = _of_names(tensors) | _read(config or {}, _of_names(tensors).get("kernel_type"))
     given |= {"head": head} if head else {}
     given |= {"disc": discretization} if discretization else {}
-    _check_types(given)
-    kernel_type = given.get("kernel_type")
-    if kernel_type not in list(FAMILIES):
-        raise InputError(
-            f"The hyper-parameters say kernel_type {kernel_type!r}, which must be one of {sorted(FAMILIES)}: pass the "
-            "configuration of the run with --hyper-parameters."
-        )
-    official = given | _from_shapes(tensors, kernel_type)
-    needed = _NEEDED_BY_ALL | _NEEDED[kernel_type] | {"prenorm", "head"}
-    missing = sorted(name for name in needed if name not in official)
-    if missing:
-        cure = "pass --head sequence, token or pair" if missing == ["head"] else "give them with --hyper-parameters"
-        raise InputError(f"The hyper-parameters lack {missing}, and no shape says what they are: {cure}.")
-    _check(official, kernel_type)
+    check_types(given)
+    kernel_type = given["kernel_type"]
+    found = _from_shapes(tensors, kernel_type)
+    # Diagonalising an S4 kernel may change the number of its poles.
+    _refuse_contradictions({name: given[name] for name in given if name != "d_state" or not discretization}, found)
+    official = given | found
+    refuse_missing(official, kernel_type, pairs=_PAIRS in tensors)
+    check_choices(official, kernel_type)
     return official
 
 
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-    """One dictionary of the arguments of model, layer and decoder."""
-    model = config.get("model")
-    if not isinstance(model, dict):
-        return dict(config)
-    layer = model.get("layer")
-    if not isinstance(layer, dict):
-        raise InputError("The hyper-parameters have a 'model' without a 'layer': pass the configuration of the run.")
-    name = layer.get("_name_")
-    _check_types({"kernel_type": name})
-    flat = _S4_KERNELS.get(name, {"kernel_type": name, "kernel_to_real": "real"}) | layer | model
-    flat["dropout"] = model.get("dropout", layer.get("dropout", 0.0))
-    flat["postact"] = layer.get("postact", layer.get("final_act"))
-    decoder = config.get("decoder")
-    decoder = decoder if isinstance(decoder, dict) else {"_name_": decoder, "mode": None}
-    flat["decoder"] = decoder.get("mode")
-    dataset = config.get("dataset")
+def _read(config: dict[str, Any], kernel_type: str | None) -> dict[str, Any]:
+    """One dictionary of the arguments, all of them known; ``kernel_type`` is that of the tensors, if they tell."""
+    flat = _of_run(config) if isinstance(config.get("model"), dict) else dict(config)
+    dataset = flat.pop("dataset", None)
     data_set = dataset.get("_name_") if isinstance(dataset, dict) else dataset
-    _check_types({"dataset": data_set})
+    check_types({"dataset": data_set})
     if data_set in DATA_SETS:
-        flat["head"] = DATA_SETS[data_set]
+        flat.setdefault("head", DATA_SETS[data_set])
+    _spread(flat, "decoder", _DECODER, OF_DECODER)
+    _spread(flat, "encoder", {"_name_": "encoder"}, {"_name_"})
+    kernel_type = flat.get("kernel_type", kernel_type)
+    check_types({"kernel_type": kernel_type})
+    if kernel_type not in list(FAMILIES):
+        raise InputError(
+            f"The hyper-parameters say kernel_type {reprlib.repr(kernel_type)}, which must be one of "
+            f"{sorted(FAMILIES)}: pass the configuration of the run with --hyper-parameters."
+        )
+    refuse_unknown_names("one mapping", flat, names_of_flat(kernel_type))
+    _refuse_pooling(flat.get("pool"))
+    if flat.get("postact") is None and flat.get("final_act") is not None:  # its name in S4, where "id" is none
+        flat["postact"] = None if flat["final_act"] == "id" else flat["final_act"]
+    if flat.get("dropout", 0.0) is None:
+        del flat["dropout"]
     return flat
 
 
-def _example_defaults(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """What the small example model of state-spaces/s4 is built with, if this is one."""
-    return dict(_S4_EXAMPLE) if any(name.startswith("s4_layers.") for name in tensors) else {}
+def _of_run(config: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of model, layer, encoder, decoder and data set of a run; other parts of it are not of the model."""
+    model, layer = config["model"], config["model"].get("layer")
+    if not isinstance(layer, dict):
+        raise InputError("The hyper-parameters have a 'model' without a 'layer': pass the configuration of the run.")
+    name = layer.get("_name_")
+    check_types({"kernel_type": name})
+    # The DSS repository has no kernel_to_real: it takes the real part.
+    defaults = _S4_CLASS if name in _S4_LAYERS else {"kernel_type": name}
+    defaults |= {"kernel_to_real": "real"} if name == "dss" else {}
+    kernel_type = layer.get("kernel_type", defaults["kernel_type"])
+    check_types({"kernel_type": kernel_type})
+    known = names_of_layer(kernel_type) if kernel_type in list(FAMILIES) else set(layer)
+    refuse_unknown_names("model", model, OF_MODEL)
+    refuse_unknown_names("model.layer", layer, known | {"_name_"})
+    misplaced = sorted(config.keys() & (known | OF_MODEL) - {"model"})
+    if misplaced:
+        raise InputError(
+            f"The hyper-parameters {misplaced} must stand in 'model' or its 'layer', where official code reads them."
+        )
+    if model.get("_name_", "model") != "model" or model.get("bidirectional", False) is not False:
+        raise InputError("The 'model' must be of the kind 'model', and not be bidirectional itself: its layers may be.")
+    parts = {part: config[part] for part in ("encoder", "decoder", "dataset") if part in config}
+    if not isinstance(parts.get("decoder"), dict):
+        parts.pop("decoder", None)  # a name alone says no mode
+    own = {name: value for name, value in model.items() if name not in ("_name_", "layer", "bidirectional")}
+    return defaults | {name: layer[name] for name in layer if name != "_name_"} | own | parts
+
+
+def _spread(flat: dict[str, Any], part: str, names: dict[str, str], known: set[str]) -> None:
+    """Replace a part that is a mapping by those of its entries that say what the model computes."""
+    entries = flat.get(part)
+    if not isinstance(entries, dict):
+        return
+    refuse_unknown_names(part, entries, known)
+    del flat[part]
+    flat |= {name: entries[entry] for entry, name in names.items() if entry in entries}
+
+
+def _refuse_pooling(pool: Any) -> None:
+    """Refuse to leave steps out between layers; the pooling of the official configurations does nothing."""
+    numbers = [value for name, value in pool.items() if name != "_name_"] if isinstance(pool, dict) else [pool]
+    if any(number not in (1, None) for number in numbers):
+        raise InputError(f"The hyper-parameters pool between layers ({reprlib.repr(pool)}), which no model here does.")
+
+
+def _of_names(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """What the small example model of state-spaces/s4 is always built with, if the names are of one."""
+    if not any(name.startswith("s4_layers.") for name in tensors):
+        return {}
+    skips = [value for name, value in tensors.items() if name.endswith(".D")]
+    minimal = all(skip.dim() == 1 for skip in skips)  # the full block has one for each kernel
+    return _S4_EXAMPLE | (_S4D_MINIMAL if minimal else {})
 
 
 def _from_shapes(tensors: dict[str, Tensor], kernel_type: str) -> dict[str, Any]:
-    """The sizes, and whether there is a final norm."""
+    """The sizes, the kind of the encoder, and whether there is a final norm."""
     weight = _matrix(tensors, "encoder.weight")
     values = "encoder.bias" in tensors
-    layers = {int(found[1]) for name in tensors if (found := re.match(r"(?:model\.layers|s4_layers)\.(\d+)\.", name))}
     last = next((name for name in _LAST_LAYERS if name in tensors), None)
     if last is None:
         raise InputError(f"The state dict has none of the decoders {_LAST_LAYERS}: is it the whole model?")
     found = {
         "d_model": weight.shape[0 if values else 1],
-        "n_layers": len(layers),
+        "n_layers": _number_of_layers(tensors),
+        "encoder": "linear" if values else "embedding",
         "d_input": weight.shape[1] if values else None,
         "n_tokens": None if values else weight.shape[0],
         "d_output": _matrix(tensors, last).shape[0],
     }
     if kernel_type == "sgconv":
-        scales = {name.rpartition(".")[2] for name in tensors if re.search(r"layers\.0\..*\bws\.\d+$", name)}
-        found["n_scales"] = len(scales)
+        found["n_scales"] = _number_of_scales(tensors)
     if kernel_type == "s4d":
         poles = next((name for name in tensors if name.endswith("log_A_real")), None)
         if poles is not None:
             found["d_state"] = 2 * _matrix(tensors, poles).shape[1]
+    angles = next((value for name, value in tensors.items() if name.endswith("attn.rope.freqs")), None)
+    if kernel_type == "attn" and angles is not None and angles.numel():
+        found["n_heads"] = found["d_model"] // (2 * angles.numel())
     if not any(name.startswith("s4_layers.") for name in tensors):
         found["prenorm"] = any(name.startswith("model.norm.") for name in tensors)
     return found
+
+
+def _number_of_layers(tensors: dict[str, Tensor]) -> int:
+    """One more than the last layer's number, if there is none missing before it."""
+    found = (re.match(r"(?:model\.layers|s4_layers)\.(\d+)\.", name) for name in tensors)
+    layers = {int(match[1]) for match in found if match}
+    absent = next((number for number in range(len(layers)) if number not in layers), None)
+    if absent is not None:
+        raise InputError(f"The state dict has {len(layers)} layers, but none of number {absent}: is it whole?")
+    return len(layers)
+
+
+def _number_of_scales(tensors: dict[str, Tensor]) -> int:
+    """Of SGConv, whose kernel must have a size that memory holds: each scale has twice the taps of that before."""
+    scales = {name.rpartition(".")[2]: value for name, value in tensors.items() if _SCALE.search(name)}
+    largest = max((value.numel() for value in scales.values()), default=0)
+    if largest << max(len(scales) - 1, 0) > _MOST_TAPS:
+        raise InputError(
+            f"The state dict has {len(scales)} scales of {largest:,} numbers, whose kernel would have more than "
+            f"{_MOST_TAPS:,}: is it the whole model?"
+        )
+    return len(scales)
 
 
 def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
@@ -187,22 +233,12 @@ def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
     return value
 
 
-def _check_types(given: dict[str, Any]) -> None:
-    """Refuse values of another type than their argument has."""
-    for kind, (types, names) in _TYPES.items():
-        for name in sorted(names & given.keys()):
-            if type(given[name]) not in types:
-                raise InputError(
-                    f"The hyper-parameter {name} must be {kind}, got {reprlib.repr(given[name])}: correct it with "
-                    "--hyper-parameters."
-                )
-
-
-def _check(official: dict[str, Any], kernel_type: str) -> None:
-    """Refuse values without a meaning here, naming those that have one."""
-    for name, choices in (_CHOICES | _CHOICES_OF_KERNEL[kernel_type]).items():
-        if official.get(name, next(iter(choices))) not in choices:
-            raise InputError(f"The hyper-parameter {name} must be one of {list(choices)}, got {official[name]!r}.")
-    norm = (official["norm"], official["transposed"])
-    if norm not in NORMS:
-        raise InputError(f"norm={norm[0]!r} with transposed={norm[1]} must be one of {list(NORMS)}.")
+def _refuse_contradictions(given: dict[str, Any], found: dict[str, Any]) -> None:
+    """Refuse arguments that say otherwise than the tensors; null says nothing."""
+    wrong = [
+        f"{name} {given[name]!r} instead of {value!r}"
+        for name, value in found.items()
+        if given.get(name) is not None and given[name] != value
+    ]
+    if wrong:
+        raise InputError(f"The hyper-parameters contradict the tensors: {', '.join(wrong)}. Are they of another run?")

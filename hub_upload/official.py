@@ -32,7 +32,8 @@ class Family(NamedTuple):
     states_per_pole: int = 1
 
 
-_DIAGONAL = {"max_kernel_length": "max_length", "dt_min": "time_step_min", "dt_max": "time_step_max"}
+_TIME_STEPS = {"dt_min": "time_step_min", "dt_max": "time_step_max"}
+_DIAGONAL = _TIME_STEPS | {"max_kernel_length": "max_length"}
 
 FAMILIES = {
     "dlr": Family(
@@ -74,7 +75,7 @@ FAMILIES = {
     "s4d": Family(
         lambda official: {"discretization": official["disc"]},
         {"log_dt": "log_time_step", "log_A_real": "log_decay", "A_imag": "frequency", "C": "weights"},
-        _DIAGONAL,
+        _TIME_STEPS | {"l_max": "max_length"},
         states_per_pole=2,  # the official N counts the conjugates, too
     ),
     "attn": Family(lambda official: {}, {}, {}),
@@ -86,6 +87,7 @@ NORMS: dict[tuple[str, bool], Any] = {  # by (norm, transposed)
     ("batch", False): "batch",
     ("nn.LayerNorm", True): "layer",
 }
+ACTIVATIONS: dict[str | None, None] = dict.fromkeys(("id", "identity", "linear"))  # the others have one name
 RESIDUALS: dict[str, Any] = {"R": "plain", "D": "decay"}
 POOLINGS: dict[str, Any] = {"pool": "mean", "last": "last"}
 
@@ -113,7 +115,7 @@ UNUSED_BY_ATTENTION = r"(^|\.)(D|rope\.freqs)$"
 
 def state_size_of(official: dict[str, Any]) -> int:
     """Our number of poles per kernel."""
-    return official["d_state"] // FAMILIES[official["kernel_type"]].states_per_pole
+    return official.get("d_state", 64) // FAMILIES[official["kernel_type"]].states_per_pole
 
 
 def kernel_parameters_of(official: dict[str, Any]) -> dict[str, Any]:
@@ -149,8 +151,8 @@ def config_of(official: dict[str, Any]) -> DLRConfig:
         state_size=state_size_of(official),
         bidirectional=official["bidirectional"],
         num_kernel_channels=official.get("channels", 1),
-        channel_gate_act=official.get("hyper_act"),
-        hidden_act=official["activation"],
+        channel_gate_act=ACTIVATIONS.get(official.get("hyper_act"), official.get("hyper_act")),
+        hidden_act=ACTIVATIONS.get(official["activation"], official["activation"]),
         output_gate=official["postact"],
         norm_position="pre" if official.get("prenorm") else "post",
         norm_type=NORMS[official.get("norm", "layer"), official["transposed"]],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from test_hub_convert import CASE, HYPER_PARAMETERS, state_dict_of
-from test_hub_s4 import example_model
+from test_hub_s4 import example_model, settings_of
 from torch import Tensor
 
 from hub_upload.convert import convert_tensors
@@ -36,7 +36,7 @@ VALUES: list[Any] = [None, True, 0, -1, 1.5, 10**30, torch.nan, "", "many", ["x"
 def given(case: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A state dict and its hyper-parameters, to change."""
     if case in EXAMPLES:
-        return example_model(case, layers=1), {"bidirectional": False}
+        return example_model(case, layers=1), settings_of(case)
     return state_dict_of(case), json.loads(json.dumps(HYPER_PARAMETERS[case]))
 
 

@@ -78,9 +78,28 @@ def example_model(case: str, layers: int = 2) -> dict[str, Tensor]:
     return model
 
 
+# What no shape tells of an S4Block, and the state-spaces/s4's class does by itself.
+S4_BLOCK: dict[str, Any] = {
+    "activation": "gelu",
+    "final_act": "glu",
+    "disc": "zoh",
+    "dt_transform": "exp",
+    "real_transform": "exp",
+    "imag_transform": "none",
+    "bandlimit": None,
+    "mult_act": None,
+    "l_max": None,
+}
+
+
+def settings_of(case: str) -> dict[str, Any]:
+    """The hyper-parameters that an example model needs."""
+    block = S4_BLOCK if case.startswith("s4block") else {}
+    return {"prenorm": False, "bidirectional": case.endswith("bidir")} | block
+
+
 def converted(case: str, **options: Any) -> Conversion:
-    config = {"bidirectional": case.endswith("bidir"), **options.pop("config", {})}
-    return convert_tensors(example_model(case), config, **options)
+    return convert_tensors(example_model(case), settings_of(case), **options)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +128,7 @@ def test_layers_of_a_model(case: str, options: dict[str, Any], tmp_path: Path):
 def test_model_is_built_as_the_example(tmp_path: Path):
     """Projection, layer, residual, norm, mean, projection: as the small model of state-spaces/s4 does it."""
     state = example_model("s4d_block_transposed1")
-    model = convert_tensors(state, None).model.double().eval()
+    model = convert_tensors(state, {"prenorm": False}).model.double().eval()
     x = torch.randn(2, 63, 3).double()
     state = {name: value.double() for name, value in state.items()}
     with torch.no_grad():
