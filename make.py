@@ -129,10 +129,9 @@ def newer_transformers(python: Path) -> str | None:
 
 def test_versions(arguments: list[str]) -> None:
     """Run the core of the tests with the oldest and the newest versions; report on a release beyond our range."""
-    failed = []
-    for name, constraints in version_sets().items():
-        python = set_up(f".venvs/{name}", "tasks,test", constraints)
-        failed += [name] if report(name, python, arguments) else []
+    pythons = {name: set_up(f".venvs/{name}", "tasks,test", lines) for name, lines in version_sets().items()}
+    failed = [name for name, python in pythons.items() if report(name, python, arguments)]
+    python = pythons["newest"]
     if newer := newer_transformers(python):
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", f"transformers=={newer}"], check=True)
         (python.parent.parent / "installed-from").unlink()
