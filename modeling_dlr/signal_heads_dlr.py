@@ -1,5 +1,7 @@
 """Heads for sound and images: the same recipe, under the names and shapes by which their pipelines call it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
@@ -9,8 +11,8 @@ from transformers.utils.generic import can_return_tuple
 
 from .checks_dlr import LABELS_CURE, check_tensor
 from .configuration_dlr import DLRConfig
-from .heads_dlr import DLRForSequenceClassification, DLRForTokenClassification
-from .modeling_dlr import DLRPreTrainedModel
+from .heads_dlr import LABELS_ARGS, DLRForSequenceClassification, DLRForTokenClassification, DLRHead
+from .modeling_dlr import VALUES_ARGS, DLRPreTrainedModel
 from .outputs_dlr import ImageClassifierOutputWithPast, SemanticSegmenterOutputWithPast
 
 # The pipeline of segmentation knows models by their names; registering an Auto class does not enter it.
@@ -32,14 +34,30 @@ class DLRSignalHead(DLRPreTrainedModel):
         self.main_input_name = type(self).main_input_name
 
 
-@auto_docstring(custom_intro="DLR with a classification head over a recording, [B, L] samples in `input_values`.")
-class DLRForAudioClassification(DLRSignalHead, DLRForSequenceClassification):
+class DLRAudioHead(DLRSignalHead, DLRHead):
+    """What makes another head one that reads recordings, by position too."""
+
     input_modalities = "audio"
+
+    @auto_docstring(custom_args=VALUES_ARGS + LABELS_ARGS)
+    def forward(
+        self,
+        input_values: torch.FloatTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Any:
+        return super().forward(input_values=input_values, attention_mask=attention_mask, labels=labels, **kwargs)
+
+
+@auto_docstring(custom_intro="DLR with a classification head over a recording, [B, L] samples in `input_values`.")
+class DLRForAudioClassification(DLRAudioHead, DLRForSequenceClassification):
+    pass
 
 
 @auto_docstring(custom_intro="DLR with a classification head at every sample of a recording.")
-class DLRForAudioFrameClassification(DLRSignalHead, DLRForTokenClassification):
-    input_modalities = "audio"
+class DLRForAudioFrameClassification(DLRAudioHead, DLRForTokenClassification):
+    pass
 
 
 @auto_docstring(custom_intro="DLR with a classification head over the pixels of an image, row by row.")

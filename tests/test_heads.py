@@ -119,6 +119,15 @@ def test_main_input(auto_class: str):
     assert model.main_input_name == name
 
 
+@by_head
+def test_main_input_by_position(auto_class: str):
+    """The first argument is what the model reads; the mask follows it, for all but images."""
+    model, example = build(auto_class)
+    ((name, values),) = example.inputs(model.config, 2, 7).items()
+    masks = [] if name == "pixel_values" else [torch.ones_like(values, dtype=torch.long)]
+    assert torch.equal(logits_of(model(values, *masks)), logits_of(model(**{name: values})))
+
+
 def test_language_losses():
     """A causal model predicts the next token, a masked one the token itself; -100 is ignored, everywhere if need be."""
     for head, shift in ((DLRForCausalLM, 1), (DLRForMaskedLM, 0)):
