@@ -31,6 +31,7 @@ _CONTAINERS: dict[str, Any] = {
 }
 _INERT_LIBRARIES = {"argparse", "lightning", "lightning_fabric", "omegaconf", "pathlib", "pytorch_lightning", "typing"}
 _MOST_SETTINGS = 100_000
+_LONGEST_NAME = 500
 
 # What else is found under the name of a checkpoint, by its first bytes.
 _RESAVE = "and has no checksums that would show damage. Save its state dict again with the PyTorch that wrote it"
@@ -92,6 +93,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} holds no state dict: it must map names to tensors (or have one under 'state_dict' or 'model'), "
             f"but {f'{strangers[0]} is not a plain tensor' if strangers else 'it is empty'}."
+        )
+    long = next((name for name in tensors if len(name) > _LONGEST_NAME), None)
+    if long is not None:
+        raise InputError(
+            f"{path} has a name of {len(long):,} characters, {long[:40]!r}...: is it a model's state dict?"
+        )
+    # Tensors may share their numbers, so that a small file could describe weights that no memory holds.
+    if sum(value.nbytes for value in tensors.values()) > size:
+        raise InputError(
+            f"{path} has tensors of more bytes than the file, which share their numbers: save each with its own."
         )
     return Checkpoint(dict(tensors), _read_settings(path, loaded.get("hyper_parameters")))
 

@@ -22,7 +22,7 @@ from .card import CardOptions, write_card
 from .checkpoint import read_checkpoint, read_hyper_parameters, sha256_of
 from .diagonalise import diagonalise
 from .errors import InputError
-from .folders import new_folder
+from .folders import free_place, new_folder
 from .hyperparameters import official_arguments
 from .official import config_of, parameters_of
 
@@ -68,6 +68,7 @@ def convert(
     Raises:
         InputError: for a checkpoint or hyper-parameters that do not fit, listing every tensor left over or missing.
     """
+    free_place(folder)
     given = read_checkpoint(checkpoint)
     config = given.hyper_parameters if hyper_parameters is None else read_hyper_parameters(hyper_parameters)
     conversion = convert_tensors(given.tensors, config, head=head, dtype=DTYPES[dtype])
@@ -117,7 +118,7 @@ def convert_tensors(
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         raise InputError(f"The hyper-parameters describe no model: {error}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
-    _refuse_misfits(described, values)
+    _refuse_misfits(described, values, dtype)
     model = build(config)
     torch.nn.Module.to(model, dtype=dtype)
     _load(model, values)
@@ -133,7 +134,7 @@ def _refuse_small_floats(tensors: dict[str, Tensor]) -> None:
             )
 
 
-def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
+def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor], dtype: torch.dtype) -> None:
     """Every parameter and buffer must be in the checkpoint, with its shape, and nothing be left over."""
     own = model.state_dict()
     missing = sorted(own.keys() - values.keys() - _norms(model).keys())
@@ -148,13 +149,14 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
         for name, value in values.items()
         if name in own and _kind(value) != _kind(own[name])
     ]
-    endless = [name for name, value in values.items() if not torch.isfinite(value).all()]
+    fits = not (missing or left_over or shapes or kinds)  # numbers are only read of what will be kept
+    endless = [name for name, value in values.items() if fits and not _is_finite(value, dtype)]
     problems = {
         "missing": missing,
         "left over": left_over,
         "of another shape": shapes,
         "of another kind": kinds,
-        "not finite": endless,
+        f"not finite in {str(dtype).removeprefix('torch.')}": endless,
     }
     if any(problems.values()):
         lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
@@ -162,6 +164,11 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> Non
             f"The checkpoint does not fit its hyper-parameters (names after translation). {lists}. Correct them with "
             "--hyper-parameters, or --head."
         )
+
+
+def _is_finite(value: Tensor, dtype: torch.dtype) -> bool:
+    """Also as it will be kept: a large number of float64 is infinite in float32."""
+    return bool(torch.isfinite(value.to(dtype) if value.is_floating_point() else value).all())
 
 
 def _kind(value: Tensor) -> tuple[bool, bool]:

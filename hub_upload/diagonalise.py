@@ -20,6 +20,9 @@ _AXES = {"C": "CHn2", "A_real": "Sn", "A_imag": "Sn", "B": "1Sn2", "P": "rSn2", 
 _OPTIONAL = {"P", "l_kernel"}
 
 LARGEST_RESIDUAL = 1e-4
+# Of the full matrices of one layer: 128 MiB in float64, as 1,024 channels of 128 states have; and of one matrix.
+_MOST_NUMBERS = 2**24
+_MOST_STATES = 2**10
 _STEPS = 1024
 
 
@@ -129,6 +132,12 @@ def _check(tensors: dict[str, Tensor], place: str) -> None:
     if sizes["H"] % sizes["S"]:
         raise InputError(
             f"{place}C has {sizes['H']} channels, which must be a multiple of the {sizes['S']} of {place}A_real."
+        )
+    states = 2 * sizes["n"]
+    if place + "P" in tensors and (states > _MOST_STATES or sizes["H"] * states**2 > _MOST_NUMBERS):
+        raise InputError(
+            f"{place}C has {sizes['H']} channels of {states} states, which are too many to be made diagonal: at most "
+            f"{_MOST_STATES:,} states, and {_MOST_NUMBERS:,} numbers in the matrices of a layer."
         )
     if place + "l_kernel" in tensors and tensors[place + "l_kernel"] < 0:
         raise InputError(f"{place}l_kernel must be a length, got {int(tensors[place + 'l_kernel'])}.")

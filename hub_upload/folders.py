@@ -16,11 +16,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A folder to write into that becomes ``path`` at the end; after any error there is nothing.
 
     Raises:
-        InputError: before any work, if ``path`` is a file or holds anything; and for a full or write-protected disk.
+        InputError: before any work, if ``path`` is not free; and for a full or write-protected disk.
     """
-    target = path.resolve()
-    if target.is_file() or (target.is_dir() and any(target.iterdir())):
-        raise InputError(f"{path} exists and is not empty: name a new folder, or remove that one.")
+    target = free_place(path)
     with scratch_folder(beside=target) as scratch:
         staging = scratch / target.name
         staging.mkdir()
@@ -28,6 +26,23 @@ def new_folder(path: Path) -> Iterator[Path]:
         if target.is_dir():
             target.rmdir()
         staging.replace(target)
+
+
+def free_place(path: Path) -> Path:
+    """Where a new folder by this name will lie.
+
+    Raises:
+        InputError: if there is anything but an empty folder, or no folder can have this name.
+    """
+    try:
+        target = path.resolve()
+        taken = any(target.iterdir()) if target.is_dir() else os.path.lexists(target)
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError
+        reason = getattr(error, "strerror", None) or reason_of(error)
+        raise InputError(f"No folder can be made as {str(path)[:200]!r}: {reason}.") from error
+    if taken:
+        raise InputError(f"{path} exists and is not empty: name a new folder, or remove that one.")
+    return target
 
 
 @contextlib.contextmanager

@@ -184,6 +184,23 @@ def test_compressed_archives_are_refused(tmp_path: Path):
     assert read_checkpoint(archive(tmp_path / "y.ckpt", program, record=bytes(2**24))).tensors["w"].shape == (2**22,)
 
 
+def test_numbers_that_are_shared(tmp_path: Path):
+    """Names are cheap: 20 tensors of the same numbers would be 20 times the memory."""
+    weight = call(REBUILD, *tensor([4096], [1], 4096))
+    program = b"\x80\x02" + mapping(state_dict=mapping(**{f"w{i}": weight for i in range(20)})) + b"."
+    path = archive(tmp_path / "x.ckpt", program, record=bytes(4 * 4096))
+    with pytest.raises(InputError, match="tensors of more bytes than the file, which share"):
+        read_checkpoint(path)
+
+
+def test_names_without_end(tmp_path: Path):
+    """Names are searched by patterns, which takes long for long ones."""
+    program = b"\x80\x02" + mapping(state_dict=mapping(**{"layers.0." * 10**5: HARMLESS})) + b"."
+    with pytest.raises(InputError, match=r"a name of 900,000 characters, 'layers\.0\.") as refused:
+        read_checkpoint(archive(tmp_path / "x.ckpt", program))
+    assert len(str(refused.value)) < 300
+
+
 def test_old_format_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """PyTorch's format before the archive has no checksums: it is refused before anything in it is read."""
     monkeypatch.chdir(tmp_path)

@@ -127,6 +127,17 @@ def test_poles_of_another_number_of_channels():
         convert_tensors(tensors | fewer, config, dtype=torch.float64)
 
 
+@pytest.mark.parametrize(("channels", "states"), [(1, 600), (200, 200)])
+def test_matrices_that_take_too_long(channels: int, states: int):
+    """The full matrices of an S4 layer are larger than its tensors by the number of its states."""
+    place = "s4_layers.0.kernel."
+    shapes = {"C": (1, channels, states, 2), "B": (1, 1, states, 2), "P": (1, 1, states, 2)}
+    shapes |= {"A_real": (1, states), "A_imag": (1, states), "inv_dt": (channels, 1)}
+    tensors = {place + name: torch.zeros(shape) for name, shape in shapes.items()}
+    with pytest.raises(InputError, match="too many to be made diagonal"):
+        convert_tensors(tensors, {})
+
+
 def test_scales_with_a_gap():
     """A scale that is nowhere is not left out without a word."""
     tensors, config = given(SGCONV)
