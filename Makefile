@@ -1,4 +1,4 @@
-.PHONY: help setup upgrade checkpoints demo test test-slow test-versions format docs
+.PHONY: help setup upgrade checkpoints demo test test-slow test-versions format docs release
 
 help:
 	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -29,3 +29,6 @@ docs: ## write configuration/FIELDS.md, the schema and the tables of docs/perfor
 
 upgrade: ## pin the newest version of every dependency in the lock
 	python3 make.py upgrade
+
+release: ## build the distributions, check them, and say what to tag
+	python3 make.py release

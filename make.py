@@ -8,8 +8,10 @@ import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import venv
@@ -49,6 +51,11 @@ CORE = [
 ]
 
 
+def environment_python(place: Path) -> Path:
+    """The Python of a virtual environment."""
+    return place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
 def set_up(folder: str, extras: str, constraints: str) -> Path:
     """Create an environment and install the package in it, unless that is already done; its Python.
 
@@ -60,7 +67,7 @@ def set_up(folder: str, extras: str, constraints: str) -> Path:
     if sys.version_info < (3, 11):  # noqa: UP036 - the reader may well have an older one
         raise SystemExit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: run it with a newer one.")
     place = ROOT / folder
-    python, stamp = place / ("Scripts/python.exe" if os.name == "nt" else "bin/python"), place / "installed-from"
+    python, stamp = environment_python(place), place / "installed-from"
     wanted = hashlib.sha256(f"{extras}\n{constraints}\n".encode() + PROJECT.read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return python
@@ -153,7 +160,29 @@ def report(name: str, python: Path, arguments: list[str]) -> int:
     return status
 
 
-FUNCTIONS: dict[str, Callable[[list[str]], None]] = {"upgrade": upgrade, "test-versions": test_versions}
+def release(arguments: list[str]) -> None:
+    """Build the distributions, check them, and import the wheel in an environment that has nothing else."""
+    python, place = set_up_from_lock(), ROOT / "dist"
+    shutil.rmtree(place, ignore_errors=True)
+    steps = [["-m", "build", "--no-isolation", *arguments], ["-m", "twine", "check", "--strict", "dist/*"]]
+    for step in [*steps, ["-m", "pytest", "-q", "tests/test_wheel.py"]]:
+        if status := run(python, step):
+            raise SystemExit(status)
+    (wheel,) = place.glob("*.whl")
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        empty = environment_python(Path(folder))
+        for step in (["-m", "pip", "install", "--quiet", str(wheel)], ["-c", "import modeling_dlr, hub_upload"]):
+            subprocess.run([str(empty), *step], cwd=folder, check=True)
+    version = wheel.name.split("-")[1]
+    print(f"dist/ is ready. Tag it, and upload it: git tag -a v{version}; python -m twine upload dist/*")
+
+
+FUNCTIONS: dict[str, Callable[[list[str]], None]] = {
+    "release": release,
+    "test-versions": test_versions,
+    "upgrade": upgrade,
+}
 
 
 def main() -> None:

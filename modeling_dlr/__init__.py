@@ -25,7 +25,7 @@ from .signal_heads_dlr import (
     DLRForSemanticSegmentation,
 )
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 transformers.AutoConfig.register("dlr", DLRConfig, exist_ok=True)
 for _auto_class, _model_class in AUTO_CLASSES.items():

@@ -1,0 +1,76 @@
+"""What is installed by pip: the package and what it needs, nothing that only a checkout has."""
+
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import modeling_dlr
+from modeling_dlr.presets import preset_folder, preset_names
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this checkout, unpacked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(folder / "unpacked")
+    return folder / "unpacked"
+
+
+@pytest.mark.slow
+def test_contents(wheel: Path):
+    """Two packages with their types, the named models and the recipes; no tests, no examples, no caches."""
+    assert {path.name for path in wheel.iterdir()} == {
+        "hub_upload",
+        "modeling_dlr",
+        f"modeling_dlr-{modeling_dlr.__version__}.dist-info",
+    }
+    for package in ("modeling_dlr", "hub_upload"):
+        in_checkout = {str(path.relative_to(ROOT)) for path in (ROOT / package).rglob("*.py")}
+        assert {str(path.relative_to(wheel)) for path in (wheel / package).rglob("*.py")} == in_checkout
+        assert (wheel / package / "py.typed").is_file()
+    assert [path for path in wheel.rglob("*") if path.suffix == ".pyc"] == []
+
+
+@pytest.mark.slow
+def test_named_models_and_recipes(wheel: Path, tmp_path: Path):
+    """They are found where there is no checkout."""
+    program = (
+        "import modeling_dlr\n"
+        "from modeling_dlr.presets import preset_folder, preset_names\n"
+        "for kind in ('models', 'recipes'):\n"
+        "    for name in preset_names(kind):\n"
+        "        modeling_dlr.DLRConfig.from_pretrained(preset_folder(kind, name))\n"
+        "    print(len(preset_names(kind)), preset_folder(kind, name))\n"
+    )
+    paths = os.pathsep.join([str(wheel), *(path for path in sys.path if path.endswith("site-packages"))])
+    command = [sys.executable, "-S", "-c", program]
+    answer = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, check=True, capture_output=True, text=True
+    )
+    lines = answer.stdout.splitlines()
+    assert [int(line.split()[0]) for line in lines] == [len(preset_names(kind)) for kind in ("models", "recipes")]
+    assert all(str(wheel) in line for line in lines)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match=r"models: unknown name 'dlr-tinny'; did you mean 'dlr-tiny'\?"):
+        preset_folder("models", "dlr-tinny")
+
+
+def test_the_version_is_written_once():
+    """In the package; the newest section of the changelog is that of this version."""
+    version, others = modeling_dlr.__version__, ("README.md", "CITATION.cff", "pyproject.toml")
+    assert [name for name in others if version in (ROOT / name).read_text(encoding="utf-8")] == []
+    sections = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sections[0] == version
