@@ -3,24 +3,30 @@
 This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
 """
 
+import os
 from collections.abc import Callable
 from dataclasses import field, fields
+from pathlib import Path
+from reprlib import repr as short
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import GenerationConfig, PreTrainedConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+from transformers.utils import CONFIG_NAME, logging
 
 from .kernel_parameters_dlr import (
-    KERNEL_FIELDS,
+    MAX_FLOAT,
     NOT_NEGATIVE,
-    POSITIVE_INTEGER,
     PROBABILITY,
+    SIZE,
     Range,
     complete_kernel_parameters,
     refuse_unknown_names,
     why_no_recurrence,
 )
 from .labels_dlr import (
+    ProblemType,
     check_label2id,
     check_num_labels,
     check_problem_type,
@@ -29,6 +35,18 @@ from .labels_dlr import (
     inverted,
     ordered_id2label,
     relabelled,
+)
+from .names_dlr import refuse, refuse_misspelt
+from .saved_dlr import (
+    LEFT_TO_TRANSFORMERS,
+    MAX_DEPTH,
+    OF_TRANSFORMERS,
+    check_kept,
+    check_readable,
+    check_undeclared,
+    one_line,
+    parted,
+    what_is_kept,
 )
 
 # Bytes and five special tokens: what `DLRConfig()` reads when neither vocab_size nor input_size is given.
@@ -40,24 +58,17 @@ LAYER_TYPES = ("dlr", "full_attention", "local_attention")
 # tokenizer), which refuses layer types other than its own.
 SAVED_LAYER_TYPES = {"dlr": "linear_attention", "local_attention": "chunked_attention"}
 
-# Keys that transformers and the libraries around it keep in config.json without declaring them as fields.
-TOLERATED_KEYS = {
-    "adapters",
-    "attn_implementation",
-    "auto_map",
-    "custom_pipelines",
-    "experts_implementation",
-    "model_type",
-    "name_or_path",
-    "num_labels",
-    "output_attentions",
-    "per_layer_config",
-    "quantization_config",
-    "task_specific_params",
-    "tie_last_hidden_states",
-    "tokenizer_class",
-    "torch_dtype",
-}
+# The names of torch's types of real numbers.
+DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2")
+DTYPES += ("float8_e5m2fnuz", "float8_e8m0fnu")
+
+# A kernel of more taps than this fits into no memory: it has a number for each tap and channel.
+MAX_TAPS = 2**30
+
+# Bytes of config.json: a million classes, of which it keeps each name twice, take a quarter of it.
+MAX_FILE_SIZE = 2**28
+
+logger = logging.get_logger(__name__)
 
 
 def _field(default: Any, meaning: str, allowed: Range | None = None, symbol: str = "") -> Any:
@@ -69,7 +80,7 @@ def _field(default: Any, meaning: str, allowed: Range | None = None, symbol: str
     )
 
 
-def _checker(allowed: Range) -> Callable[[Any], None]:
+def _checker(allowed: Callable[[Any], None]) -> Callable[[Any], None]:
     # `strict` accepts plain functions of one annotated argument only.
     def check(value: Any) -> None:
         allowed(value)
@@ -87,10 +98,25 @@ def complete_rope_parameters(given: dict[str, Any] | None) -> dict[str, Any]:
     refuse_unknown_names("rope_parameters", complete, ("rope_type", "rope_theta"))
     rope_type, theta = complete["rope_type"], complete["rope_theta"]
     if rope_type != "default":
-        raise ValueError(f"rope_parameters['rope_type'] must be 'default', got {rope_type!r}: leave it out.")
-    if isinstance(theta, bool) or not isinstance(theta, (float, int)) or not 0 < theta < float("inf"):
-        raise ValueError(f"rope_parameters['rope_theta'] must be a number > 0, got {theta!r}.")
+        raise ValueError(f"rope_parameters['rope_type'] must be 'default', got {short(rope_type)}: leave it out.")
+    if isinstance(theta, bool) or not isinstance(theta, (float, int)) or not 0 < theta <= MAX_FLOAT:
+        raise ValueError(f"rope_parameters['rope_theta'] must be a number > 0, got {short(theta)}.")
     return complete
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raise ValueError unless ``dtype`` is None, or a type of real numbers of torch or its name."""
+    name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else dtype
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"dtype must be one of {list(DTYPES[:4])}, got {short(dtype)}.")
+
+
+# Fields that are completed whenever they are set.
+COMPLETE: dict[str, Callable[[Any], Any]] = {
+    "id2label": ordered_id2label,
+    "kernel_parameters": complete_kernel_parameters,
+    "rope_parameters": complete_rope_parameters,
+}
 
 
 @strict
@@ -114,19 +140,19 @@ class DLRConfig(PreTrainedConfig):
     keys_to_ignore_at_inference = ["cache"]
 
     vocab_size: int | None = _field(
-        None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", POSITIVE_INTEGER
+        None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", SIZE
     )
     input_size: int | None = _field(
         None,
         "features per step of real-valued input_values; exactly one of vocab_size and input_size is set",
-        POSITIVE_INTEGER,
+        SIZE,
     )
-    hidden_size: int = _field(128, "width of the hidden states", POSITIVE_INTEGER, "H")
-    num_hidden_layers: int = _field(4, "number of blocks", POSITIVE_INTEGER)
-    state_size: int = _field(256, "complex poles per kernel", POSITIVE_INTEGER, "N")
+    hidden_size: int = _field(128, "width of the hidden states", SIZE, "H")
+    num_hidden_layers: int = _field(4, "number of blocks", Range(1, 10_000))
+    state_size: int = _field(256, "complex poles per kernel", SIZE, "N")
     kernel_parameters: dict | None = _field(None, "what only the kernel reads; see below")
     bidirectional: bool = _field(False, "read the sequence in both directions: two kernels per channel")
-    num_kernel_channels: int = _field(1, "kernels per hidden channel (channels)", POSITIVE_INTEGER, "C")
+    num_kernel_channels: int = _field(1, "kernels per hidden channel (channels)", SIZE, "C")
     channel_gate_act: str | None = _field(
         None, "activation by which half of twice as many kernels gates the other half (hyper_act)"
     )
@@ -161,10 +187,10 @@ class DLRConfig(PreTrainedConfig):
         "what mixes the steps in each layer: 'dlr' (any kernel), 'full_attention', or 'local_attention' to the own and "
         "the previous chunk (and the next if bidirectional); None is 'dlr' in all",
     )
-    num_attention_heads: int = _field(4, "heads of an attention layer", POSITIVE_INTEGER)
-    attention_window: int = _field(1024, "steps per chunk of local attention (chunk_size)", POSITIVE_INTEGER)
+    num_attention_heads: int = _field(4, "heads of an attention layer", SIZE)
+    attention_window: int = _field(1024, "steps per chunk of local attention (chunk_size)", SIZE)
     attention_ff_ratio: int = _field(
-        0, "width of the two feed-forward layers after attention over hidden_size; 0 has none (attn_ff)", NOT_NEGATIVE
+        0, "width of the two feed-forward layers after attention over hidden_size; 0 has none (attn_ff)", Range(0, 1000)
     )
     rope_parameters: dict | None = _field(
         None, "rotary positions of attention layers; None is {'rope_type': 'default', 'rope_theta': 10000.0}"
@@ -183,21 +209,22 @@ class DLRConfig(PreTrainedConfig):
     # Fields of transformers, declared again so that `strict` sees their types.
     id2label: dict | None = None
     label2id: dict | None = None
-    problem_type: str | None = None
+    problem_type: ProblemType | None = None
+    architectures: list[str] | None = None
+    transformers_version: str | None = None
+    dtype: Any = field(default=None, metadata={"validator": [_checker(check_dtype)]})
+    output_hidden_states: bool | None = False
+    return_dict: bool | None = True
+    is_encoder_decoder: bool = False
 
     # The class of the head that saved `problem_type`; None where a person gave it.
     _problem_type_of = None
 
     def __post_init__(self, **kwargs):
-        tolerated = TOLERATED_KEYS | GenerationConfig._get_default_generation_params().keys()
-        extra = [name for name in kwargs if not name.startswith("_") and name not in tolerated]
-        # Before unknown names: transformers drops generation parameters, of which max_length is one, without a word.
         for name in kwargs:
-            if any(name in specs for specs in KERNEL_FIELDS.values()):
-                raise ValueError(
-                    f"DLRConfig: only the kernel reads {name!r}; pass it as kernel_parameters={{{name!r}: …}}."
-                )
-        refuse_unknown_names("DLRConfig", extra, [spec.name for spec in fields(self)])
+            if name not in self.known_names() and not name.startswith("_"):
+                refuse(name, self.known_names())
+        check_dtype(kwargs.get("torch_dtype"))
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE
         if self.layer_norm_eps is None:
@@ -205,17 +232,23 @@ class DLRConfig(PreTrainedConfig):
         names = {saved: name for name, saved in SAVED_LAYER_TYPES.items()}
         types = ["dlr"] * self.num_hidden_layers if self.layer_types is None else self.layer_types
         self.layer_types = [names.get(name, name) for name in types]
-        self.rope_parameters = complete_rope_parameters(self.rope_parameters)
-        self.kernel_parameters = complete_kernel_parameters(self.kernel_parameters)
+        self.rope_parameters = self.rope_parameters or {}
+        self.kernel_parameters = self.kernel_parameters or {}
         self.id2label, self.label2id = complete_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
         super().__post_init__(**kwargs)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """As in transformers; names of classes are ordered, and `id2label` fills `label2id`."""
-        if key == "id2label" and value is not None:
-            value = ordered_id2label(value)
-            super().__setattr__("label2id", inverted(value))
+        """As in transformers; what is left out of a dictionary is filled in, and `id2label` fills `label2id`."""
+        if key in COMPLETE and value is not None:
+            value = COMPLETE[key](value)
         super().__setattr__(key, value)
+        if key == "id2label" and value is not None:
+            self.label2id = inverted(value)
+
+    @classmethod
+    def known_names(cls) -> frozenset[str]:
+        """The names that the constructor takes: the fields, and what transformers reads without declaring it."""
+        return OF_TRANSFORMERS | {spec.name for spec in fields(cls)}
 
     @property
     def num_labels(self) -> int:
@@ -243,11 +276,6 @@ class DLRConfig(PreTrainedConfig):
                 f"exactly one of vocab_size and input_size must be set, got vocab_size={self.vocab_size} and "
                 f"input_size={self.input_size}: leave out the one you do not need."
             )
-        if self.input_size is not None and self.pad_token_id is not None:
-            raise ValueError(
-                f"pad_token_id={self.pad_token_id} needs a vocabulary, but input_size={self.input_size} says the input "
-                "is real-valued: leave pad_token_id out and pad with an attention_mask."
-            )
 
     def validate_norm(self):
         """A norm over one channel without an epsilon is 0/0."""
@@ -262,14 +290,50 @@ class DLRConfig(PreTrainedConfig):
         check_label2id(id2label, self.label2id or {})
         check_problem_type(self.problem_type, len(id2label))
 
-    def validate_padding_token(self):
-        """The pad token is one of the vocabulary."""
-        if self.vocab_size is None or self.pad_token_id is None:
-            return
-        if not 0 <= self.pad_token_id < self.vocab_size:
+    def validate_special_tokens(self):
+        """Special tokens are of the vocabulary."""
+        size = self.vocab_size
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            given = getattr(self, name)
+            for token in given if isinstance(given, list) else [given]:
+                if token is not None and size is None:
+                    raise ValueError(
+                        f"{name}={token} needs a vocabulary, but input_size={self.input_size} says the input is "
+                        f"real-valued: leave {name} out and pad with an attention_mask."
+                    )
+                if token is not None and not 0 <= token < (size or 0):
+                    raise ValueError(
+                        f"{name} must lie in 0 … vocab_size-1 = {(size or 0) - 1}, got {token}: set vocab_size to the "
+                        "length of the tokenizer."
+                    )
+
+    def validate_direction(self):
+        """There is an encoder or a decoder, not both."""
+        if self.is_encoder_decoder:
             raise ValueError(
-                f"pad_token_id must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {self.pad_token_id}."
+                "is_encoder_decoder=True needs an encoder and a decoder, but DLR is one of them: leave it out."
             )
+
+    def validate_dictionaries(self):
+        """What was changed inside of a dictionary after it was set."""
+        complete_rope_parameters(self.rope_parameters)
+        complete_kernel_parameters(self.kernel_parameters)
+
+    def validate_taps(self):
+        """The taps of SGConv double with each scale."""
+        scales = (self.kernel_parameters or {}).get("num_scales")
+        if scales is not None and self.state_size * 2 ** (scales - 1) > MAX_TAPS:
+            raise ValueError(
+                f"state_size · 2^(num_scales-1) taps must be <= {MAX_TAPS}, got {self.state_size} · 2^{scales - 1}: "
+                "lower num_scales to the length of the sequences."
+            )
+
+    def validate_kept(self):
+        """What the configuration holds beside its fields can be written, and read again."""
+        check_undeclared(self)
+        kept = {name for name in self.__dict__.keys() - self.known_names() if not name.startswith("_")}
+        if kept:
+            check_kept({name: value for name, value in self.to_dict().items() if name in kept}, type(self))
 
     def validate_use_cache(self):
         """A state comes out of every forward pass only where there is one."""
@@ -281,25 +345,73 @@ class DLRConfig(PreTrainedConfig):
             raise ValueError(f"use_cache=True needs a state to return, but {reason}: leave use_cache out.")
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
+        """As in transformers, within bounds.
+
+        Raises:
+            ValueError: for a file that is too large, too deep, or holds something else than one JSON object.
+        """
+        path = Path(pretrained_model_name_or_path)
+        for file in (path, path / (kwargs.get("subfolder") or "") / CONFIG_NAME):
+            if file.is_file() and file.stat().st_size > MAX_FILE_SIZE:
+                raise ValueError(
+                    f"{file} has {file.stat().st_size} bytes: a configuration has at most {MAX_FILE_SIZE}."
+                )
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, KeyError, RecursionError, TypeError) as error:
+            raise ValueError(
+                f"The configuration of {path} is not one JSON object of at most {MAX_DEPTH} levels."
+            ) from error
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in transformers; fields among ``kwargs`` are checked and completed like those of the dictionary.
 
         Kernel parameters are those of the dictionary with the given ones in their place, unless the kernel_type is
-        another. Another number of classes gets names, and a problem type, of its own.
+        another. Another number of classes gets names, and a problem type, of its own. Names of the dictionary that are
+        no fields are kept, and a warning lists them; an unknown one among ``kwargs`` is refused, unless the caller
+        wants those back that no configuration knows.
+
+        Raises:
+            ValueError: for a field that is refused, the dictionary of another kind of model, or a misspelt argument.
         """
-        # transformers knows what dtype="auto" is.
-        names = {spec.name for spec in fields(cls)} - {"dtype"} | {"num_labels"}
-        given = {name: kwargs.pop(name) for name in names & kwargs.keys()}
-        saved, new = config_dict.get("kernel_parameters") or {}, given.get("kernel_parameters")
+        check_readable(config_dict, cls.model_type)
+        read, kept = parted(config_dict, cls, cls.known_names())
+        kept |= {name: kwargs.pop(name) for name in kept.keys() & kwargs.keys()}
+        refuse_misspelt(kwargs, cls.known_names())
+        given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - LEFT_TO_TRANSFORMERS}
+        given = {"dtype": given.pop("torch_dtype")} | given if "torch_dtype" in given else given
+        if given.get("dtype") == "auto":
+            del given["dtype"]  # the type of the saved weights, which the file says
+        saved, new = read.get("kernel_parameters") or {}, given.get("kernel_parameters")
         if isinstance(saved, dict) and isinstance(new, dict):
             saved = {"kernel_type": "dlr"} | saved
             if new.get("kernel_type", saved["kernel_type"]) == saved["kernel_type"]:
                 given["kernel_parameters"] = saved | new
-        returned = super().from_dict(relabelled(config_dict, given) | given, **kwargs)
-        config = returned[0] if isinstance(returned, tuple) else returned
+        try:
+            returned = super().from_dict(relabelled(read, given) | given, **kwargs)
+            config = returned[0] if isinstance(returned, tuple) else returned
+            config.__dict__.update(kept)
+            config.validate()
+        except StrictDataclassError as error:
+            raise ValueError(one_line(error)) from error
         if "problem_type" not in given and config.problem_type is not None:
             config._problem_type_of = next((name for name in config.architectures or () if "For" in name), None)
+        if kept:
+            logger.warning_once(what_is_kept(kept, cls.known_names()))
         return returned
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """As in transformers; a file that is there stays as it is where nothing can be written, or read again.
+
+        Raises:
+            ValueError: for more than could be loaded.
+        """
+        written = self.to_json_string(use_diff=use_diff).encode()
+        if len(written) > MAX_FILE_SIZE:
+            raise ValueError(f"The configuration has {len(written)} bytes, and at most {MAX_FILE_SIZE} can be loaded.")
+        Path(json_file_path).write_bytes(written)
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""
@@ -317,7 +429,7 @@ class DLRConfig(PreTrainedConfig):
         if self.layer_types is not None and len(self.layer_types) != self.num_hidden_layers:
             raise ValueError(
                 f"layer_types must name one type for each of the {self.num_hidden_layers} layers, got "
-                f"{len(self.layer_types)}: {self.layer_types}."
+                f"{len(self.layer_types)}: {short(self.layer_types)}."
             )
 
     def validate_heads(self):

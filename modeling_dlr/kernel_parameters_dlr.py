@@ -4,8 +4,12 @@ This file imports no torch. Adding a kernel type is one entry of `KERNEL_FIELDS`
 """
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
+from reprlib import repr as short
 from typing import Any, NamedTuple
+
+MAX_FLOAT = sys.float_info.max
 
 
 class Range(NamedTuple):
@@ -20,16 +24,17 @@ class Range(NamedTuple):
         if value is None or isinstance(value, bool):
             return
         if not (self.minimum <= value <= self.maximum) or (self.open_minimum and value == self.minimum):
-            raise ValueError(f"must be {self}, got {value}")
-        if value == float("inf"):
-            raise ValueError(f"must be finite, got {value}")
+            raise ValueError(f"must be {self}, got {short(value)}")
+        if value > MAX_FLOAT:
+            raise ValueError(f"must be finite, got {short(value)}")
 
     def __str__(self) -> str:
         above = f"> {self.minimum:g}" if self.open_minimum else f">= {self.minimum:g}"
         return above if self.maximum == float("inf") else f"{above} and <= {self.maximum:g}"
 
 
-POSITIVE_INTEGER = Range(1)
+# The axis of a tensor; a longer one fits into no memory.
+SIZE = Range(1, 10**9)
 NOT_NEGATIVE = Range(0)
 PROBABILITY = Range(0, 1)
 TIME_STEP = Range(0, 1e3, open_minimum=True)
@@ -53,13 +58,13 @@ class KernelField(NamedTuple):
             if value not in self.choices:
                 hint = did_you_mean(value, self.choices)
                 raise ValueError(
-                    f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {value!r}"
+                    f"kernel_parameters[{name!r}] must be one of {list(self.choices)}, got {short(value)}"
                     f"{f': {hint}' if hint else '.'}"
                 )
             return
         if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
             expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
-            raise ValueError(f"kernel_parameters[{name!r}] must be {expected}, got {value!r}.")
+            raise ValueError(f"kernel_parameters[{name!r}] must be {expected}, got {short(value)}.")
         if self.allowed is not None and value is not None:
             try:
                 self.allowed(value)
@@ -75,7 +80,7 @@ def _common(weight_init_std: str) -> dict[str, KernelField]:
     return {
         "kernel_type": KernelField("dlr", "family of the kernel", choices=KERNEL_TYPES),
         "max_length": KernelField(
-            None, "taps kept of the kernel; None keeps them all", kinds=(int, type(None)), allowed=POSITIVE_INTEGER
+            None, "taps kept of the kernel; None keeps them all", kinds=(int, type(None)), allowed=SIZE
         ),
         "weight_init_std": KernelField(
             None,
@@ -151,7 +156,7 @@ KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
         "alpha_min": KernelField(0.3, "smallest decay from one scale to the next", kinds=_NUMBER, allowed=NOT_NEGATIVE),
         "alpha_max": KernelField(1.0, "largest decay from one scale to the next", kinds=_NUMBER, allowed=NOT_NEGATIVE),
         "num_scales": KernelField(
-            8, "scales; the kernel has state_size · 2^(num_scales-1) taps", kinds=(int,), allowed=POSITIVE_INTEGER
+            8, "scales; the kernel has state_size · 2^(num_scales-1) taps", kinds=(int,), allowed=Range(1, 31)
         ),
     },
 }
@@ -202,7 +207,7 @@ def why_no_recurrence(complete: Mapping[str, Any]) -> str | None:
 
 def did_you_mean(given: Any, known: Iterable[str]) -> str | None:
     """A question after the known name that an unknown one resembles, or None if it resembles none."""
-    near = difflib.get_close_matches(str(given), list(known), n=1)
+    near = difflib.get_close_matches(str(given)[:100], list(known), n=1)
     return f"did you mean {near[0]!r}?" if near else None
 
 
@@ -212,4 +217,4 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str])
     for name in given:
         if name not in known:
             hint = did_you_mean(name, known) or f"known names are {sorted(known)}."
-            raise ValueError(f"{where}: unknown name {name!r}; {hint}")
+            raise ValueError(f"{where}: unknown name {short(name)}; {hint}")

@@ -5,9 +5,10 @@
 
 from collections.abc import Iterable, Mapping
 from reprlib import repr as short
-from typing import Any
+from typing import Any, Literal, get_args
 
-PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
 
 DEFAULT_NUM_LABELS = 2
 

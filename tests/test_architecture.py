@@ -21,7 +21,10 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "labels_dlr": set(),
-    "configuration_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr", ".labels_dlr"},
+    "names_dlr": {"transformers", ".kernel_parameters_dlr"},
+    "saved_dlr": {"transformers", ".names_dlr"},
+    "configuration_dlr": {"huggingface_hub", "transformers"}
+    | {".kernel_parameters_dlr", ".labels_dlr", ".names_dlr", ".saved_dlr"},
     "convolution_dlr": {"torch"},
     "precision_dlr": {"torch"},
     "products_dlr": {"torch"},
@@ -79,9 +82,12 @@ STANDARD_LIBRARY = {
     "difflib",
     "functools",
     "inspect",
+    "json",
     "math",
     "os",
+    "pathlib",
     "reprlib",
+    "sys",
     "typing",
 }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from refusals import refusal
 from tiny import tiny_config
-from transformers import AutoConfig, AutoModelForCausalLM, BertConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from modeling_dlr import DLRConfig, DLRForCausalLM, DLRKernel, DLRModel
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
@@ -84,7 +84,16 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["use_cache=True", "SGConv learns taps", "leave use_cache out"],
     ),
     "misspelt field": ({"hiden_size": 8}, ["hiden_size", "'hidden_size'"]),
-    "field of another library": ({"d_model": 8}, ["d_model", "known names", "hidden_size"]),
+    "field of another library": ({"d_model": 8}, ["'d_model'", "it is 'hidden_size' here"]),
+    "dropout of another library": ({"dropout": 0.1}, ["'dropout'", "it is 'hidden_dropout_prob' here"]),
+    "length": ({"max_position_embeddings": 512}, ["'max_position_embeddings'", "no limit of length", "leave it out"]),
+    "length of a kernel": ({"max_length": 512}, ["no limit of length", "kernel_parameters={'max_length': …}"]),
+    "direction of another library": ({"is_decoder": True}, ["'is_decoder'", "causal unless bidirectional=True"]),
+    "width of another library": ({"intermediate_size": 8}, ["'intermediate_size'", "attention_ff_ratio"]),
+    "parameter of generation": ({"temperature": 0.5}, ["'temperature'", "generation_config"]),
+    "name like no other": ({"qqq": 1}, ["'qqq'", "known names are", "'hidden_size'"]),
+    "a configuration per layer": ({"per_layer_config": {"0": {}}}, ["per_layer_config", "layer_types"]),
+    "encoder and decoder": ({"is_encoder_decoder": True}, ["is_encoder_decoder=True", "leave it out"]),
     "misspelt layer": (
         {"layer_types": ["dlr", "full_atention", "dlr", "dlr"]},
         ["layer_types", "'full_atention'", "did you mean 'full_attention'?"],
@@ -130,6 +139,30 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "padding without vocabulary": ({"input_size": 2, "pad_token_id": 0}, ["pad_token_id=0", "attention_mask"]),
     "padding beyond the vocabulary": ({"vocab_size": 5, "pad_token_id": 5}, ["pad_token_id", "vocab_size-1 = 4", "5"]),
     "negative padding": ({"pad_token_id": -1}, ["pad_token_id", "0 …", "-1"]),
+    "end beyond the vocabulary": (
+        {"eos_token_id": 261},
+        ["eos_token_id", "vocab_size-1 = 260", "261", "set vocab_size"],
+    ),
+    "ends beyond the vocabulary": ({"eos_token_id": [2, 500]}, ["eos_token_id", "vocab_size-1 = 260", "500"]),
+    "beginning beyond the vocabulary": ({"bos_token_id": -1}, ["bos_token_id", "0 …", "-1"]),
+    "truth for a token": ({"eos_token_id": True}, ["eos_token_id", "int", "True"]),
+    "end without vocabulary": ({"input_size": 2, "eos_token_id": 0}, ["eos_token_id=0", "leave eos_token_id out"]),
+    "negative channels": ({"hidden_size": -8}, ["hidden_size", ">= 1", "got -8"]),
+    "channels beyond memory": ({"hidden_size": 10**12}, ["hidden_size", "<= 1e+09", "1000000000000"]),
+    "layers beyond memory": ({"num_hidden_layers": 10**8}, ["num_hidden_layers", "<= 10000", "100000000"]),
+    "taps beyond memory": (
+        {"kernel_parameters": {"kernel_type": "sgconv", "num_scales": 25}},
+        ["state_size · 2^(num_scales-1)", "<= 1073741824", "256 · 2^24", "lower num_scales"],
+    ),
+    "no number": ({"layer_norm_eps": float("nan")}, ["layer_norm_eps", ">= 0", "nan"]),
+    "number beyond floats": ({"initializer_range": 10**400}, ["initializer_range", "finite"]),
+    "base beyond floats": ({"rope_parameters": {"rope_theta": float("inf")}}, ["rope_theta", "> 0", "inf"]),
+    "unknown type of weights": ({"dtype": "float31"}, ["dtype", "'float32'", "'float31'"]),
+    "module for the type of weights": ({"torch_dtype": "nn"}, ["dtype", "'float32'", "'nn'"]),
+    "integers for weights": ({"dtype": torch.int8}, ["dtype", "'float32'", "int8"]),
+    "text for architectures": ({"architectures": "DLRModel"}, ["architectures", "list", "DLRModel"]),
+    "text for remote code": ({"auto_map": "a.B"}, ["auto_map", "'a.B'"]),
+    "number for attention": ({"attn_implementation": 3}, ["attn_implementation", "3"]),
     "norm of one channel": ({"norm_type": "scalar_layer", "hidden_size": 1}, ["scalar_layer", "hidden_size", "> 1"]),
     "unknown norm": ({"norm_type": "rms"}, ["norm_type", "scalar_layer", "rms"]),
     "norm nowhere": ({"norm_position": "sandwich"}, ["norm_position", "post", "sandwich"]),
@@ -173,6 +206,9 @@ REFUSED_KERNELS: dict[str, tuple[dict[Any, Any], list[str]]] = {
     "discretization of DSS": ({"kernel_type": "dss", "discretization": "zoh"}, ["'dss'", "'discretization'"]),
     "misspelt choice of S4D": ({"kernel_type": "s4d", "discretization": "zho"}, ["discretization", "'zoh'", "'zho'"]),
     "read-out of taps": ({"kernel_type": "sgconv", "read_out": "imag"}, ["'sgconv'", "'read_out'"]),
+    "scales beyond memory": ({"kernel_type": "sgconv", "num_scales": 10**6}, ["num_scales", "<= 31", "1000000"]),
+    "dictionary for a number": ({"time_step_min": {"a": [1]}}, ["time_step_min", "float or int", "{'a': [1]}"]),
+    "no number for a deviation": ({"weight_init_std": float("nan")}, ["weight_init_std", ">= 0", "nan"]),
     "no scales": ({"kernel_type": "sgconv", "num_scales": 0}, ["num_scales", ">= 1", "got 0"]),
     "alphas the wrong way round": ({"kernel_type": "sgconv", "alpha_min": 2}, ["alpha_min", "2 > 1.0", "swap"]),
     "unknown angles": ({"pole_init": "ones"}, ["pole_init", "omega", "'ones'"]),
@@ -289,12 +325,6 @@ def test_refused_later(changes: dict[str, Any]):
     assert name in refusal(setattr, DLRConfig(), name, value)
 
 
-def test_refused_in_a_file(tmp_path: Path):
-    """A misspelt key of config.json is refused on loading, and so is one passed to from_pretrained."""
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "dlr", "stat_size": 8}), encoding="utf-8")
-    assert "'state_size'" in refusal(AutoConfig.from_pretrained, tmp_path)
-
-
 # What is said of a saved configuration while it is loaded, what of it, and what then holds.
 OVERRIDES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "layers": ({"num_hidden_layers": 2}, {"num_hidden_layers": 3}, {"layer_types": ["dlr"] * 3}),
@@ -332,12 +362,14 @@ def test_kernel_parameters_said_of_a_dictionary():
     assert "expected dict" in refusal(DLRConfig.from_dict, written, kernel_parameters="dlr")
 
 
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16", torch.float64])
-def test_type_of_the_weights_said_while_loading(dtype: Any, tmp_path: Path):
-    """It is what transformers makes of it."""
+@pytest.mark.parametrize(
+    ("dtype", "then"), [("auto", torch.float32), ("bfloat16", torch.bfloat16), (torch.float64, torch.float64)], ids=str
+)
+def test_type_of_the_weights_said_while_loading(dtype: Any, then: torch.dtype, tmp_path: Path):
+    """It takes the place of the saved one, by each of its two names; "auto" is the saved one."""
     DLRConfig(dtype="float32").save_pretrained(tmp_path)
-    expected = BertConfig.from_dict({"dtype": "float32"}, dtype=dtype).dtype
-    assert AutoConfig.from_pretrained(tmp_path, dtype=dtype).dtype == expected
+    for name in ("dtype", "torch_dtype"):
+        assert AutoConfig.from_pretrained(tmp_path, **{name: dtype}).dtype == then
 
 
 def test_a_model_of_fewer_layers(tmp_path: Path):

@@ -65,7 +65,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["num_labels=2", "3 names", "leave num_labels out"],
     ),
     "one class": ({"num_labels": 1, "problem_type": SINGLE}, ["num_labels > 1", "regression"]),
-    "list for a problem": ({"problem_type": [SINGLE]}, ["problem_type", "expected str", "list"]),
+    "list for a problem": ({"problem_type": [SINGLE]}, ["problem_type", "regression", "['single_label"]),
 }
 
 

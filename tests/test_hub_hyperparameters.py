@@ -144,7 +144,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "norm position": ({"prenorm": True}, "prenorm True instead of False"),
     "encoder": ({"encoder": "linear"}, "encoder 'linear' instead of 'embedding'"),
     "other encoder": ({"encoder": "position"}, "contradict the tensors: encoder 'position'"),
-    "states": ({"d_state": 10**12}, "weights .* instead of .*1000000000000"),
+    "states": ({"d_state": 10**9}, "weights .* instead of .*1000000000"),
     "other kernel": ({"sep_dt_re_im": False}, "'sep_dt_re_im'"),
     "training": ({"batch_size": 32}, "do not know|does not know: 'batch_size'"),
     "pooling": ({"pool": {"_name_": "sample", "pool": 2, "expand": 1}}, "pool between layers"),
