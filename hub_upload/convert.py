@@ -21,7 +21,7 @@ from modeling_dlr import (
 from .card import CardOptions, write_card
 from .checkpoint import read_checkpoint, read_hyper_parameters, sha256_of
 from .diagonalise import diagonalise
-from .errors import InputError
+from .errors import InputError, reason_of
 from .folders import free_place, new_folder
 from .hyperparameters import official_arguments
 from .official import config_of, parameters_of
@@ -119,9 +119,12 @@ def convert_tensors(
         raise InputError(f"The hyper-parameters describe no model: {error}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
     _refuse_misfits(described, values, dtype)
-    model = build(config)
-    torch.nn.Module.to(model, dtype=dtype)
-    _load(model, values)
+    try:
+        model = build(config)
+        torch.nn.Module.to(model, dtype=dtype)
+        _load(model, values)
+    except (MemoryError, RuntimeError) as error:
+        raise InputError(f"The model could not be built: {reason_of(error)}.") from error
     return Conversion(model.eval(), diagonal.residual)
 
 
@@ -200,9 +203,12 @@ def _fitting_tokenizer(name: str, model: DLRPreTrainedModel) -> PreTrainedTokeni
     if size is None:
         raise InputError(f"--tokenizer {name}: this model reads real values and has no use for a tokenizer.")
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--tokenizer {name} is no tokenizer: {error}") from error
+        tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # files of a stranger are answered by any kind of error
+        reason = reason_of(error)
+        if "trust_remote_code" in str(error):
+            reason = "it needs code of its own, which is not run here"
+        raise InputError(f"--tokenizer {name[:200]!r} is no tokenizer that can be read: {reason}") from error
     if len(tokenizer) > size:
         raise InputError(f"--tokenizer {name} has {len(tokenizer)} tokens, but the model knows {size}.")
     if len(tokenizer) < size:

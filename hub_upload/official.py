@@ -166,10 +166,20 @@ def config_of(official: dict[str, Any]) -> DLRConfig:
 
 
 def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Tensor]:
-    """A state dict, or the gradients by it, under our names; shapes may differ by axes of one."""
+    """A state dict, or the gradients by it, under our names; shapes may differ by axes of one.
+
+    Raises:
+        InputError: if two tensors have one place, or a scale of SGConv is missing.
+    """
     if kernel_type == "attn":
         official = {name: value for name, value in official.items() if not re.search(UNUSED_BY_ATTENTION, name)}
-    ours = {our_name(name, kernel_type): value for name, value in _stacked(official).items()}
+    ours: dict[str, Tensor] = {}
+    origins: dict[str, str] = {}
+    for name, value in _stacked(official).items():
+        place = our_name(name, kernel_type)
+        if place in ours:
+            raise InputError(f"{origins[place]} and {name} are both {place}: is the state dict of one model?")
+        ours[place], origins[place] = value, name
     if "model.embed_tokens.bias" in ours:  # an embedding has none: this encoder is a projection
         ours = {name.replace("embed_tokens", "input_projection"): value for name, value in ours.items()}
     return ours
@@ -188,7 +198,7 @@ def _stacked(official: dict[str, Tensor]) -> dict[str, Tensor]:
     """The scales of SGConv, which are ws.0, ws.1, ... there, as one tensor each."""
     stacked, parts = {}, {}
     for name, value in official.items():
-        scale = re.fullmatch(r"(.*\bws)\.(\d+)", name)
+        scale = re.fullmatch(r"(.*\bws)\.(0|[1-9][0-9]*)", name)
         if scale:
             parts.setdefault(scale[1], {})[int(scale[2])] = value
         else:

@@ -138,6 +138,28 @@ def test_matrices_that_take_too_long(channels: int, states: int):
         convert_tensors(tensors, {})
 
 
+@pytest.mark.parametrize(
+    ("case", "name", "other"),
+    [
+        (CASE, "decoder.output_transform.weight", "decoder.weight"),
+        (CASE, "model.layers.0.layer.D", "model.layers.0.layer.layer.D"),
+    ],
+)
+def test_two_tensors_of_one_place(case: str, name: str, other: str):
+    """Neither is left out without a word."""
+    tensors, config = given(case)
+    with pytest.raises(InputError, match=f"{name} and {other} are both "):
+        convert_tensors(tensors | {other: tensors[name] + 1}, config)
+
+
+def test_a_scale_of_another_name():
+    """01 is not 1."""
+    tensors, config = given(SGCONV)
+    name = "model.layers.0.layer.kernel.ws.1"
+    with pytest.raises(InputError, match=r"left over: .*ws\.01"):
+        convert_tensors(tensors | {name.replace("ws.1", "ws.01"): tensors[name]}, config)
+
+
 def test_scales_with_a_gap():
     """A scale that is nowhere is not left out without a word."""
     tensors, config = given(SGCONV)
