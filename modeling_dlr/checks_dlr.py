@@ -1,14 +1,16 @@
 """What a model refuses before it starts to work: each error states the rule, the value and the cure.
 
-Checks that look at values (token ids, labels, mask rows) are made on the CPU only, where they cost nothing and where
-torch's own message is opaque; on an accelerator they would wait for the device at every step.
+Values (of token ids, labels, masks) are read on the CPU only, where that costs little. An accelerator would have to be
+waited for at every step: CUDA asserts them without that, as compiled programs do, and other devices are not asked.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+# Those for which torch implements `_assert_async`; the CPU needs it in compiled programs.
+ASSERTING_DEVICES = ("cpu", "cuda")
 LABELS_CURE = "encode classes as integers, and make a torch.tensor of them"
 
 
@@ -76,13 +78,14 @@ def check_inputs(
             f"A sequence has at least one step, got {name} of shape {list(value.shape)}: drop empty texts and "
             "recordings."
         )
-    if input_ids is not None and vocab_size is not None and values_are_cheap(input_ids) and input_ids.numel():
-        low, high = (int(bound) for bound in torch.aminmax(input_ids))
-        if low < 0 or high >= vocab_size:
-            raise IndexError(
-                f"Token ids must lie in 0 … vocab_size-1 = {vocab_size - 1}, got {low if low < 0 else high}: is this "
-                "the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings."
-            )
+    if input_ids is not None and vocab_size is not None:
+        check_values(
+            input_ids,
+            lambda ids: (ids >= 0) & (ids < vocab_size),
+            f"Token ids must lie in 0 … vocab_size-1 = {vocab_size - 1}",
+            "is this the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings",
+            error=IndexError,
+        )
     return value.shape[0], value.shape[1]
 
 
@@ -94,6 +97,33 @@ def check_tensor(name: str, value: object, cure: str) -> None:
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got a {type(value).__name__}: {cure}.")
+
+
+def check_values(
+    tensor: Tensor,
+    fits: Callable[[Tensor], Tensor],
+    rule: str,
+    cure: str,
+    error: type[Exception] = ValueError,
+) -> None:
+    """Refuse a tensor that holds a wrong value: at once on the CPU, and on CUDA and in compiled programs by assertion.
+
+    Args:
+        tensor: of any shape.
+        fits: gives, for each of its values, whether it is right.
+        rule: what is right; begins the message.
+        cure: what to do; ends it.
+        error: the kind of error on the CPU.
+
+    Raises:
+        Exception: an ``error`` that names the first wrong value. An assertion is a RuntimeError that cannot.
+    """
+    if values_are_cheap(tensor):
+        right = fits(tensor)
+        if not bool(right.all()):
+            raise error(f"{rule}, got {tensor[~right][0].item()}: {cure}.")
+    elif _asserts(tensor):
+        torch._assert_async(fits(tensor).all(), f"{rule}: {cure}.")
 
 
 def check_no_empty_row(mask: Tensor | None) -> None:
@@ -124,14 +154,12 @@ def check_class_labels(
     Raises:
         ValueError: naming the label.
     """
-    if not values_are_cheap(labels):
-        return
-    wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
-    if len(wrong):
-        raise ValueError(
-            f"Labels must lie in 0 … {size}-1 = {num_labels - 1} (or be {ignore_index} to be ignored), got "
-            f"{int(wrong[0])}: {cure}."
-        )
+    check_values(
+        labels,
+        lambda classes: ((classes >= 0) & (classes < num_labels)) | (classes == ignore_index),
+        f"Labels must lie in 0 … {size}-1 = {num_labels - 1} (or be {ignore_index} to be ignored)",
+        cure,
+    )
 
 
 def check_tokens_to_predict(labels: Tensor, batch_size: int, length: int, vocab_size: int, all_logits: bool) -> None:
@@ -167,6 +195,17 @@ def values_are_cheap(tensor: Tensor) -> bool:
     """Whether looking at the values of a tensor costs little, and is possible at all: not while a program is traced."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
+    return _has_memory(tensor)
+
+
+def _asserts(tensor: Tensor) -> bool:
+    """Whether the device of a tensor can assert something of its values without being waited for."""
+    if tensor.device.type not in ASSERTING_DEVICES or torch.compiler.is_exporting() or torch.jit.is_tracing():
+        return False
+    return torch.compiler.is_compiling() or _has_memory(tensor)
+
+
+def _has_memory(tensor: Tensor) -> bool:
     try:
         tensor.data_ptr()
     except RuntimeError:  # under vmap, or of a fake tensor

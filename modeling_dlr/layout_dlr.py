@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks_dlr import check_tensor, has_shape
+from .checks_dlr import check_tensor, check_values, has_shape, values_are_cheap
 
 
 class Documents(NamedTuple):
@@ -147,9 +147,17 @@ def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: in
             f"attention_mask must have the shape {list(shapes[0])} of the batch and of the steps so far, got "
             f"{list(attention_mask.shape)}: one number per step, 0 for padding."
         )
+    if not attends:
+        attention_mask = attention_mask[:, -length:]  # states have no use for the steps before
+    if attention_mask.dtype != torch.bool:
+        check_values(
+            attention_mask,
+            lambda values: (values == 0) | (values == 1),
+            "attention_mask must be 1 at steps that count and 0 at padding",
+            "pass attention_mask == 0 where yours is additive (0 and -inf), or the one that the tokenizer returned",
+        )
     mask = attention_mask.bool()
-    cheap = mask.device.type == "cpu" and not torch.compiler.is_compiling()
-    return None if cheap and bool(mask.all()) else mask
+    return None if values_are_cheap(mask) and bool(mask.all()) else mask
 
 
 def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Layout], Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import HEADS, draw_input, tiny_config
+from tiny import HEADS, draw_input, perturbed, tiny_config
 
 from modeling_dlr import DLRModel
 
@@ -81,6 +81,33 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], list[s
         ValueError,
         ["attention_mask", "[2, 7]", "got [2, 5]", "0 for padding"],
     ),
+    "additive mask": (
+        {},
+        {"input_ids": IDS, "attention_mask": torch.tensor([[-torch.inf, *[0.0] * 6]] * 2)},
+        ValueError,
+        ["attention_mask", "1 at steps that count", "0 at padding", "got -inf", "attention_mask == 0"],
+    ),
+    "additive mask of a finite number": (
+        {},
+        {"input_ids": IDS, "attention_mask": torch.tensor([[0, 0, -1e9, 0, 0, 0, 0]] * 2)},
+        ValueError,
+        ["attention_mask", "got -1000000000.0", "attention_mask == 0"],
+    ),
+    "mask of -1": ({}, {"input_ids": IDS, "attention_mask": -IDS}, ValueError, ["attention_mask", "got -1"]),
+    "mask of 2": ({}, {"input_ids": IDS, "attention_mask": 2 * IDS}, ValueError, ["attention_mask", "got 2"]),
+    "mask that is no number": (
+        {},
+        {"input_ids": IDS, "attention_mask": IDS * torch.nan},
+        ValueError,
+        ["attention_mask", "got nan"],
+    ),
+    "weights as a mask": ({}, {"input_ids": IDS, "attention_mask": IDS * 0.5}, ValueError, ["got 0.5"]),
+    "additive mask of queries and keys": (
+        {},
+        {"input_ids": IDS, "attention_mask": torch.zeros(2, 1, 7, 7).masked_fill(torch.ones(7, 7).triu(1) > 0, -1e9)},
+        ValueError,
+        ["attention_mask", "[2, 7]", "got [2, 1, 7, 7]", "one number per step"],
+    ),
     "mask of an attention model": (
         {},
         {"input_ids": IDS, "attention_mask": torch.ones(2, 1, 7, 7)},
@@ -151,6 +178,45 @@ def test_row_of_padding(pooling: str):
     mask[1] = 0
     with pytest.raises(ValueError, match=r"at least one step .* row 1 of attention_mask is all 0: drop empty texts"):
         HEADS["sequence head"](tiny_config(pooling=pooling))(input_ids=IDS, attention_mask=mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layer_types", [["dlr"] * 2, ["dlr", "full_attention"]], ids=str)
+def test_kinds_of_masks(dtype: torch.dtype, layer_types: list[str]):
+    """Zeros and ones of any type are one mask."""
+    model = perturbed(DLRModel(tiny_config(hidden_size=8, layer_types=layer_types)).eval())
+    mask = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 1, 1]])
+    expected = model(IDS, attention_mask=mask).last_hidden_state
+    assert torch.equal(model(IDS, attention_mask=mask.to(dtype)).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("layer_types", [["dlr"] * 2, ["dlr", "full_attention"]], ids=str)
+def test_mask_of_a_stream(layer_types: list[str]):
+    """A mask is looked at in every chunk, also where a model reads no more of it than the chunk."""
+    model = DLRModel(tiny_config(hidden_size=8, layer_types=layer_types)).eval()
+    cache = model(IDS, use_cache=True).cache
+    mask = torch.ones(2, 8)
+    mask[1, 7] = -torch.inf
+    with pytest.raises(ValueError, match=r"attention_mask must be 1 .* got -inf"):
+        model(IDS[:, :1], attention_mask=mask, cache=cache)
+
+
+WRONG_VALUES = {
+    "mask": ({"attention_mask": 2 * IDS}, "attention_mask must be 1 at steps that count and 0 at padding"),
+    "token": ({"input_ids": 11 * IDS}, "Token ids must lie in 0 … vocab_size-1 = 10"),
+    "label": ({"labels": torch.tensor([0, 4])}, "Labels must lie in 0 … num_labels-1 = 3"),
+}
+
+
+def test_values_in_a_compiled_program():
+    """A compiled program, which reads no value while it is traced, asserts them where it runs."""
+    model = HEADS["sequence head"](tiny_config()).eval()
+    program = torch.compile(model, backend="aot_eager", fullgraph=True)
+    right = {"input_ids": IDS, "attention_mask": IDS, "labels": torch.tensor([0, 3])}
+    assert program(**right).loss.isfinite()
+    for wrong, says in WRONG_VALUES.values():
+        with pytest.raises(RuntimeError, match=says):
+            program(**right | wrong)
 
 
 def test_bounds_are_allowed():
