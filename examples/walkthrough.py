@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from modeling_dlr import DLRConfig, DLRModel
+from modeling_dlr import DLRConfig, DLRKernel, DLRModel
 from modeling_dlr.ops_dlr import convolution, evaluate_kernel, scan, step
 
 B, L, H, N = 2, 1000, 4, 16
@@ -27,10 +27,9 @@ def recurrence(decay: np.ndarray, angle: np.ndarray, W: np.ndarray, D: np.ndarra
 def main() -> None:
     """Run the five steps."""
     torch.manual_seed(0)
-    model = DLRModel(DLRConfig(hidden_size=H, state_size=N, num_hidden_layers=1)).double()
-    mixer = model.layers[0].mixer
+    kernel, D = DLRKernel(1, H, N).double(), torch.randn(1, H, dtype=torch.float64)
     with torch.no_grad():
-        spectrum, D = mixer.kernel(None), mixer.D.double()
+        spectrum = kernel.recurrence()
         u = torch.randn(B, L, H, dtype=torch.float64)
         W = torch.complex(spectrum.weights_real, spectrum.weights_imag)[0]
         numbers = (spectrum.decay.numpy(), spectrum.angle.numpy(), W.numpy(), D[0].numpy())
@@ -52,15 +51,14 @@ def main() -> None:
             f"4. One more step costs the same after any length: a state of {list(following.real.shape)} numbers, twice."
         )
 
-        kernel = evaluate_kernel(spectrum, 200)[0, 0]
+        taps = evaluate_kernel(spectrum, 200)[0, 0].abs()
         print("   The kernel of one channel, its largest tap in each 20 steps:")
         for start in range(0, 200, 20):
-            largest = kernel[start : start + 20].abs().max()
-            print(f"   {start:4d} {'█' * int(40 * largest / kernel.abs().max())}")
+            print(f"   {start:4d} {'█' * int(40 * taps[start : start + 20].max() / taps.max())}")
     if sys.argv[1:]:
         from modeling_dlr.figures import kernel_figure
 
-        kernel_figure(model.float()).savefig(sys.argv[1])
+        kernel_figure(DLRModel(DLRConfig(hidden_size=H, state_size=N))).savefig(sys.argv[1])
         print(f"   A picture of poles and kernels: {sys.argv[1]}")
 
     print("5. A layer of 128 channels and 256 poles, one sequence, forward and backward:")
