@@ -1,11 +1,14 @@
 """Folders that appear whole or not at all."""
 
 import contextlib
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 
 from .errors import InputError, reason_of
@@ -43,6 +46,46 @@ def free_place(path: Path) -> Path:
     if taken:
         raise InputError(f"{path} exists and is not empty: name a new folder, or remove that one.")
     return target
+
+
+@contextlib.contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``path`` as a whole at the end; after any error nothing changes.
+
+    A process that is killed, whenever it is, leaves the old folder or the new one whole. Between the two renames the
+    old one has a hidden name beside its place: the next call puts it back, and clears away what else was left.
+    """
+    target = path.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _put_back(target)
+    work = target.parent / f".{target.name}.{os.getpid()}.partial"
+    shutil.rmtree(work, ignore_errors=True)
+    try:
+        staging = work / target.name
+        staging.mkdir(parents=True)
+        yield staging
+        if target.exists():
+            target.replace(_earlier(target))
+        staging.replace(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        _put_back(target)
+
+
+def _earlier(target: Path) -> Path:
+    return target.parent / f".{target.name}.earlier"
+
+
+def _put_back(target: Path) -> None:
+    """End what a killed process began: the old folder comes back where there is no new one."""
+    earlier = _earlier(target)
+    if earlier.exists() and not target.exists():
+        earlier.replace(target)
+    shutil.rmtree(earlier, ignore_errors=True)
+    for work in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        process = work.name.split(".")[-2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(work, ignore_errors=True)
 
 
 @contextlib.contextmanager
