@@ -11,7 +11,6 @@ there.
 import argparse
 import ast
 import contextlib
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from tqdm.auto import tqdm
 
 from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import HubUploadError, VerificationError
-from hub_upload.folders import scratch_folder
+from hub_upload.folders import disk_errors, replaced_folder
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
@@ -105,12 +104,13 @@ def make_tiny(model_class: type[DLRPreTrainedModel], auto_class: str, folder: Pa
     write_card(folder, CardOptions(picture=False, title=folder.name, limits=limits))
 
 
-def makers(smoke: bool) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
-    """Kind, name, and what makes the folder."""
+def makers(kept: Path, smoke: bool) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
+    """Kind, name, and what makes the folder; ``kept`` is where a run that is stopped keeps its checkpoint."""
+    said = ["--smoke"] if smoke else []
     for name, (run, options) in TRAINED.items():
 
-        def train(folder: Path, run: Any = run, options: CardOptions = options) -> None:
-            run(["--output-dir", str(folder), *(["--smoke"] if smoke else [])])
+        def train(folder: Path, name: str = name, run: Any = run, options: CardOptions = options) -> None:
+            run(["--output-dir", str(folder), "--checkpoint-dir", str(kept / f"{name}-checkpoint"), *said])
             write_card(folder, options)
 
         yield "trained", name, train
@@ -129,15 +129,12 @@ def make(kind: str, folder: Path, maker: Callable[[Path], None]) -> int:
         VerificationError: if it is not ready for the Hub, or larger than its kind may be.
         InputError: if the disk is full.
     """
-    with scratch_folder(beside=folder) as scratch:
-        made = scratch / folder.name
+    with disk_errors(folder), replaced_folder(folder) as made:
         maker(made)
         verify(made)
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
         if size > LARGEST[kind]:
             raise VerificationError(f"{folder.name} has {size:,} bytes, more than the {LARGEST[kind]:,} it may have.")
-        shutil.rmtree(folder, ignore_errors=True)
-        made.replace(folder)
     return size
 
 
@@ -148,9 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, int]:
     parser.add_argument("--only", help="a part of the names to make, such as tiny or bbc-news")
     parser.add_argument("--smoke", action="store_true", help="train for a few steps only")
     options = parser.parse_args(arguments)
-    wanted = [row for row in makers(options.smoke) if options.only is None or options.only in row[1]]
+    there_are = list(makers(options.output_dir, options.smoke))
+    wanted = [row for row in there_are if options.only is None or options.only in row[1]]
     if not wanted:
-        names = [name for _, name, _ in makers(options.smoke)]
+        names = [name for _, name, _ in there_are]
         parser.error(f"--only {options.only} names none of {names}.")
     sizes = {}
     for kind, name, maker in tqdm(wanted, desc="checkpoints"):

@@ -30,6 +30,7 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from python_source import LABELS, load_python_source
 from rich.console import Console
 from rich.text import Text
+from stopping import command_line
 from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerFast, pipeline
 
 from modeling_dlr import DLRForTokenClassification
@@ -75,10 +76,13 @@ def label_bytes(words: list[str], classes: list[int]) -> dict[str, Any]:
     """Words joined by spaces, and the class of each byte; the spaces between them do not count.
 
     Raises:
-        ValueError: if there is not one tag per word.
+        ValueError: if there is not one tag per word, or a word is none.
     """
     if len(words) != len(classes):
         raise ValueError(f"There must be one tag per word, got {len(words)} words and {len(classes)} tags.")
+    other = [word for word in words if not isinstance(word, str)]
+    if other:
+        raise ValueError(f"Words must be texts, got {other[0]!r}: drop such rows.")
     labels: list[int] = []
     for word, label in zip(words, classes, strict=True):
         labels += [IGNORED] * bool(labels) + [label] * len(word.encode())
@@ -124,10 +128,15 @@ def byte_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the example; returns the metrics that results.json holds."""
-    options = parse(ColourOptions, arguments)
+    """Run the example; returns the metrics that results.json holds, or ends the program with a line that says why."""
+    with command_line("colour_code.py"):
+        return run(parse(ColourOptions, arguments))
+
+
+def run(options: ColourOptions) -> dict[str, Any]:
+    """The example with these options."""
     fields, recipe = load_recipe("python-colours")
-    with output_folder(options.output_dir) as folder:
+    with output_folder(options) as folder:
         data, names = load_data(options)
         tokenizer = byte_tokenizer(add_prefix_space=False, split_special_tokens=True)
         length = options.max_length or recipe["max_length"]

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
+import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,11 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-from datasets import Dataset, DatasetDict, load_dataset
+from data_files import load_rows, without_empty_cells
+from datasets import Dataset, DatasetDict
+from resuming import newest_whole, problem_of
 from scipy.stats import binomtest
+from stopping import StopCallback, Stopped
 from transformers import (
     HfArgumentParser,
     PreTrainedModel,
@@ -26,13 +30,14 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from hub_upload.folders import replaced_folder
 from modeling_dlr import DLRConfig
 from modeling_dlr.training import optimizer_for_trainer
 
 RECIPES = Path(__file__).resolve().parent.parent / "configuration" / "recipes"
 RESULTS = "results.json"
-_FILE_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 @dataclass
@@ -46,8 +51,12 @@ class Options:
     dataset: str | None = field(
         default=None, metadata={"help": "a Hub data set, or a local folder, CSV, JSON or parquet file"}
     )
+    checkpoint_dir: str | None = field(
+        default=None, metadata={"help": "where a run that is stopped keeps its checkpoint; default: beside output_dir"}
+    )
 
     def __post_init__(self):
+        check_place("--output-dir", self.output_dir)
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"--max-length must be at least 1, got {self.max_length}.")
 
@@ -74,7 +83,7 @@ def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_columns(
     name_or_path: str, columns: Sequence[str], split_seed: int = 0, test_share: float = 0.2
 ) -> DatasetDict:
-    """Any data set as train and test splits, cut down to the named columns.
+    """Any data set as train and test splits, cut down to the named columns and to rows without empty cells.
 
     Args:
         name_or_path: a CSV, TSV, JSON, JSON-lines or parquet file, a folder, or the name of a Hub data set.
@@ -85,32 +94,19 @@ def load_columns(
     Raises:
         ValueError: if a column is missing; the message lists those there are.
     """
-    path = Path(name_or_path)
-    if path.suffix in _FILE_KINDS and not path.is_file():
-        raise FileNotFoundError(f"--dataset names the file {path}, which does not exist.")
-    if path.is_file():
-        kind = _FILE_KINDS.get(path.suffix)
-        if kind is None:
-            raise ValueError(
-                f"--dataset must be one of {sorted(_FILE_KINDS)}, a folder or a Hub name, got {path.name}."
-            )
-        separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-        loaded = load_dataset(kind, data_files=str(path), **separator)
-    else:
-        loaded = load_dataset(name_or_path)
+    loaded = load_rows(name_or_path)
     train = loaded["train"]
     missing = [column for column in columns if column not in train.column_names]
     if missing:
         cure = "name yours with the --…-column options"
-        if path.suffix in (".csv", ".tsv") and len(train.column_names) == 1:
+        if Path(name_or_path).suffix in (".csv", ".tsv") and len(train.column_names) == 1:
             cure = "columns are separated by commas in a .csv file, by tabs in a .tsv file"
         raise ValueError(f"The data set has no column {missing[0]!r}; it has {train.column_names}: {cure}.")
     held_out = next((loaded[split] for split in ("test", "validation") if split in loaded), None)
-    if held_out is None:
-        return train.select_columns(list(columns)).train_test_split(test_size=test_share, seed=split_seed)
-    return DatasetDict(
-        {part: data.select_columns(list(columns)) for part, data in (("train", train), ("test", held_out))}
-    )
+    parts = {"train": train} if held_out is None else {"train": train, "test": held_out}
+    data = DatasetDict({part: rows.select_columns(list(columns)) for part, rows in parts.items()})
+    data = without_empty_cells(data, columns)
+    return data if "test" in data else data["train"].train_test_split(test_size=test_share, seed=split_seed)
 
 
 def build_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> DLRConfig:
@@ -135,28 +131,60 @@ def fingerprint(data: DatasetDict) -> str:
 
 
 @contextlib.contextmanager
-def output_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``path`` as a whole, once everything in it is written.
+def output_folder(options: Options) -> Iterator[Path]:
+    """A folder to write into that takes the place of ``--output-dir`` as a whole, once everything in it is written.
+
+    If training is stopped, its checkpoint is kept beside it, from which the same command goes on.
 
     Raises:
-        FileExistsError: before any work, if ``path`` holds anything that no example wrote.
+        FileExistsError: before any work, if ``--output-dir`` holds anything that no example wrote.
+        Stopped: if it was stopped, with what there is to go on from.
     """
-    target = Path(path).resolve()
-    foreign = foreign_files(target)
-    if foreign:
-        raise FileExistsError(
-            f"The output folder {target} holds other content ({foreign[0]}): choose another --output-dir."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    target, kept = Path(options.output_dir).resolve(), kept_checkpoint(options)
+    with replaced_folder(target) as staging:
+        foreign = foreign_files(target)
+        if foreign:
+            raise FileExistsError(
+                f"The output folder {target} holds other content ({foreign[0]}): choose another --output-dir."
+            )
+        try:
+            yield staging
+        except Stopped as stop:
+            checkpoint, _ = newest_whole(staging)
+            if checkpoint is not None:
+                with replaced_folder(kept) as folder:
+                    folder.rmdir()
+                    checkpoint.replace(folder)
+            if kept.is_dir():
+                stop.advice = f"Run the same command again: it goes on from the checkpoint {kept}."
+            raise
+        for checkpoint in staging.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def kept_checkpoint(options: Options) -> Path:
+    """Where the checkpoint of a run that was stopped is kept."""
+    return Path(options.checkpoint_dir or f"{options.output_dir.rstrip('/')}-checkpoint").resolve()
+
+
+def check_place(option: str, path: str) -> None:
+    """See, before any work, that a folder can be made there, or is there.
+
+    Raises:
+        ValueError: if not; it says why.
+    """
+    shown = path if len(path) <= 80 else f"{path[:80]}…"
     try:
-        yield staging
-        staging.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        staging.replace(target)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISDIR(Path(path).stat().st_mode):
+                raise NotADirectoryError(None, "it is a file")
+        nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            raise PermissionError(None, f"{nearest} is no folder that may be written to")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{option} must be a place for a folder, got {shown!r}: {reason}.") from error
 
 
 def foreign_files(folder: Path) -> list[str]:
@@ -189,7 +217,10 @@ def train(
     folder: Path,
     **trainer_arguments: Any,
 ) -> Trained:
-    """Fine-tune with the stock Trainer, kernel parameters at their own rate; evaluate; save the model in ``folder``."""
+    """Fine-tune with the stock Trainer, kernel parameters at their own rate; evaluate; save the model in ``folder``.
+
+    It goes on from the checkpoint of the same run, if that was stopped.
+    """
     shortened = {"max_steps": 3, "logging_steps": 1} if options.smoke else {}
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -199,20 +230,47 @@ def train(
         dataloader_pin_memory=torch.cuda.is_available(),
         **recipe["training_arguments"] | shortened,
     )
+    run = digest_of(
+        data, {"recipe": recipe} | {name: said for name, said in vars(options).items() if "_dir" not in name}
+    )
     trainer = Trainer(
         model=model,
         args=arguments,
         train_dataset=data["train"],
         eval_dataset=data["test"],
+        callbacks=[StopCallback(run)],
         optimizer_cls_and_kwargs=optimizer_for_trainer(arguments, recipe["state_learning_rate"]),
         **trainer_arguments,
     )
     started = time.perf_counter()
-    trainer.train()
+    trainer.train(resume_from_checkpoint=checkpoint_of(run, kept_checkpoint(options)))
     seconds = time.perf_counter() - started
     metrics = trainer.evaluate()
     model.save_pretrained(folder)
     return Trained(seconds, metrics)
+
+
+def digest_of(data: DatasetDict, said: dict[str, Any]) -> str:
+    """A SHA-256 of what a run was told and of the rows that it reads."""
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    for part in sorted(data):
+        for batch in data[part].with_format("arrow").iter(1000):
+            for piece in batch.to_batches():
+                digest.update(piece.serialize())
+    return digest.hexdigest()
+
+
+def checkpoint_of(run: str, kept: Path) -> str | None:
+    """The checkpoint of a run that was stopped, if there is one of the same run, and it is whole."""
+    if not kept.is_dir():
+        return None
+    problem = problem_of(kept)
+    if problem is None and StopCallback.run_of(kept) != run:
+        problem = "it is of a run with other options or data"
+    if problem is None:
+        return str(kept)
+    print(f"Training begins anew, not with the checkpoint {kept}, which goes when it ends: {problem}.", file=sys.stderr)
+    return None
 
 
 def seeded(options: Options) -> None:

@@ -24,6 +24,7 @@ from common import (
 )
 from datasets import Dataset, DatasetDict
 from python_source import load_python_source
+from stopping import command_line
 from transformers import DataCollatorForLanguageModeling, EvalPrediction, PreTrainedTokenizerFast, pipeline
 
 from modeling_dlr import DLRConfig, DLRForMaskedLM
@@ -48,6 +49,9 @@ def load_data(options: FillOptions) -> DatasetDict:
     else:
         columns = {options.text_column: "text"}
         data = load_columns(options.dataset, list(columns)).rename_columns(columns)
+        other = [text for rows in data.values() for text in rows["text"] if not isinstance(text, str)]
+        if other:
+            raise ValueError(f"Every row needs a text, got {other[0]!r}: name the column with --text-column.")
     return DatasetDict({part: shrink(rows, 64) for part, rows in data.items()}) if options.smoke else data
 
 
@@ -86,10 +90,15 @@ def hidden_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the example; returns the metrics that results.json holds."""
-    options = parse(FillOptions, arguments)
+    """Run the example; returns the metrics that results.json holds, or ends the program with a line that says why."""
+    with command_line("fill_code.py"):
+        return run(parse(FillOptions, arguments))
+
+
+def run(options: FillOptions) -> dict[str, Any]:
+    """The example with these options."""
     fields, recipe = load_recipe("python-masked-lm")
-    with output_folder(options.output_dir) as folder:
+    with output_folder(options) as folder:
         data = load_data(options)
         tokenizer = byte_tokenizer(add_prefix_space=False)
         cut = windows(data, tokenizer, options.max_length or recipe["max_length"])

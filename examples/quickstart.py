@@ -26,10 +26,11 @@ from common import (
     train,
     write_results,
 )
-from datasets import ClassLabel, DatasetDict
+from datasets import ClassLabel, DatasetDict, Features, Value
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from stopping import command_line
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -42,6 +43,8 @@ from transformers import (
 from modeling_dlr import DLRForSequenceClassification
 from modeling_dlr.metrics import MaskedAccuracy
 from modeling_dlr.tokenization import train_bpe_tokenizer
+
+NAMED = Features({"text": Value("string"), "label": Value("string")})
 
 
 @dataclass
@@ -62,8 +65,8 @@ def load_data(options: QuickstartOptions) -> DatasetDict:
         data = load_columns(options.dataset, list(columns)).rename_columns(columns)
         check_rows(data)
         if not isinstance(data["train"].features["label"], ClassLabel):
-            names = sorted({str(label) for part in data.values() for label in part["label"]})
-            data = data.map(lambda row: {"text": row["text"], "label": str(row["label"])})
+            data = data.map(lambda row: {"label": name_of(row["label"])}, features=NAMED)
+            names = sorted({label for part in data.values() for label in part["label"]})
             data = data.cast_column("label", ClassLabel(names=names))
     return DatasetDict({part: shrink(rows, 64) for part, rows in data.items()}) if options.smoke else data
 
@@ -72,20 +75,23 @@ def check_rows(data: DatasetDict) -> None:
     """Refuse rows from which nothing can be learnt.
 
     Raises:
-        ValueError: for a text that is empty or none, for a label that is missing, or no class, and for a single class.
+        ValueError: for what is no text, for labels that are no classes, and for a single class.
     """
     for rows in data.values():
         for text, label in zip(rows["text"], rows["label"], strict=True):
-            if not isinstance(text, str) or not text.strip():
+            if not isinstance(text, str):
                 raise ValueError(f"Every row needs a text, but one of label {label!r} has {text!r}: drop such rows.")
-            if label is None:
-                raise ValueError(f"Every row needs a label, but that of {text[:60]!r} has none: drop such rows.")
             if isinstance(label, float) and not label.is_integer():
                 raise ValueError(f"Labels must be classes, got {label} for {text[:60]!r}: round or bin them.")
     if len(set(data["train"]["label"])) < 2:
         raise ValueError(
             f"There must be at least two classes, got only {data['train']['label'][0]!r}: add rows of others."
         )
+
+
+def name_of(label: Any) -> str:
+    """The name of a class; of 1.0 that of 1, because a column of numbers with empty cells is read as 1.0, 2.0, 3.0."""
+    return str(int(label)) if isinstance(label, float) else str(label)
 
 
 def yardstick(data: DatasetDict) -> float:
@@ -113,10 +119,15 @@ def accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the example; returns the metrics that results.json holds."""
-    options = parse(QuickstartOptions, arguments)
+    """Run the example; returns the metrics that results.json holds, or ends the program with a line that says why."""
+    with command_line("quickstart.py"):
+        return run(parse(QuickstartOptions, arguments))
+
+
+def run(options: QuickstartOptions) -> dict[str, Any]:
+    """The example with these options."""
     fields, recipe = load_recipe("bbc-news")
-    with output_folder(options.output_dir) as folder:
+    with output_folder(options) as folder:
         data = load_data(options)
         names = data["train"].features["label"].names
         tokenizer = train_bpe_tokenizer(data["train"]["text"], recipe["vocab_size"])

@@ -1,18 +1,19 @@
 """What of a recipe cannot be followed, said before any data are drawn or loaded."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from common import check_place
 from recipe_data import DataKind
 from recipe_options import DrawnTask, RecipeOptions, Run, state_rate
+from resuming import newest_whole, problem_of
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
 
@@ -21,6 +22,16 @@ OF_TASK = ("task", "task_options", "streaming", "data_seed_of_task", "num_proc")
 OF_DATA = ("data", "dataset", "data_options")
 # The least of each number.
 LEAST = {"num_train": 1, "num_validation": 1, "data_seed_of_task": 0, "num_proc": 1}
+LEAST_IN_TRAINING = {
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "num_train_epochs": 0,
+    "dataloader_num_workers": 0,
+    "logging_steps": 0,
+    "eval_steps": 0,
+    "save_steps": 0,
+}
 # What has an answer, by the kind of the data set.
 HEADS_OF_DATA: dict[DataKind, str] = {
     "texts": "per_sequence",
@@ -36,7 +47,7 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
     Raises:
         ValueError: for options of a data set where there is a task or the other way round, numbers that are too small,
             a rate that is neither a number nor JSON, a task without a number of steps or examples, a data set without
-            a name, a logger that is not there, and a checkpoint that is not.
+            a name, a place where no folder can be, a logger that is not there, and a checkpoint that is not.
     """
     kind, others = ("data set", OF_TASK) if on_data else ("task", OF_DATA)
     for each in fields(RecipeOptions):
@@ -44,10 +55,12 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
         default = each.default if each.default_factory is MISSING else each.default_factory()
         if each.name in others and value != default:
             raise ValueError(f"Recipe {recipe!r} is on a {kind}, which has no --{each.name}, got {value!r}.")
-    for name, least in LEAST.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}.")
+    for of, numbers in ((options, LEAST), (training, LEAST_IN_TRAINING)):
+        for name, least in numbers.items():
+            value = getattr(of, name)
+            if value is not None and value < least:
+                raise ValueError(f"--{name} must be at least {least}, got {value}.")
+    check_place("--output_dir", str(training.output_dir))
     if on_data and options.dataset is None and not options.smoke:
         raise ValueError("The Hub has no data for this recipe: give the folder or file that holds them with --dataset.")
     if not on_data and training.max_steps <= 0 and not options.num_train:
@@ -68,26 +81,41 @@ def check_loggers(training: TrainingArguments) -> None:
             raise ValueError(f"--report_to takes none, or what is installed, {there_are}, got {name!r}.")
 
 
+def check_best(training: TrainingArguments, metrics: Collection[str]) -> None:
+    """See that what decides about the best checkpoint is scored.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    given = training.metric_for_best_model
+    if given is not None and given.removeprefix("eval_") not in metrics:
+        raise ValueError(f"--metric_for_best_model must be one of {sorted(metrics)}, got {given!r}.")
+
+
 def check_checkpoint(training: TrainingArguments) -> None:
-    """See that there is something to go on from, and that it is whole: the Trainer writes its state last."""
+    """See that there is a whole checkpoint to go on from; where the newest shall be taken, choose that."""
     given = training.resume_from_checkpoint
     if not given:
         return
-    if given is True:
-        folder = Path(str(training.output_dir))
-        given = get_last_checkpoint(folder) if folder.is_dir() else None
-        if given is None:
-            raise ValueError(
-                f"There is no checkpoint in {folder} to go on from: name one with --resume_from_checkpoint, or leave "
-                "it out to begin anew."
-            )
-    if not Path(given).is_dir():
-        raise ValueError(f"--resume_from_checkpoint names {given}, which is no folder.")
-    if not Path(given, TRAINER_STATE_NAME).is_file():
+    only_model = training.save_only_model
+    if given is not True:
+        if not Path(given).is_dir():
+            raise ValueError(f"--resume_from_checkpoint names {given}, which is no folder.")
+        problem = problem_of(Path(given), training.world_size, only_model=only_model)
+        if problem is not None:
+            raise ValueError(f"The checkpoint {given} is not whole, {problem}: go on from another.")
+        return
+    folder = Path(str(training.output_dir))
+    newest, broken = newest_whole(folder, training.world_size, only_model=only_model)
+    named = "; ".join(f"{path.name} is not whole, {problem}" for path, problem in broken.items())
+    if newest is None:
         raise ValueError(
-            f"The checkpoint {given} has no {TRAINER_STATE_NAME}, as after a run that was killed while it wrote: "
-            "remove it, and go on from an earlier one."
+            f"There is no checkpoint in {folder} to go on from{f' ({named})' if named else ''}: name one with "
+            "--resume_from_checkpoint, or leave it out to begin anew."
         )
+    if named and training.process_index == 0:
+        print(f"Going on from {newest.name}: {named}.", file=sys.stderr)
+    training.resume_from_checkpoint = str(newest)
 
 
 def check_answers(run: Run) -> None:

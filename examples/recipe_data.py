@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import datasets
 import numpy as np
 import torch
+from data_files import without_empty_cells
 from datasets import Dataset, DatasetDict
 from recipe_sources import SPLITS, parted, some
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
@@ -94,14 +95,15 @@ class ClassifiedData(ABC):
         """A few rows made in code, to see that everything runs."""
 
     def prepare(self, data: DatasetDict, num_train: int | None, num_validation: int | None) -> Prepared:
-        """Check the columns, find the classes, part the splits, and fit the processor.
+        """Check the columns, leave out rows with empty cells, find the classes, part the splits, fit the processor.
 
         Raises:
-            ValueError: for columns, values or classes that are not there.
+            ValueError: for columns, rows or classes that are not there.
         """
         self._check_columns(data["train"])
-        self._check_values(data)
-        data = DatasetDict({split: rows.select_columns([*self.inputs, self.label]) for split, rows in data.items()})
+        columns = [*self.inputs, self.label]
+        data = DatasetDict({split: rows.select_columns(columns) for split, rows in data.items()})
+        data = without_empty_cells(data, columns)
         place_of, names = self._classes(data)
         data = parted(data, self.validation_share, self.test_share)
         data["train"], data["validation"] = some(data["train"], num_train), some(data["validation"], num_validation)
@@ -130,20 +132,12 @@ class ClassifiedData(ABC):
                 f"--data_options, one of {[field.name for field in fields(self)]}."
             )
 
-    def _check_values(self, data: DatasetDict) -> None:
-        for split, rows in data.items():
-            for column in self.inputs:
-                values = rows.with_format("arrow")[:][column]
-                if values.null_count:
-                    row = values.is_null().index(True).as_py()
-                    raise ValueError(f"Row {row} of the {split} rows has no {column!r}: drop such rows.")
-
     def _classes(self, data: DatasetDict) -> tuple[dict[Any, int], list[str]]:
         """The place of every value of the label, and the names of the classes; rows of other classes go."""
         feature = data["train"].features[self.label]
         values = {value for rows in data.values() for value in rows.unique(self.label)}
         named = feature.int2str if isinstance(feature, datasets.ClassLabel) else _name
-        name_of = {value: named(value) for value in sorted(values - {None})}
+        name_of = {value: named(value) for value in sorted(values)}
         names = list(name_of.values())
         if self.classes is not None:
             unknown = sorted(set(self.classes) - set(names))

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets import Audio, Dataset, DatasetDict, Features, Value, load_dataset
+from data_files import load_rows, load_tables
+from datasets import Audio, Dataset, DatasetDict, Features, Value
 
 SPLITS = ("train", "validation", "test")
-_FILE_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 def load_splits(
@@ -23,33 +23,15 @@ def load_splits(
 
     Raises:
         FileNotFoundError: if there is nothing of that name, here or on the Hub.
-        ValueError: for a file of another kind, or if there are no training rows.
+        ValueError: for a file of another kind, or one that cannot be read, or if there are no training rows.
     """
     path = Path(source)
-    try:
-        if files is not None:
-            paths = {split: str(path / file) for split, file in files.items()}
-            loaded = load_dataset("csv", data_files=paths, sep="\t", column_names=list(columns or ()))
-        elif path.is_file():
-            if path.suffix not in _FILE_KINDS:
-                raise ValueError(
-                    f"A data set is a folder, a Hub name or a file of {sorted(_FILE_KINDS)}, got {path.name}."
-                )
-            separator = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            loaded = load_dataset(_FILE_KINDS[path.suffix], data_files=str(path), **separator)
-        elif any(path.glob("**/*.wav")):
-            loaded = recordings(path)
-        else:
-            loaded = load_dataset(source)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"The data set {source!r} was found neither here nor on the Hub: give the folder or file that holds yours "
-            "with --dataset."
-        ) from error
-    if "train" not in loaded:
-        raise ValueError(f"The data set {source!r} has no split 'train'; it has {sorted(loaded)}.")
-    if not len(loaded["train"]):
-        raise ValueError(f"The data set {source!r} has no training rows: recordings lie in one folder for each class.")
+    if files is not None:
+        loaded = load_tables({split: path / file for split, file in files.items()}, "\t", columns)
+    elif any(path.glob("**/*.wav")):
+        loaded = recordings(path)
+    else:
+        loaded = load_rows(source)
     splits = DatasetDict({split: loaded[split] for split in SPLITS if split in loaded})
     audio = [name for name, column in splits["train"].features.items() if isinstance(column, Audio)]
     for name in audio:
@@ -66,6 +48,10 @@ def recordings(folder: Path) -> DatasetDict:
         files = sorted(root.glob("*/*.wav"))
         audio = [{"bytes": None, "path": str(file)} for file in files]
         splits[split] = Dataset.from_dict({"audio": audio, "label": [file.parent.name for file in files]}, features)
+    if not len(splits["train"]):
+        raise ValueError(
+            f"The data set {str(folder)!r} has no training rows: recordings lie in one folder for each class."
+        )
     return DatasetDict(splits)
 
 

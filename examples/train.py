@@ -7,8 +7,9 @@
 
 Whatever the recipe says may be said otherwise: `--model_options`, `--task_options` and `--data_options` take
 `name=value` pairs, and every field of `TrainingArguments` is an option, so the best checkpoint is kept,
-`--resume_from_checkpoint` goes on from one, and `--push_to_hub` uploads. The folder holds the model and its card, which
-says what was run. Data sets that cannot be drawn come from the Hub, or from the folder or file that `--dataset` names.
+`--resume_from_checkpoint True` goes on from the newest that is whole, and `--push_to_hub` uploads. Ctrl-C and SIGTERM
+end training with a checkpoint. The folder holds the model and its card, which says what was run. Data sets that cannot
+be drawn come from the Hub, or from the folder or file that `--dataset` names.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import dataclasses
 import difflib
 import json
 import math
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 from common import RECIPES, last_part, load_recipe
 from recipe_card import card_of
-from recipe_checks import check_answers, check_model, check_options
+from recipe_checks import check_answers, check_best, check_model, check_options
 from recipe_data import ClassifiedData, Prepared, View, build_kind
 from recipe_options import (
     DrawnTask,
@@ -38,6 +40,8 @@ from recipe_options import (
     state_rate,
 )
 from recipe_sources import load_splits
+from resuming import newest_whole
+from stopping import StopCallback, Stopped, command_line
 from transformers import EvalPrediction, Trainer, TrainingArguments, default_data_collator, set_seed
 
 from modeling_dlr import (
@@ -146,6 +150,9 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     config_fields: Any = merged(fields, parse_pairs("--model_options", options.model_options)) | sizes
     run = Run(recipe, list(arguments), DLRConfig(**config_fields), source, options, training)
     check_answers(run)
+    overall, batched = METRICS[options.answers]
+    scored = [*(metric.key for metric in overall), *(f"{metric.key}_batch_mean" for metric in batched)]
+    check_best(training, ["loss", *scored])
     check_model(run, HEADS[options.head])
     return run
 
@@ -299,6 +306,7 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
             training, state_rate(options.state_learning_rate), decay_vectors=options.decay_vectors
         ),
     )
+    trainer.add_callback(StopCallback())
     card_of(run, prepared).attach(trainer)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = trainer.evaluate()
@@ -316,17 +324,33 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
     return metrics
 
 
+@contextlib.contextmanager
+def says_how_to_go_on(run: Run) -> Iterator[None]:
+    """Inside, a stop names the newest checkpoint and the command that goes on from it.
+
+    Raises:
+        Stopped: if it was stopped.
+    """
+    try:
+        yield
+    except Stopped as stop:
+        checkpoint, _ = newest_whole(Path(str(run.training.output_dir)), run.training.world_size)
+        if checkpoint is not None:
+            command = shlex.join(["python", "examples/train.py", run.recipe, *run.arguments])
+            command = command.replace(run.training.hub_token or "\n", "…")
+            stop.advice = f"To go on from {checkpoint.name}: {command} --resume_from_checkpoint True"
+        raise
+
+
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     """Run a recipe; returns the metrics."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0].startswith("-"):
         raise SystemExit(f"{__doc__}\nRecipes are the folders of {RECIPES}.")
-    try:
+    with command_line("train.py"):
         run = read_run(arguments[0], arguments[1:])
-        prepared = prepare(run)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        raise SystemExit(f"train.py: {error}") from error
-    metrics = train(run, prepared)
+        with says_how_to_go_on(run):
+            metrics = train(run, prepare(run))
     for name, value in metrics.items():
         print(f"{name} {value:.4f}")
     print(f"The model is in {Path(str(run.training.output_dir))}")

@@ -171,10 +171,11 @@ def _check_symbols(symbols: Sequence[str], special: set[str], separated: bool, c
         raise ValueError(f"Without separators every symbol is one character, got {long}: set separated=True.")
     if case not in (None, "lower", "upper"):
         raise ValueError(f"case must be 'lower', 'upper' or None, got {case!r}.")
-    cased = {} if case is None else {symbol: list(filter(_has_two_cases, symbol)) for symbol in ordinary}
-    unreachable = [symbol for symbol, letters in cased.items() if letters != [getattr(x, case)() for x in letters]]
-    if unreachable:
-        raise ValueError(f"With case={case!r} no text holds the symbols {unreachable}: bring them into this case.")
+    if case is None:
+        return
+    other = [symbol for symbol in ordinary if any(_has_two_cases(x) and x != getattr(x, case)() for x in symbol)]
+    if other:
+        raise ValueError(f"With case={case!r} no text holds the symbols {other}: bring them into this case.")
 
 
 def _check_special_tokens(symbols: Sequence[str], special_tokens: Mapping[str, str], append_eos: bool) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
 import train
-from datasets import Audio, Dataset, DatasetDict
+from datasets import Audio, Dataset, DatasetDict, Features, Value
 from PIL import Image
 from recipe_data import KINDS, Prepared, build_kind, character_tokenizer
 from recipe_sources import load_splits, parted, some
@@ -227,13 +228,27 @@ def rows_of(**columns: list[Any]) -> DatasetDict:
     return DatasetDict({"train": Dataset.from_dict(columns)})
 
 
-def test_cells_that_are_empty():
-    """Rows without a class are left out; one without a text is named."""
+def test_cells_that_are_empty(capsys: pytest.CaptureFixture[str]):
+    """Rows without a class or a text are left out, counted and named in one line."""
     kind = build_kind("texts", {"max_length": 5, "validation_share": 0.3})
-    data = kind.prepare(rows_of(text=["a", "b", "c", "d"], label=["x", None, "y", "x"]), None, None)
+    rows = rows_of(text=["a", "b", "c", " ", None, "d"], label=["x", None, "y", "x", None, "x"])
+    data = kind.prepare(rows, None, None)
     assert (len(data.train.data) + len(data.validation.data), data.sizes["id2label"]) == (3, {0: "x", 1: "y"})
-    with pytest.raises(ValueError, match="Row 1 of the train rows has no 'text'"):
-        kind.prepare(rows_of(text=["a", None], label=["x", "y"]), None, None)
+    line = "Left out 3 of 6 rows, because they have empty cells: 2 in 'text', 2 in 'label'.\n"
+    assert capsys.readouterr().out == line
+    with pytest.raises(ValueError, match="No row of the train rows has something in each of the columns"):
+        kind.prepare(rows_of(text=["a", None], label=[None, "y"]), None, None)
+
+
+def test_images_that_are_missing(capsys: pytest.CaptureFixture[str]):
+    """Cells that are no text are left out, too, without being decoded."""
+    kind = build_kind("grey_images", {"validation_share": 0.5})
+    image = Image.new("L", (3, 4))
+    features = Features({"image": datasets.Image(), "label": Value("int64")})
+    rows = Dataset.from_dict({"image": [image, None, image, image], "label": [0, 0, 1, 1]}, features)
+    data = kind.prepare(DatasetDict({"train": rows}), None, None)
+    assert len(data.train.data) + len(data.validation.data) == 3
+    assert capsys.readouterr().out.startswith("Left out 1 of 4 rows")
 
 
 def test_images_of_several_sizes():

@@ -1,11 +1,13 @@
 """examples/train.py: every recipe of a task runs, what is said on the command line holds, and mistakes are named."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import train
+from test_resuming import write_checkpoint
 from transformers import AutoModelForTokenClassification
 
 from hub_upload.card import CardOptions, write_card
@@ -117,15 +119,24 @@ def test_command_line_holds(name: str, tmp_path: Path):
     assert found(run) == expected
 
 
-def test_last_checkpoint(tmp_path: Path):
-    """It is gone on from where there is one."""
-    resume = ["--output_dir", str(tmp_path), "--resume_from_checkpoint", "True"]
-    (tmp_path / "checkpoint-2").mkdir()
-    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}", encoding="utf-8")
-    assert train.read_run("twin-atomic-dlr", resume).training.resume_from_checkpoint is True
-    (tmp_path / "checkpoint-10").mkdir()
-    with pytest.raises(ValueError, match=r"checkpoint-10 has no trainer_state.json, as after a run that was killed"):
-        train.read_run("twin-atomic-dlr", resume)
+def test_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The newest that is whole is gone on from; those that are not are named, and left."""
+    resume = ["--output_dir", str(tmp_path), "--resume_from_checkpoint"]
+    write_checkpoint(tmp_path / "checkpoint-2")
+    write_checkpoint(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "trainer_state.json").write_text("", encoding="utf-8")
+    (tmp_path / "checkpoint-11").mkdir()
+    run = train.read_run("twin-atomic-dlr", [*resume, "True"])
+    assert run.training.resume_from_checkpoint == str(tmp_path / "checkpoint-2")
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "Going on from checkpoint-2: checkpoint-11 is not whole, trainer_state.json is missing; "
+        "checkpoint-10 is not whole, trainer_state.json is broken."
+    )
+    with pytest.raises(ValueError, match=r"checkpoint-10 is not whole, trainer_state.json is broken: go on from"):
+        train.read_run("twin-atomic-dlr", [*resume, str(tmp_path / "checkpoint-10")])
+    shutil.rmtree(tmp_path / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* to go on from \(checkpoint-11 is not whole"):
+        train.read_run("twin-atomic-dlr", [*resume, "True"])
 
 
 MISTAKES: dict[str, tuple[str, list[str], str]] = {
@@ -182,6 +193,18 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "head of one class": ("lra-listops-dss", ["--head", "per_step"], "The head of listops is per_sequence"),
     "head of data": ("lra-imdb-dss", ["--head", "per_pair"], "The head of data of the kind texts is per_sequence"),
     "long rows": ("shift-long-sgconv", ["--task_options", "length=32768"], "16384 taps .*: raise num_scales"),
+    "batch": (
+        "twin-atomic-dlr",
+        ["--per_device_train_batch_size", "0"],
+        "--per_device_train_batch_size must be at least 1, got 0",
+    ),
+    "batch to score": ("lra-imdb-dss", ["--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size must be"),
+    "epochs": ("lra-imdb-dss", ["--num_train_epochs", "-1"], "--num_train_epochs must be at least 0, got -1"),
+    "metric": (
+        "twin-atomic-dlr",
+        ["--metric_for_best_model", "accuracy"],
+        r"must be one of \['loss', 'r2', 'r2_batch_mean'\], got 'accuracy'",
+    ),
     "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], "give --max_steps above 0, got -1, or --num_train"),
     "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
 }
@@ -248,6 +271,8 @@ def test_a_mistake_ends_in_its_sentence():
     with pytest.raises(SystemExit) as ended:
         train.main(["twin-atomic-dlr", "--max_steps", "0"])
     assert str(ended.value).startswith("train.py: The examples of a task are drawn for all steps")
+    with pytest.raises(SystemExit, match=r"^train.py: .*'hidden_size': ValueError: must be >= 1.*got -8$"):
+        train.main(["twin-atomic-dlr", "--model_options", "hidden_size=-8"])
     with pytest.raises(SystemExit, match=r"train.py: The data set '/nope' was found neither here nor on the Hub"):
         train.main(["lra-cifar-dss", "--dataset", "/nope"])
 

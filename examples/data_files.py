@@ -1,0 +1,149 @@
+"""Tables of the reader's own: files that are checked before 🤗 Datasets reads them, and rows without empty cells."""
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from hub_upload.errors import reason_of
+
+FILE_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+
+def load_rows(source: str) -> DatasetDict:
+    """A CSV, TSV, JSON, JSON-lines or parquet file, a folder, or a data set of the Hub.
+
+    Raises:
+        FileNotFoundError: if there is nothing of that name, here or on the Hub.
+        ValueError: for a file of another kind, and for one that cannot be read, saying where.
+    """
+    path = Path(source)
+    if not path.is_file():
+        try:
+            return _loaded(source, source)
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"The data set {source!r} was found neither here nor on the Hub: give the folder or file that holds "
+                "yours with --dataset."
+            ) from error
+    if path.suffix not in FILE_KINDS:
+        raise ValueError(f"A data set is a folder, a Hub name or a file of {sorted(FILE_KINDS)}, got {path.name}.")
+    if not path.stat().st_size:
+        raise ValueError(f"{path.name} is empty.")
+    if FILE_KINDS[path.suffix] == "csv":
+        return load_tables({"train": path}, "\t" if path.suffix == ".tsv" else ",")
+    return _loaded(path.name, FILE_KINDS[path.suffix], data_files=str(path))
+
+
+def load_tables(paths: dict[str, Path], separator: str, columns: Sequence[str] | None = None) -> DatasetDict:
+    """Files of separated values, by split; what a cell holds is what it says, also "NA" or "None".
+
+    Args:
+        paths: by the name of the split.
+        separator: of the cells.
+        columns: their names, if the files have no line for them.
+
+    Raises:
+        FileNotFoundError: if a file is not there.
+        ValueError: for a file that is no UTF-8, has no rows, or has rows of several lengths, naming the line.
+    """
+    for path in paths.values():
+        _check_table(path, separator, columns)
+    named: dict[str, Any] = {} if columns is None else {"column_names": list(columns)}
+    cells = {"sep": separator, "keep_default_na": False, "na_values": [""]}
+    files = {split: str(path) for split, path in paths.items()}
+    return _loaded(", ".join(path.name for path in paths.values()), "csv", data_files=files, **cells, **named)
+
+
+def without_empty_cells(data: DatasetDict, columns: Sequence[str]) -> DatasetDict:
+    """The rows that have something in each of the columns; how many have not is printed in one line.
+
+    Raises:
+        ValueError: if no row of a split is left.
+    """
+    kept, counts, total = {}, dict.fromkeys(columns, 0), 0
+    for split, rows in data.items():
+        empty = np.zeros((len(columns), len(rows)), dtype=bool)
+        batches = rows.select_columns(list(columns)).with_format("arrow").iter(1000) if len(rows) else ()
+        for place, batch in enumerate(batches):
+            for at, column in enumerate(columns):
+                empty[at, 1000 * place : 1000 * place + len(batch)] = _empty(batch[column])
+        counts = {column: count + int(row.sum()) for (column, count), row in zip(counts.items(), empty, strict=True)}
+        total += len(rows)
+        kept[split] = rows.select(np.flatnonzero(~empty.any(0))) if empty.any() else rows
+        if len(rows) and not len(kept[split]):
+            raise ValueError(f"No row of the {split} rows has something in each of the columns {list(columns)}.")
+    left_out = total - sum(map(len, kept.values()))
+    if left_out:
+        found = ", ".join(f"{count} in {column!r}" for column, count in counts.items() if count)
+        print(f"Left out {left_out} of {total} rows, because they have empty cells: {found}.")
+    return DatasetDict(kept)
+
+
+def _loaded(name: str, kind: str, **options: Any) -> DatasetDict:
+    """What 🤗 Datasets makes of it, or the reason why it cannot, in one line instead of its log."""
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        loaded = load_dataset(kind, **options)
+    except (DatasetGenerationError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"{name} could not be read: {reason_of(error.__cause__ or error)}") from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+    if "train" not in loaded:
+        raise ValueError(f"The data set {name!r} has no split 'train'; it has {sorted(loaded)}.")
+    if not len(loaded["train"]):
+        raise ValueError(f"The data set {name!r} has no training rows.")
+    return loaded
+
+
+def _check_table(path: Path, separator: str, columns: Sequence[str] | None) -> None:
+    rows = _rows(path, separator)
+    width = len(columns or next(rows, (0, []))[1])
+    count = 0
+    for line, row in rows:
+        count += 1
+        if len(row) != width:
+            raise ValueError(
+                f"Every row of {path.name} must have {width} cells, but the one that ends in line {line} has "
+                f"{len(row)}: put a cell that holds {separator!r} or a line break in quotes."
+            )
+    if not count:
+        raise ValueError(f"{path.name} has no rows{' below its header' if width and columns is None else ''}.")
+
+
+def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of its last line, and the cells, of every row that is not blank."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=separator)
+            yield from ((reader.line_num, row) for row in reader if row)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path.name} must be UTF-8, but it has the byte {error.object[error.start]:#x}: save it so."
+        ) from error
+    except csv.Error as error:
+        raise ValueError(f"{path.name} could not be read: {error}.") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _empty(column: pa.ChunkedArray) -> np.ndarray:
+    """Which cells are null or not a number, a text of blanks, or a list of nothing."""
+    compute: Any = pc  # which makes its functions when it is imported
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = compute.utf8_length(compute.utf8_trim_whitespace(column))
+    elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = compute.list_value_length(column)
+    else:
+        return column.is_null(nan_is_null=True).to_numpy()
+    return compute.equal(compute.fill_null(column, 0), 0).to_numpy()

@@ -1,0 +1,96 @@
+"""Which checkpoint training can go on from: the newest that is whole; a killed process may leave half of one."""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+_INCOMPLETE = "checkpoint-is-incomplete.txt"  # of the Trainer's own checkpoints on a signal, while it writes them
+
+
+def newest_whole(folder: Path, processes: int = 1, *, only_model: bool = False) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint in a folder from which so many processes can go on, and what is wrong with newer ones."""
+    numbered = {
+        int(name[1]): path for path in _entries(folder) if (name := re.fullmatch(r"checkpoint-(\d+)", path.name))
+    }
+    broken = {}
+    for _, path in sorted(numbered.items(), reverse=True):
+        problem = problem_of(path, processes, only_model=only_model)
+        if problem is None:
+            return path, broken
+        broken[path] = problem
+    return None, broken
+
+
+def problem_of(checkpoint: Path, processes: int = 1, *, only_model: bool = False) -> str | None:
+    """What is missing or broken in a checkpoint, or None; nothing in it is run.
+
+    Args:
+        checkpoint: its folder.
+        processes: that are to go on from it, each from its own random state.
+        only_model: whether it was saved without its optimizer.
+    """
+    names = {path.name for path in _entries(checkpoint)}
+    if _INCOMPLETE in names:
+        return f"{_INCOMPLETE} says that it was being written"
+    needed = [TRAINER_STATE_NAME, *_weights(checkpoint, names)]
+    if not only_model:
+        needed += [SCHEDULER_NAME, *_random_states(names, processes)]
+        # FSDP and DeepSpeed have folders in the place of the optimizer's file.
+        needed += [OPTIMIZER_NAME] if all(path.is_file() for path in _entries(checkpoint)) else []
+    for name in [*needed, *sorted(names & {CONFIG_NAME, SCALER_NAME})]:
+        if name not in names:
+            return f"{name} is missing"
+        if not _is_whole(checkpoint / name):
+            return f"{name} is broken"
+    return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _weights(checkpoint: Path, names: set[str]) -> list[str]:
+    """The files of the weights: one, or those that an index names."""
+    if SAFE_WEIGHTS_INDEX_NAME in names:
+        index = _read(checkpoint / SAFE_WEIGHTS_INDEX_NAME) or {}
+        return [SAFE_WEIGHTS_INDEX_NAME, *sorted(set(index.get("weight_map", {}).values()))]
+    sharded = any(path.is_dir() for path in _entries(checkpoint))
+    return [] if sharded and SAFE_WEIGHTS_NAME not in names else [SAFE_WEIGHTS_NAME]
+
+
+def _random_states(names: set[str], processes: int) -> Iterator[str]:
+    """One file of one process, or one of each; training in another number of processes goes on from what there is."""
+    of_one = "rng_state.pth" in names
+    of_each = sorted(name for name in names if re.fullmatch(r"rng_state_\d+\.pth", name))
+    if processes == 1 or of_one:
+        yield from ["rng_state.pth"] if of_one or not of_each else of_each
+        return
+    yield from sorted({*of_each, *(f"rng_state_{i}.pth" for i in range(processes))})
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file is as long as it says and its parts match their checksums."""
+    try:
+        if path.suffix == ".json":
+            return bool(_read(path))
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                return len(file.keys()) > 0
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile):
+        return False
+
+
+def _read(path: Path) -> dict | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

@@ -1,0 +1,245 @@
+"""A command that is stopped ends cleanly, keeps what was trained, and goes on from it; other ends are one line."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import pytest
+import quickstart
+import stopping
+import torch
+import train
+from datasets import Dataset
+from safetensors.torch import load_file
+from stopping import StopCallback, Stopped, command_line
+from transformers import TrainerState
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets are cached where the test ends."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def stops_at(step: int, number: int, times: int = 1) -> type[StopCallback]:
+    """One that is sent the signal while a step is computed."""
+
+    class Sent(StopCallback):
+        def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any):
+            self.send(state)
+
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any):
+            self.send(state)
+
+        def send(self, state: Any) -> None:
+            if state.global_step == step - 1:
+                for _ in range(times):
+                    signal.raise_signal(number)
+
+    Sent.__name__ = StopCallback.__name__
+    return Sent
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Callable[..., dict[str, float]]:
+    """Runs the example on a small table."""
+    table = tmp_path / "mine.csv"
+    Dataset.from_dict({"text": [f"text {i}" for i in range(10)], "label": ["a", "b"] * 5}).to_csv(table)
+    return lambda folder, *said: quickstart.main(
+        ["--dataset", str(table), "--smoke", "--output-dir", str(tmp_path / folder), *said]
+    )
+
+
+def beside(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("mine.csv", "cache"))
+
+
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow)],
+)
+def test_an_example_goes_on(
+    number: signal.Signals, texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """It ends with the exit status of the signal and a checkpoint; the same command then ends as if it had not."""
+    texts("whole")
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "StopCallback", stops_at(2, number))
+        with pytest.raises(SystemExit) as ended:
+            texts("out")
+    assert ended.value.code == 128 + number
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    kept = tmp_path / "out-checkpoint"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == f"quickstart.py: stopped. Run the same command again: it goes on from the checkpoint {kept}."
+    assert beside(tmp_path) == ["out-checkpoint", "whole"]
+    assert TrainerState.load_from_json(kept / "trainer_state.json").global_step == 2
+    texts("out")
+    assert beside(tmp_path) == ["out", "whole"]
+    weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "out")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
+    assert beside(tmp_path / "out") == beside(tmp_path / "whole")
+
+
+@pytest.fixture
+def stopped_after_training(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run into "out" that was stopped while it was evaluated."""
+    with monkeypatch.context() as patch:
+        patch.setattr(common.Trainer, "evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(SystemExit):
+            texts("out")
+
+
+def test_a_stop_after_training(stopped_after_training: None, texts: Any, monkeypatch: pytest.MonkeyPatch):
+    """The checkpoint of the last step is evaluated, no more."""
+    monkeypatch.setattr(StopCallback, "on_step_begin", lambda self, *given, **named: pytest.fail("trained again"))
+    assert texts("out")["accuracy"] >= 0
+
+
+def test_other_options_begin_anew(
+    stopped_after_training: None, texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+):
+    """A checkpoint is gone on from by the same run only."""
+    steps: list[int] = []
+    monkeypatch.setattr(StopCallback, "on_step_begin", lambda self, args, state, *rest, **named: steps.append(1))
+    texts("other", "--checkpoint-dir", str(tmp_path / "out-checkpoint"), "--seed", "1")
+    assert steps == [1, 1, 1]
+    assert "begins anew" in capsys.readouterr().err
+
+
+def test_a_stop_before_training(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """There is nothing to keep; the earlier result stays."""
+    texts("out")
+    earlier = (tmp_path / "out" / "results.json").read_bytes()
+    monkeypatch.setattr(quickstart, "yardstick", lambda data: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        texts("out")
+    assert ended.value.code == 143
+    assert capsys.readouterr().err.endswith("quickstart.py: stopped. Run the same command again.\n")
+    assert beside(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "results.json").read_bytes() == earlier
+
+
+def test_asked_twice(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It does not wait for the end of the step."""
+    monkeypatch.setattr(common, "StopCallback", stops_at(1, signal.SIGTERM, times=2))
+    with pytest.raises(SystemExit) as ended:
+        texts("out")
+    assert ended.value.code == 143
+    assert beside(tmp_path) == []
+
+
+def test_a_recipe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """train.py keeps its checkpoint in its folder, makes no model of half a training, and names the command."""
+    said = ["--smoke", "--disable_tqdm", "True", "--dataloader_pin_memory", "False", "--max_steps", "4"]
+    said += ["--save_steps", "4", "--eval_steps", "4", "--hub_token", "secret", "--output_dir"]
+    recipe = "twin-atomic-dlr"
+    train.main([recipe, *said, str(tmp_path / "whole")])
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "StopCallback", stops_at(3, signal.SIGTERM))
+        with pytest.raises(SystemExit) as ended:
+            train.main([recipe, *said, str(tmp_path / "out")])
+    assert ended.value.code == 143
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-3"]
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"train.py: stopped. To go on from checkpoint-3: python examples/train.py {recipe} --smoke")
+    assert line.endswith("--resume_from_checkpoint True")
+    assert "secret" not in line
+    train.main([recipe, *said, str(tmp_path / "out"), "--resume_from_checkpoint", "True"])
+    weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "out")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
+
+
+def test_an_evaluation_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Inside training, an evaluation is left at its next batch; earlier checkpoints stay."""
+
+    class Sent(StopCallback):
+        def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any):
+            if state.global_step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            super().on_prediction_step(args, state, control, **kwargs)
+
+    Sent.__name__ = StopCallback.__name__
+    monkeypatch.setattr(train, "StopCallback", Sent)
+    said = ["--smoke", "--disable_tqdm", "True", "--dataloader_pin_memory", "False", "--eval_steps", "1"]
+    with pytest.raises(SystemExit):
+        train.main(["twin-atomic-dlr", *said, "--save_steps", "1", "--output_dir", str(tmp_path / "out")])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-1"]
+
+
+def test_processes_that_load_data_end_as_ever():
+    """A copy of the process does not ask training to stop: it ends."""
+    with stopping.handled(lambda number: None):
+        child = os.fork()
+        if not child:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+# What goes wrong, and the line.
+ENDS: dict[str, tuple[BaseException, Any]] = {
+    "value": (ValueError("two\n  lines"), "name.py: two lines"),
+    "file": (PermissionError(13, "Permission denied", "a"), "name.py: [Errno 13] Permission denied: 'a'"),
+    "nothing said": (MemoryError(), "name.py: there is not enough memory: take a smaller batch, .*"),
+    "device": (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "name.py: there is not enough memory: .*"),
+    "long": (ValueError("x" * 2000), f"name.py: {'x' * 1000}…"),
+    "Ctrl-C": (KeyboardInterrupt(), 130),
+    "signal": (Stopped(signal.SIGTERM), 143),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_ends(end: str):
+    error, code = ENDS[end]
+    with pytest.raises(SystemExit) as ended, command_line("name.py"):
+        raise error
+    if isinstance(code, str) and ".*" in code:
+        assert str(ended.value.code).startswith(code.removesuffix(".*"))
+    else:
+        assert ended.value.code == code
+
+
+def test_faults_of_the_program_keep_their_traceback():
+    with pytest.raises(KeyError), command_line("name.py"):
+        raise KeyError("a")
+
+
+PLACES: dict[str, tuple[Callable[[Path], str], str]] = {
+    "long": (lambda folder: str(folder / ("x" * 300)), "File name too long"),
+    "NUL": (lambda folder: f"{folder}/a\0b", "embedded null byte"),
+    "loop": (lambda folder: str(folder / "loop" / "out"), "Too many levels of symbolic links"),
+    "loop itself": (lambda folder: str(folder / "loop"), "Too many levels of symbolic links"),
+    "file": (lambda folder: str(folder / "file"), "it is a file"),
+    "in a file": (lambda folder: str(folder / "file" / "out"), "Not a directory"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_odd_places(place: str, tmp_path: Path):
+    """Refused by every command before any work, in one short line."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").touch()
+    path, says = PLACES[place][0](tmp_path), PLACES[place][1]
+    commands: dict[str, Callable[[], Any]] = {
+        "quickstart.py: --output-dir": lambda: quickstart.main(["--output-dir", path]),
+        "train.py: --output_dir": lambda: train.main(["twin-atomic-dlr", "--output_dir", path]),
+    }
+    for begins, command in commands.items():
+        with pytest.raises(SystemExit) as ended:
+            command()
+        line = str(ended.value.code)
+        assert line.startswith(f"{begins} must be a place for a folder, got ")
+        assert says in line
+        assert len(line) < 400
+        assert "\n" not in line
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "loop"]
