@@ -45,18 +45,22 @@ def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Ten
 def _convolve_plainly(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
     """`_Convolution` in one piece and in differentiable operations, for `torch.compile` and `torch.export`.
 
-    What is exported transforms in float64: elsewhere float32 may not do, as in ONNX Runtime, whose error grows with the
-    size unless that is a power of two.
+    What is exported transforms in float64, and whole spectra. Elsewhere float32 may not do, as in ONNX Runtime, whose
+    error grows with the size unless that is a power of two; nor has it the inverse of half a spectrum.
     """
     L, Lk = u.shape[1], kernel.shape[-1]
-    n = 2 * L
-    dtype = torch.float64 if torch.compiler.is_exporting() else u.dtype
+    n, exporting = 2 * L, torch.compiler.is_exporting()
+    dtype = torch.float64 if exporting else u.dtype
+    # Not once they are complex, which ONNX has no operation for.
+    rows = u.transpose(1, 2).unsqueeze(1).to(dtype)
     taps = torch.nn.functional.pad(kernel.to(dtype), (0, n - Lk))
     if reverse_kernel is not None:
         taps = taps + torch.nn.functional.pad(reverse_kernel.to(dtype).flip(-1), (n - Lk, 0))
-    product = torch.fft.rfft(u.transpose(1, 2).to(dtype), n=n).unsqueeze(1) * torch.fft.rfft(taps)
-    y = torch.fft.irfft(product, n=n)[..., :L].to(u.dtype)
-    return y.permute(0, 3, 1, 2) + skip * u.unsqueeze(2)
+    if exporting:
+        y = torch.fft.ifft(torch.fft.fft(rows, n=n) * torch.fft.fft(taps)).real
+    else:
+        y = torch.fft.irfft(torch.fft.rfft(rows, n=n) * torch.fft.rfft(taps), n=n)
+    return y[..., :L].to(u.dtype).permute(0, 3, 1, 2) + skip * u.unsqueeze(2)
 
 
 def transform_size(minimum: int) -> int:

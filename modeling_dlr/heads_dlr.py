@@ -387,11 +387,12 @@ def joined(**inputs: Tensor | None) -> tuple[tuple[int, int], dict[str, Tensor]]
                 f"{name} must have the shape [batch, sequences, length, …], got {shape}: stack the sequences of an "
                 "example in a second dimension."
             )
-    if len({(batch_size, sequences) for batch_size, sequences, *_ in shapes.values()}) != 1:
+    batch_size, sequences, *_ = next(iter(shapes.values()), (0, 0))
+    # Not by a set, in which sizes that torch.export leaves open cannot be.
+    if not given or any(shape[:2] != [batch_size, sequences] for shape in shapes.values()):
         raise ValueError(
             f"Inputs, attention_mask and position_ids must agree in batch and sequences, got {shapes or 'none'}."
         )
-    batch_size, sequences, *_ = next(iter(shapes.values()))
     return (batch_size, sequences), {name: value.flatten(0, 1) for name, value in given.items()}
 
 

@@ -1,21 +1,19 @@
-"""Compiled and exported models answer as the plain ones do: every kernel and direction, attention, ONNX, streaming."""
+"""Compiled and exported models answer as the plain ones do: every kernel and direction, attention, streaming."""
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from families import FAMILIES
 from test_hybrids import HYBRIDS, SIZES
-from tiny import perturbed, tiny_config
+from tiny import EXAMPLES, perturbed, tiny_config
 from torch import Tensor, nn
 from torch.export import Dim
 from transformers import DynamicCache
 
-from modeling_dlr import DLRForCausalLM, DLRForMaskedLM, DLRForSequenceClassification, DLRForTokenClassification
-
-ort = pytest.importorskip("onnxruntime")
+from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification
+from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.heads_dlr import DLRPooledHead
 
 # Models by their fields: one that always runs, hybrids, and every kernel in a layer of its own.
 SLOW = {name: SIZES | fields for name, fields in HYBRIDS.items()} | {
@@ -24,11 +22,12 @@ SLOW = {name: SIZES | fields for name, fields in HYBRIDS.items()} | {
 MODELS = [pytest.param({}, id="DLR")] + [
     pytest.param(fields, id=name, marks=pytest.mark.slow) for name, fields in SLOW.items()
 ]
+JOINED = ("AutoModelForMultipleChoice", "AutoModelForNextSentencePrediction")
 by_model = pytest.mark.parametrize("fields", MODELS)
 by_direction = pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
 
-# torch's own exporter still asks its trees by the old name.
-onnx_warns = pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
+# Those of several sequences per example are tried at each change, for they alone join what is left open.
+HEADS = [pytest.param(name, marks=() if name in JOINED else pytest.mark.slow) for name in EXAMPLES]
 
 
 def batch_of(batch: int, length: int) -> dict[str, Tensor]:
@@ -108,66 +107,31 @@ def test_exported_for_every_batch_and_length(fields: dict[str, Any], bidirection
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def session_of(model: nn.Module, inputs: dict[str, Any], folder: Path, **options: Any) -> Any:
-    """The model in ONNX Runtime, through transformers' own exporter."""
-    from transformers.exporters import OnnxConfig, OnnxExporter
-
-    OnnxExporter().export(model, inputs, OnnxConfig(**options)).save_pretrained(folder)
-    return ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
-
-
-ONNX: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
-    "classification": (DLRForSequenceClassification, {"bidirectional": True}),
-    "tokens": (DLRForTokenClassification, {"bidirectional": True, "kernel_parameters": {"kernel_type": "dss"}}),
-    "masked language model": (DLRForMaskedLM, {"bidirectional": True, "output_gate": "glu"}),
-    "hybrid": (DLRForTokenClassification, SIZES | HYBRIDS["one of each"]),
-}
-
-
-@pytest.mark.slow
-@onnx_warns
-@pytest.mark.parametrize(("model_class", "fields"), ONNX.values(), ids=ONNX.keys())
+@pytest.mark.parametrize("auto", HEADS)
 @torch.no_grad()
-def test_onnx(model_class: type[nn.Module], fields: dict[str, Any], tmp_path: Path):
-    """ONNX Runtime gives torch's logits to 1e-4 at several odd lengths and batch sizes."""
-    model = perturbed(model_class(tiny_config(**fields))).eval()
-    axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    session = session_of(model, batch_of(2, 33), tmp_path, dynamic_shapes={"input_ids": axes, "attention_mask": axes})
-    for batch, length in ((1, 1), (2, 7), (3, 63), (2, 301)):
-        inputs = batch_of(batch, length)
-        (logits,) = session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})
-        expected = model(**inputs).logits.numpy()
-        assert np.isfinite(logits).all()
-        counts = inputs["attention_mask"].bool().numpy() if logits.ndim == 3 else slice(None)
-        np.testing.assert_allclose(logits[counts], expected[counts], rtol=0, atol=1e-4)
+def test_every_head_exported_for_every_size(auto: str):
+    """Each head answers as the plain one at sizes it was not exported with, of every axis that may vary."""
+    example, model_class = EXAMPLES[auto], AUTO_CLASSES[auto]
+    config = tiny_config(**example.fields, num_hidden_layers=1)
+    model = perturbed(model_class(config)).eval()
 
+    def draw(batch: int, length: int) -> dict[str, Tensor]:
+        inputs = example.inputs(config, batch, length)
+        if issubclass(model_class, DLRPooledHead) and "input_ids" in inputs:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            inputs["attention_mask"][0, ..., : length // 3] = 0
+        return inputs
 
-@pytest.mark.slow
-@onnx_warns
-@pytest.mark.parametrize("kernel_type", ["dlr", "dss", "s4d"])
-@torch.no_grad()
-def test_onnx_step_with_its_state(kernel_type: str, tmp_path: Path):
-    """One step with the state as input and output streams a sequence as torch reads it whole, in any batch size."""
-    config = tiny_config(kernel_parameters={"kernel_type": kernel_type})
-    model = perturbed(DLRForCausalLM(config)).eval()
-    cache = model(torch.ones(2, 3, dtype=torch.long), use_cache=True).cache
-    session = session_of(
-        model, {"input_ids": torch.ones(2, 1, dtype=torch.long), "cache": cache}, tmp_path, dynamic=True
-    )
-    ids = torch.randint(1, 11, (3, 40))
-    expected = model(ids).logits.numpy()
-    names = [output.name for output in session.get_outputs()]
-    state = {
-        name.replace("output.", "input."): np.zeros((3, config.hidden_size, config.state_size), dtype=np.float32)
-        for name in names
-        if name.startswith("output.")
+    # Channels of images, and the two documents of a pair.
+    fixed = 1 if auto == "AutoModelForNextSentencePrediction" or "input_size" in example.fields else None
+    axes = {
+        name: {axis: Dim.DYNAMIC for axis in range(value.dim()) if axis != fixed or value.dim() == 2}
+        for name, value in draw(3, 9).items()
     }
-    assert len(state) == 2 * config.num_hidden_layers
-    for step in range(40):
-        answers = session.run(names, {"input_ids": ids[:, step : step + 1].numpy()} | state)
-        outputs = dict(zip(names, answers, strict=True))
-        np.testing.assert_allclose(outputs["logits"][:, 0], expected[:, step], rtol=0, atol=1e-4)
-        state = {name: outputs[name.replace("input.", "output.")] for name in state}
+    program = torch.export.export(model, (), draw(3, 9), dynamic_shapes=axes, strict=False).module()
+    for batch, length in ((1, 1), (2, 7), (5, 71)):
+        inputs = draw(batch, length)
+        torch.testing.assert_close(dict(program(**inputs)), dict(model(**inputs)), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
