@@ -212,4 +212,4 @@ def check_choices(official: dict[str, Any], kernel_type: str) -> None:
             )
     norm = (official["norm"], official["transposed"])
     if norm not in NORMS:
-        raise InputError(f"norm={norm[0]!r} with transposed={norm[1]} must be one of {list(NORMS)}.")
+        raise InputError(f"norm={reprlib.repr(norm[0])} with transposed={norm[1]} must be one of {list(NORMS)}.")

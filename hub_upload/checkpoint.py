@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import re
+import reprlib
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -92,12 +93,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if strangers or not tensors:
         raise InputError(
             f"{path} holds no state dict: it must map names to tensors (or have one under 'state_dict' or 'model'), "
-            f"but {f'{strangers[0]} is not a plain tensor' if strangers else 'it is empty'}."
+            f"but {f'{reprlib.repr(strangers[0])} is not a plain tensor' if strangers else 'it is empty'}."
         )
-    long = next((name for name in tensors if len(name) > _LONGEST_NAME), None)
-    if long is not None:
+    odd = next((name for name in tensors if len(name) > _LONGEST_NAME or not name.isprintable()), None)
+    if odd is not None:
         raise InputError(
-            f"{path} has a name of {len(long):,} characters, {long[:40]!r}...: is it a model's state dict?"
+            f"{path} has a tensor of the name {reprlib.repr(odd)}, of {len(odd):,} characters: is it a state dict?"
         )
     # Tensors may share their numbers, so that a small file could describe weights that no memory holds.
     if sum(value.nbytes for value in tensors.values()) > size:
@@ -171,8 +172,8 @@ def _load_pickle(path: Path) -> Any:
     for name in get_unsafe_globals_in_checkpoint(path):
         if name not in _CONTAINERS and name.split(".")[0] not in _INERT_LIBRARIES:
             raise InputError(
-                f"{path} asks to import {name}, which a checkpoint of numbers has no use for. It was not run, "
-                "and nothing was loaded."
+                f"{path} asks to import {reprlib.repr(name)}, which a checkpoint of numbers has no use for. It was "
+                "not run, and nothing was loaded."
             )
         stand_ins.append((_CONTAINERS.get(name, Inert), name))
     with safe_globals(stand_ins), warnings.catch_warnings():
@@ -184,7 +185,7 @@ def _refusal(error: BaseException) -> str:
     """What torch's unpickler did not accept, without its advice to run the file."""
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
-        return f"it asks to import {asked[1]}."
+        return f"it asks to import {reprlib.repr(asked[1])}."
     return "it is no archive of torch.save with tensors and plain values only. Save the model's state dict in one."
 
 

@@ -34,6 +34,9 @@ HEADS: dict[str, type[DLRPreTrainedModel]] = {
 }
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
+# Of each kind of misfit.
+_MOST_LISTED = 50
+
 logger = logging.getLogger(__name__)
 
 
@@ -116,7 +119,8 @@ def convert_tensors(
         with torch.device("meta"):  # sizes that no memory holds are found before any is taken
             described = build(config)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
-        raise InputError(f"The hyper-parameters describe no model: {error}") from error
+        reason = " ".join(str(error).split())  # a dataclass says in two lines what is wrong, and with which field
+        raise InputError(f"The hyper-parameters describe no model: {reason}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
     _refuse_misfits(described, values, dtype)
     try:
@@ -162,11 +166,17 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor], dtype:
         f"not finite in {str(dtype).removeprefix('torch.')}": endless,
     }
     if any(problems.values()):
-        lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        lists = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
         raise InputError(
             f"The checkpoint does not fit its hyper-parameters (names after translation). {lists}. Correct them with "
             "--hyper-parameters, or --head."
         )
+
+
+def _listed(names: list[str]) -> str:
+    """The first of them, and how many there are besides."""
+    more = len(names) - _MOST_LISTED
+    return ", ".join(names[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _is_finite(value: Tensor, dtype: torch.dtype) -> bool:

@@ -236,7 +236,7 @@ def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
 def _refuse_contradictions(given: dict[str, Any], found: dict[str, Any]) -> None:
     """Refuse arguments that say otherwise than the tensors; null says nothing."""
     wrong = [
-        f"{name} {given[name]!r} instead of {value!r}"
+        f"{name} {reprlib.repr(given[name])} instead of {value!r}"
         for name, value in found.items()
         if given.get(name) is not None and given[name] != value
     ]

@@ -108,11 +108,11 @@ def pickled(value: Any) -> bytes:
 
 # What each file does, and what is said of it.
 REFUSED: dict[str, tuple[bytes, str]] = {
-    "call": (with_weight(call(SYSTEM, TOUCH)), r"import os\.system.*was not run"),
+    "call": (with_weight(call(SYSTEM, TOUCH)), r"import 'os\.system'.*was not run"),
     "call by its other name": (with_weight(call(name("posix", "system"), TOUCH)), r"posix\.system.*was not run"),
     "old name of a module": (with_weight(call(name("__builtin__", "eval"), TOUCH)), r"eval.*was not run"),
     "attribute of a class": (with_weight(call(name("builtins", "getattr"), TOUCH)), r"getattr.*was not run"),
-    "weight of a stand-in": (with_weight(call(name("pathlib", "os.system"), TOUCH)), "w is not a plain tensor"),
+    "weight of a stand-in": (with_weight(call(name("pathlib", "os.system"), TOUCH)), "'w' is not a plain tensor"),
     "INST": (b"\x80\x02(" + TOUCH + b"ios\nsystem\n.", "never run as code"),
     "OBJ": (b"\x80\x02(" + SYSTEM + TOUCH + b"o.", "never run as code"),
     "STACK_GLOBAL": (b"\x80\x04\x8c\x02os\x8c\x06system\x93" + group(TOUCH) + b"R.", "never run as code"),
@@ -124,9 +124,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "patched tensor": (
         with_weight(patched(tensor([4], [1]), mapping(reshape=name("builtins", "bytearray")))),
-        "w is not a plain tensor",
+        "'w' is not a plain tensor",
     ),
-    "repeated numbers": (with_weight(call(REBUILD, *tensor([10**6, 10**6], [0, 0]))), "w is not a plain tensor"),
+    "repeated numbers": (with_weight(call(REBUILD, *tensor([10**6, 10**6], [0, 0]))), "'w' is not a plain tensor"),
     "no numbers": (
         with_weight(
             call(
@@ -134,7 +134,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
                 *(name("torch", "float32"), group(number(4)), group(number(1)), b"\x89"),
             )
         ),
-        "w is not a plain tensor",
+        "'w' is not a plain tensor",
     ),
     "beyond its numbers": (with_weight(call(REBUILD, *tensor([100], [1]))), "fetch it again"),
     "more than is there": (with_weight(call(REBUILD, *tensor([4], [1], 2**31 - 1))), "fetch it again"),
@@ -193,12 +193,14 @@ def test_numbers_that_are_shared(tmp_path: Path):
         read_checkpoint(path)
 
 
-def test_names_without_end(tmp_path: Path):
-    """Names are searched by patterns, which takes long for long ones."""
-    program = b"\x80\x02" + mapping(state_dict=mapping(**{"layers.0." * 10**5: HARMLESS})) + b"."
-    with pytest.raises(InputError, match=r"a name of 900,000 characters, 'layers\.0\.") as refused:
+@pytest.mark.parametrize("odd", ["layers.0." * 10**5, "a\nb", "a\x1b[2Jb"], ids=["long", "two lines", "escape"])
+def test_odd_names(odd: str, tmp_path: Path):
+    """Names are searched by patterns, which takes long for long ones, and are shown on a terminal."""
+    program = b"\x80\x02" + mapping(state_dict=mapping(**{odd: HARMLESS})) + b"."
+    with pytest.raises(InputError, match=r"has a tensor of the name '.*characters") as refused:
         read_checkpoint(archive(tmp_path / "x.ckpt", program))
     assert len(str(refused.value)) < 300
+    assert str(refused.value).isprintable()
 
 
 def test_old_format_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

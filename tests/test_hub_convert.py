@@ -284,7 +284,10 @@ def cut(path: Path) -> Path:
         (lambda folder: cut(lightning_checkpoint(CASE, folder / "x.ckpt")), "fetch it again|read as data"),
         (lambda folder: cut(bare_safetensors(folder)), "no whole safetensors"),
         (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={}), "empty"),
-        (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={"a": 3}), "a is not a plain tensor"),
+        (
+            lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={"a": 3}),
+            "'a' is not a plain tensor",
+        ),
         (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", hyper_parameters=None), "kernel_type None"),
     ],
     ids=["absent", "cut off", "cut off safetensors", "empty", "no tensors", "no hyper-parameters"],
