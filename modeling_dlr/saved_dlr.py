@@ -4,7 +4,7 @@ This file imports no torch.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from reprlib import repr as short
 from typing import Any
 
@@ -38,6 +38,9 @@ def check_readable(config_dict: Any, model_type: str) -> None:
         raise ValueError(f"A configuration must be one JSON object, got {short(config_dict)}.")
     if depth_exceeds(config_dict, MAX_DEPTH):
         raise ValueError(f"A configuration must be nested in at most {MAX_DEPTH} levels: this one is deeper.")
+    for dtype in (fields["dtype"] for fields in _dictionaries(config_dict) if "dtype" in fields):
+        if not isinstance(dtype, (str, int, dict, type(None))):
+            raise ValueError(f"dtype must be a name wherever it stands, got {short(dtype)}: take it out.")
     other = config_dict.get("model_type", model_type)
     if other != model_type:
         raise ValueError(
@@ -114,6 +117,14 @@ def depth_exceeds(value: Any, limit: int) -> bool:
     for _ in range(limit):
         level = [item for container in level for item in _items(container)]
     return any(isinstance(item, (dict, list, tuple)) for item in level)
+
+
+def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
+    """The dictionaries in a dictionary, itself first; transformers writes what is in them by their names."""
+    yield value
+    for item in value.values():
+        if isinstance(item, dict):
+            yield from _dictionaries(item)
 
 
 def _items(container: Any) -> Iterable[Any]:

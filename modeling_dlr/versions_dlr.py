@@ -1,0 +1,12 @@
+"""The oldest transformers that runs this code, which a folder's own copy of it says before anything else is imported."""
+
+import transformers
+from packaging.version import Version
+
+TRANSFORMERS_FLOOR = "5.24"
+
+if Version(transformers.__version__).release < Version(TRANSFORMERS_FLOOR).release:
+    raise ImportError(
+        f"This DLR model needs transformers >= {TRANSFORMERS_FLOOR}, but {transformers.__version__} is installed: "
+        f'pip install "transformers>={TRANSFORMERS_FLOOR}".'
+    )
