@@ -3,6 +3,10 @@
 This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
 """
 
+# First, since an older transformers lacks what comes after it.
+from .versions_dlr import TRANSFORMERS_FLOOR  # noqa: F401
+
+# isort: split
 import os
 from collections.abc import Callable
 from dataclasses import field, fields

@@ -1,4 +1,4 @@
-"""The oldest transformers that runs this code, which a folder's own copy of it says before anything else is imported."""
+"""The oldest transformers that runs this code: a copy in a folder says so before it imports anything else."""
 
 import transformers
 from packaging.version import Version

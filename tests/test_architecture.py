@@ -21,10 +21,11 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "labels_dlr": set(),
+    "versions_dlr": {"packaging", "transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
     "saved_dlr": {"transformers", ".names_dlr"},
     "configuration_dlr": {"huggingface_hub", "transformers"}
-    | {".kernel_parameters_dlr", ".labels_dlr", ".names_dlr", ".saved_dlr"},
+    | {".kernel_parameters_dlr", ".labels_dlr", ".names_dlr", ".saved_dlr", ".versions_dlr"},
     "convolution_dlr": {"torch"},
     "precision_dlr": {"torch"},
     "products_dlr": {"torch"},
