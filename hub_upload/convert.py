@@ -18,6 +18,7 @@ from modeling_dlr import (
     SGConvKernel,
 )
 
+from .bounded_files import open_regular
 from .card import CardOptions, write_card
 from .checkpoint import read_checkpoint, read_hyper_parameters, sha256_of
 from .diagonalise import diagonalise
@@ -80,21 +81,16 @@ def convert(
         conversion.model.save_pretrained(staging)
         if words is not None:
             words.save_pretrained(staging)
-        write_card(staging, _described(card or CardOptions(), folder, checkpoint, conversion.residual))
+        write_card(staging, _described(card or CardOptions(), checkpoint, conversion.residual))
     return conversion
 
 
-def _described(card: CardOptions, folder: Path, checkpoint: Path, residual: float | None) -> CardOptions:
-    """The card's options, with the folder's final name and where the weights come from."""
+def _described(card: CardOptions, checkpoint: Path, residual: float | None) -> CardOptions:
+    """The card's options, with where the weights come from."""
     facts = [f"Converted from the checkpoint `{checkpoint.name}` (SHA-256 `{sha256_of(checkpoint)}`)."]
     if residual is not None:
         facts.append(f"Its kernels of S4 were made diagonal, with an error of {residual:.1g} of the largest tap.")
-    return replace(
-        card,
-        title=card.title or folder.resolve().name,
-        repo_id=card.repo_id or f"your-name/{folder.resolve().name}",
-        facts=[*facts, *card.facts],
-    )
+    return replace(card, facts=[*facts, *card.facts])
 
 
 def convert_tensors(
@@ -212,6 +208,10 @@ def _fitting_tokenizer(name: str, model: DLRPreTrainedModel) -> PreTrainedTokeni
     size = model.config.vocab_size
     if size is None:
         raise InputError(f"--tokenizer {name}: this model reads real values and has no use for a tokenizer.")
+    for path in Path(name).iterdir() if Path(name).is_dir() else ():
+        if not path.is_dir():
+            with open_regular(path):  # refuses what would be waited for
+                pass
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # files of a stranger are answered by any kind of error

@@ -43,6 +43,12 @@ def test_odd_places(name: str, message: str, tmp_path: Path, capsys: pytest.Capt
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "loop", "pipe", "x.ckpt"]
 
 
+def test_a_folder_of_any_name(tmp_path: Path):
+    """Its name need not be one that a repository can have."""
+    convert(lightning_checkpoint(CASE, tmp_path / "x.ckpt"), tmp_path / "my model (1)")
+    assert "my model (1)" in (tmp_path / "my model (1)" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop", "nul"])
 @pytest.mark.parametrize("option", [None, "--hyper-parameters"])
 def test_files_that_are_none(kind: str, option: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -108,8 +114,10 @@ def written(name: str, content: str) -> Callable[[Path], Any]:
         (written("tokenizer_config.json", "["), "."),
         (written("tokenizer_config.json", "[1]"), "."),
         (lambda folder: (folder / "tokenizer.json").write_bytes("é".encode("latin-1")), "."),
+        (lambda folder: os.mkfifo(folder / "added_tokens.json"), "is a pipe"),
+        (lambda folder: (folder / "vocab.json").symlink_to("/dev/zero"), "a device"),
     ],
-    ids=["code", "empty", "no model", "deep", "broken configuration", "list", "latin-1"],
+    ids=["code", "empty", "no model", "deep", "broken configuration", "list", "latin-1", "pipe", "device"],
 )
 def test_tokenizers_of_strangers(
     spoil: Callable[[Path], Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
