@@ -36,7 +36,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "test": [[*PYTEST, "-m", "not slow"]],
     "test-slow": [[*PYTEST, "-m", "slow"]],
     "format": [["-m", "ruff", "check", "--fix", "."], ["-m", "ruff", "format", "."]],
-    "docs": [["-m", "modeling_dlr.configuration_docs"], ["benchmarks/render.py"]],
+    "docs": [["-m", "modeling_dlr.configuration_docs"], ["benchmarks/render.py"], ["benchmarks/speed_figure.py"]],
 }
 COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 

@@ -20,6 +20,7 @@ import oracle
 import peers
 import pytest
 import render
+import speed_figure
 import torch
 from tolerances import assert_close
 
@@ -238,3 +239,13 @@ def test_reference_is_the_definition(name: str, monkeypatch: pytest.MonkeyPatch)
     expected, x = oracle.recurrence(np.exp(log_poles), weights, skip, inputs)
     assert_close(y.T, expected[0, :, 0], torch.float64)
     assert np.abs(state.numpy() - x[0]).max() <= 1e-12 * np.abs(x).max()
+
+
+def test_picture_of_speed_has_every_line(tmp_path: Path):
+    """The same bytes every time, and all that is compared."""
+    for name in ("a.svg", "b.svg"):
+        speed_figure.draw(tmp_path / name)
+    picture = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert picture == (tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert all(f">{length:,}</text>" in picture for length in (1024, 16384))
+    assert all(name in picture for name, _ in speed_figure.LINES.values())
