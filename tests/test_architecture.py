@@ -21,7 +21,7 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "labels_dlr": set(),
-    "versions_dlr": {"packaging", "transformers"},
+    "versions_dlr": {"transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
     "saved_dlr": {"transformers", ".names_dlr"},
     "configuration_dlr": {"huggingface_hub", "transformers"}
