@@ -20,19 +20,23 @@ SPECIAL_TOKENS = {
 }
 
 
-def byte_tokenizer(*, add_prefix_space: bool = True, split_special_tokens: bool = False) -> PreTrainedTokenizerFast:
+def byte_tokenizer(
+    *, add_prefix_space: bool = True, merge_spaces: bool = False, split_special_tokens: bool = False
+) -> PreTrainedTokenizerFast:
     """A space before the text, then one token per UTF-8 byte: 5 special tokens and 256 bytes, 261 in all.
 
     Keeps character offsets. Of a pair of texts, ``</s>`` ends the first.
 
     With ``is_split_into_words=True`` every word begins with a space, so that words read as the text that they form; the
     space has the word's id and, as its offsets, those of the word's first character. A script that labels only the
-    first token of every word labels this space: let it label all tokens, to have an answer for every byte.
+    first token of every word labels this space: let it label all tokens, or merge spaces.
 
     Args:
         add_prefix_space: begin every text that does not begin with a space with one, as transformers' tokenizers do
             under this name. Without it every token is one byte of the text, and words are joined: for labels of every
             byte, and for words that are single characters.
+        merge_spaces: make one token of a space and the byte after it, 516 in all: the first token of a word has its
+            first byte, as `pipeline("token-classification", aggregation_strategy="first")` takes it.
         split_special_tokens: read a "<mask>" in the text as six bytes, so that every byte of any text is one token.
 
     >>> tokenizer = byte_tokenizer()
@@ -44,8 +48,10 @@ def byte_tokenizer(*, add_prefix_space: bool = True, split_special_tokens: bool 
     [82, 132, 107]
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*SPECIAL_TOKENS.values(), *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    space = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(" ")[0][0]
+    merges = [(space, byte) for byte in alphabet if byte != space] if merge_spaces else []
+    tokens = [*SPECIAL_TOKENS.values(), *alphabet, *map("".join, merges)]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = _bytes(add_prefix_space, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = _pairs(tokenizer)

@@ -1,5 +1,6 @@
 """Every pipeline on a saved folder alone: what it answers is what the model answers when called by hand."""
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,23 @@ def test_words(build: Callable[..., PreTrainedTokenizerFast], strategy: str, tmp
     covered = [(span["word"], text[span["start"] : span["end"]]) for span in spans]
     assert "".join(place for _, place in covered) == text
     assert all(word == place for word, place in covered if place.isascii())
+
+
+@pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+def test_words_of_the_script_for_words(tmp_path: Path):
+    """With merged spaces, the label of a word in a text is that of the token that transformers' script labels."""
+    tokenizer = byte_tokenizer(merge_spaces=True)
+    fields = READS_BOTH_WAYS | {"vocab_size": len(tokenizer), "id2label": {i: f"KIND{i}" for i in range(4)}}
+    saved = Saved(tmp_path, "AutoModelForTokenClassification", tokenizer, **fields)
+    words = ["New", "York", ",", "where", "they", "met", "in", "1831"]
+    word_ids = tokenizer(words, is_split_into_words=True).word_ids()
+    first = [word_ids.index(place) for place in range(len(words))]
+    kinds = saved.logits(" ".join(words)).argmax(-1)[first].tolist()
+    assert len(set(kinds)) > 1
+    expected = [list(group) for _, group in itertools.groupby(zip(kinds, words, strict=True), key=lambda pair: pair[0])]
+    spans = saved.pipeline("token-classification", aggregation_strategy="first")(" ".join(words))
+    found = [(int(span["entity_group"][-1]), span["word"].split()) for span in spans]
+    assert found == [(group[0][0], [word for _, word in group]) for group in expected]
 
 
 def test_fill_mask(tmp_path: Path):

@@ -51,6 +51,7 @@ EXACT: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 }
 SPACED: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
     "spaced bytes": byte_tokenizer,
+    "bytes with merged spaces": partial(byte_tokenizer, merge_spaces=True),
     "spaced bytes and nothing else": partial(byte_tokenizer, split_special_tokens=True),
     "spaced BPE": trained,
 }
@@ -118,7 +119,11 @@ def test_no_space_within_a_text():
 SENTENCES = [["New", "York", "is", "in", "Größe", "世界", "!"], ["EU", "'s", "x-y"], ["a"]]
 
 
-@pytest.mark.parametrize("build", [byte_tokenizer, trained], ids=["bytes", "BPE"])
+WITH_WORDS = {"bytes": byte_tokenizer, "merged spaces": partial(byte_tokenizer, merge_spaces=True), "BPE": trained}
+by_words = pytest.mark.parametrize("build", WITH_WORDS.values(), ids=WITH_WORDS.keys())
+
+
+@by_words
 @pytest.mark.parametrize("saved", [False, True], ids=["built", "saved"])
 def test_words_are_read_as_the_text(build: Callable[[], PreTrainedTokenizerFast], saved: bool, tmp_path: Path):
     """Words give the ids of the text that they form, alone, in batches, in pairs, padded and cut."""
@@ -138,7 +143,7 @@ def test_words_are_read_as_the_text(build: Callable[[], PreTrainedTokenizerFast]
             assert dict(pair) == dict(tokenizer(texts, texts[::-1], **option))
 
 
-@pytest.mark.parametrize("build", [byte_tokenizer, trained], ids=["bytes", "BPE"])
+@by_words
 def test_words_and_offsets(build: Callable[[], PreTrainedTokenizerFast]):
     """Every token, the space included, has the id of its word; offsets are of the word's characters and cover it."""
     tokenizer = build()
@@ -151,6 +156,18 @@ def test_words_and_offsets(build: Callable[[], PreTrainedTokenizerFast]):
             spans = [encoded.offset_mapping[i] for i in places]
             assert {at for start, end in spans for at in range(start, end)} == set(range(len(word)))
             assert spans == sorted(spans)
+
+
+def test_merged_spaces():
+    """A space and the byte after it are one token, of two spaces the last one; the first token has the first byte."""
+    tokenizer = byte_tokenizer(merge_spaces=True)
+    assert len(tokenizer) == 516
+    encoded = tokenizer("a  bé", return_offsets_mapping=True)
+    assert tokenizer.convert_ids_to_tokens(encoded.input_ids) == ["Ġa", "Ġ", "Ġb", "Ã", "©"]
+    assert encoded.offset_mapping == [(0, 1), (1, 2), (2, 4), (4, 5), (4, 5)]
+    words = tokenizer(["New", "York"], is_split_into_words=True)
+    assert words.word_ids() == [0, 0, 0, 1, 1, 1, 1]
+    assert words.input_ids == tokenizer("New York").input_ids
 
 
 def test_words_that_are_characters():
