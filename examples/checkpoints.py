@@ -20,6 +20,8 @@ import colour_code
 import fill_code
 import quickstart
 import torch
+from common import check_place
+from stopping import command_line
 from tqdm.auto import tqdm
 
 from hub_upload.card import CardOptions, write_card
@@ -151,13 +153,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, int]:
         names = [name for _, name, _ in there_are]
         parser.error(f"--only {options.only} names none of {names}.")
     sizes = {}
-    for kind, name, maker in tqdm(wanted, desc="checkpoints"):
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                sizes[name] = make(kind, options.output_dir / name, maker)
-        except HubUploadError as error:
-            parser.exit(error.exit_code, f"{name}: {error}\n")
-        print(f"{options.output_dir / name}: {sizes[name]:,} bytes, verified")
+    with command_line("checkpoints.py"):
+        check_place("--output-dir", str(options.output_dir))
+        for kind, name, maker in tqdm(wanted, desc="checkpoints"):
+            try:
+                with contextlib.redirect_stdout(sys.stderr):
+                    sizes[name] = make(kind, options.output_dir / name, maker)
+            except HubUploadError as error:
+                parser.exit(error.exit_code, f"{name}: {error}\n")
+            print(f"{options.output_dir / name}: {sizes[name]:,} bytes, verified")
     return sizes
 
 

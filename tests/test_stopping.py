@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import checkpoints
 import common
 import pytest
 import quickstart
@@ -186,6 +187,25 @@ def test_processes_that_load_data_end_as_ever():
     assert os.WTERMSIG(status) == signal.SIGTERM
 
 
+def test_a_stop_of_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """What is finished stays, and nothing hidden."""
+    made: list[Path] = []
+
+    def make_one(folder: Path) -> None:
+        made.append(folder)
+        if len(made) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    there_are = [("tiny", "a", make_one), ("tiny", "b", make_one)]
+    monkeypatch.setattr(checkpoints, "makers", lambda kept, smoke: iter(there_are))
+    monkeypatch.setattr(checkpoints, "verify", lambda folder: None)
+    with pytest.raises(SystemExit) as ended:
+        checkpoints.main(["--output-dir", str(tmp_path / "out")])
+    assert ended.value.code == 143
+    assert "checkpoints.py: stopped. Run the same command again." in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
+
+
 # What goes wrong, and the line.
 ENDS: dict[str, tuple[BaseException, Any]] = {
     "value": (ValueError("two\n  lines"), "name.py: two lines"),
@@ -233,6 +253,7 @@ def test_odd_places(place: str, tmp_path: Path):
     commands: dict[str, Callable[[], Any]] = {
         "quickstart.py: --output-dir": lambda: quickstart.main(["--output-dir", path]),
         "train.py: --output_dir": lambda: train.main(["twin-atomic-dlr", "--output_dir", path]),
+        "checkpoints.py: --output-dir": lambda: checkpoints.main(["--only", "tiny", "--output-dir", path]),
     }
     for begins, command in commands.items():
         with pytest.raises(SystemExit) as ended:
