@@ -1,0 +1,137 @@
+"""Which files of a folder are sent, and which kinds of file a model folder has a use for."""
+
+import os
+import pickletools
+import stat
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from .bounded_files import open_regular
+
+# What stays at home when a folder is pushed, by the names of files and, with a slash, of folders at any depth: what is
+# hidden, leftovers of editors and of Python, and a run's state, logs and pickled options.
+_NOT_UPLOADED = [
+    ".*",
+    "*.pyc",
+    "*.tmp",
+    "*tfevents*",
+    "__pycache__/",
+    "checkpoint-*/",
+    "runs/",
+    "trainer_state.json",
+    "training_args.bin",
+    "wandb/",
+]
+# The one hidden file that is the Hub's.
+_UPLOADED = ".gitattributes"
+
+# Files that are read as text, and those that are not: weights, vocabularies, pictures and recordings.
+_TEXTS = {
+    *(".bib", ".cff", ".css", ".csv", ".html", ".jinja", ".json", ".jsonl", ".md", ".py", ".rst", ".svg", ".toml"),
+    *(".tsv", ".txt", ".yaml", ".yml"),
+}
+_OTHERS = {
+    *(".safetensors", ".onnx", ".onnx_data", ".model", ".tiktoken"),
+    *(".flac", ".gif", ".ico", ".jpeg", ".jpg", ".mp3", ".mp4", ".ogg", ".png", ".wav", ".webm", ".webp"),
+}
+_WITHOUT_ENDING = {_UPLOADED, "AUTHORS", "CHANGELOG", "CITATION", "COPYING", "LICENSE", "NOTICE", "README"}
+# Vocabularies are the largest texts.
+_LARGEST_TEXT = 2**26
+_MOST_FILES = 10_000
+
+# How files begin whose content is another than their name says.
+_BEGINNINGS: dict[bytes, str] = {
+    b"PK\x03\x04": "an archive",
+    b"PK\x05\x06": "an archive",
+    b"\x1f\x8b": "an archive",
+    b"BZh": "an archive",
+    b"\xfd7zXZ\x00": "an archive",
+    b"7z\xbc\xaf\x27\x1c": "an archive",
+    b"Rar!": "an archive",
+    b"\x28\xb5\x2f\xfd": "an archive",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x89HDF": "HDF5",
+    b"SQLite format 3": "a database",
+    b"\x7fELF": "a program",
+    b"MZ": "a program",
+    b"\xcf\xfa\xed\xfe": "a program",
+    b"\xca\xfe\xba\xbe": "a program",
+}
+# What a pickle imports by; one that has none of these makes plain values only.
+_IMPORTS = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
+_LONGEST_PICKLE = 2**20
+
+
+def uploaded_files(folder: Path) -> list[Path]:
+    """The files of a folder that a push sends, in order."""
+    return [path for path in _entries(folder) if path.is_file()]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """All that is in a folder and does not stay at home, but for the folders themselves."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(name for name in folders if not stays_at_home((here / name).relative_to(folder) / "x"))
+        links = [name for name in folders if (here / name).is_symlink()]
+        found += [here / name for name in [*links, *files] if not stays_at_home((here / name).relative_to(folder))]
+    return sorted(found)
+
+
+def stays_at_home(path: Path) -> bool:
+    """Whether a file, or a folder that it is in, has one of the names that no push sends."""
+    names = [*(f"{folder}/" for folder in path.parts[:-1]), path.name]
+    return any(fnmatchcase(name, pattern) for name in names if name != _UPLOADED for pattern in _NOT_UPLOADED)
+
+
+def unreadable_entries(folder: Path) -> Iterator[str]:
+    """What cannot be read to its end, or not in bounded time and memory: of each, what it is."""
+    entries = _entries(folder)
+    if len(entries) > _MOST_FILES:
+        yield f"{len(entries):,} files, where a model has some thirty"
+        return
+    for path in entries:
+        name = path.relative_to(folder).as_posix()
+        try:
+            found = path.stat()
+        except OSError as error:
+            yield f"{name}, a link to nothing ({error.strerror})"
+            continue
+        if stat.S_ISDIR(found.st_mode):
+            yield f"{name}, a link to a folder"
+        elif not stat.S_ISREG(found.st_mode):
+            yield f"{name}, a pipe, a socket or a device"
+        elif found.st_size > _LARGEST_TEXT and path.suffix.lower() not in _OTHERS:
+            yield f"{name} of {found.st_size:,} bytes, where such a file has at most {_LARGEST_TEXT:,}"
+
+
+def inspect_kinds(folder: Path) -> Iterator[str]:
+    """Only what a model folder has a use for, by its name and by how it begins; nothing that is unpickled."""
+    for path in uploaded_files(folder):
+        name = path.relative_to(folder).as_posix()
+        if path.suffix.lower() not in _TEXTS | _OTHERS and path.name not in _WITHOUT_ENDING:
+            yield f"{name} is of a kind that a model folder has no use for: remove it"
+            continue
+        with open_regular(path) as file:
+            begin = file.read(_LONGEST_PICKLE)
+        kind = next((kind for start, kind in _BEGINNINGS.items() if begin.startswith(start)), None)
+        if begin[257:262] == b"ustar":
+            kind = "an archive"
+        if kind is None and _is_pickle(begin):
+            kind = "a pickle, which may run code when it is read"
+        if kind is not None:
+            yield f"{name} is {kind}: remove it"
+
+
+def _is_pickle(content: bytes) -> bool:
+    """Whether a file begins with a pickle of protocol 2 and above, or is one of an older protocol that imports."""
+    if content[:1] == b"\x80" and 2 <= int.from_bytes(content[1:2], "little") <= 5:
+        return True
+    imports, place = False, 0
+    try:
+        for opcode, _, position in pickletools.genops(content):
+            imports, place = imports or opcode.name in _IMPORTS, position or 0
+    except Exception:  # it ends like no pickle, unless only its beginning has been read
+        return imports and len(content) == _LONGEST_PICKLE and place > _LONGEST_PICKLE // 2
+    return imports
