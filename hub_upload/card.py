@@ -16,10 +16,12 @@ from transformers.modelcard import TrainingSummary, parse_log_history
 from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.figures import kernel_figure
 
+from .bounded_files import read_json
 from .errors import InputError, reason_of
 from .folders import write_whole
-from .repo_ids import check_repo_id
-from .samples import Task, auto_class_of, check_model_folder, task_of, with_mask
+from .model_folder import check_model_folder, check_weights
+from .repo_ids import check_repo_id, example_repo_id
+from .samples import Task, auto_class_of, task_of, with_mask
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ _KINDS = {
 _WITH_POLES = {"dlr", "dss", "s4d"}
 # Tasks whose name does not say what is done.
 _PURPOSES = {"fill-mask": "filling in hidden tokens"}
+# A log has a line for every step that is logged.
+_MOST_RESULTS = 2**26
 # What the entries of results.json must be that are read here.
 _ENTRIES: dict[str, type] = {
     "data": dict,
@@ -93,11 +97,13 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     if options.repo_id is not None:
         check_repo_id(options.repo_id)
     check_model_folder(folder)
+    check_weights(folder)
     results = _read_results(folder)
+    load = getattr(transformers, auto_class_of(folder)).from_pretrained
     try:
-        model: Any = getattr(transformers, auto_class_of(folder)).from_pretrained(folder)
+        model: Any = load(folder, trust_remote_code=False, use_safetensors=True)
     except Exception as error:
-        raise InputError(f"The model in {folder} cannot be loaded: {error}") from error
+        raise InputError(f"The model in {folder} cannot be loaded: {reason_of(error)}") from error
     picture = _draw(model) if options.picture else None
     try:
         card = _render(folder, model, results, options, None if picture is None else PICTURE)
@@ -115,10 +121,7 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
 def _read_results(folder: Path) -> dict[str, Any]:
     if not (folder / RESULTS).is_file():
         return {}
-    try:
-        results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{folder / RESULTS} is not valid JSON: {error}.") from error
+    results = read_json(folder / RESULTS, _MOST_RESULTS)
     if not isinstance(results, dict):
         raise InputError(f"{folder / RESULTS} must hold a mapping, got a {type(results).__name__}.")
     for name, kind in _ENTRIES.items():
@@ -178,7 +181,7 @@ def _render(
         example=None if task is None else shown_example(folder, task),
         code=code,
         imports_torch="torch." in code,
-        repo_id=options.repo_id or f"your-name/{folder.resolve().name}",
+        repo_id=options.repo_id or example_repo_id(folder),
         auto_class=auto_class,
         model_class=type(model).__name__,
         picture=picture,

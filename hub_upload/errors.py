@@ -1,10 +1,13 @@
 """What can go wrong, each with the exit code that a script sees."""
 
+_LONGEST = 300
+
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an exception says, or its name if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    """The first sentence of what an exception says, in one line, or its name if it says nothing."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    end = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
+    return " ".join(lines[: end + 1])[:_LONGEST] if lines else type(error).__name__
 
 
 class HubUploadError(Exception):

@@ -2,75 +2,36 @@
 
 import ast
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 from transformers.dynamic_module_utils import get_relative_imports
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import get_checkpoint_shard_files
 
 from modeling_dlr import DLRConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 
-from .errors import reason_of
-from .samples import auto_class_of, load_tokenizer, read_config, task_of
+from .bounded_files import read_text
+from .errors import InputError, reason_of
+from .file_kinds import inspect_kinds, stays_at_home, uploaded_files
+from .front_matter import read_front_matter
+from .model_folder import read_config, saved_shapes
+from .samples import auto_class_of, load_tokenizer, task_of
+from .secret_words import search
 
-# What stays at home when a folder is pushed, by the names of files and, with a slash, of folders at any depth: what is
-# hidden, leftovers of editors and of Python, and a run's state, logs and pickled options.
-_NOT_UPLOADED = [
-    ".*",
-    "*.pyc",
-    "*.tmp",
-    "*tfevents*",
-    "__pycache__/",
-    "checkpoint-*/",
-    "runs/",
-    "trainer_state.json",
-    "training_args.bin",
-    "wandb/",
-]
-# The one hidden file that is the Hub's.
-_UPLOADED = ".gitattributes"
-
-_PICKLES = {".bin", ".ckpt", ".h5", ".joblib", ".msgpack", ".npy", ".npz", ".pickle", ".pkl", ".pt", ".pth"}
 _LIBRARIES = {"huggingface_hub", "torch", "transformers"}
 _PACKAGE = "modeling_dlr"
-_TOKENS = re.compile(
-    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|(?<![a-z-])sk-[A-Za-z0-9_-]{30,}|AKIA[0-9A-Z]{16}"
-)
-# A path of somebody's machine, at the beginning of a word or a string.
-_PATHS = re.compile(
-    rb"(?<![\w./:%*-])(?:/(?:home|Users|root|tmp|private|mnt|media|work|scratch|opt|srv|var|usr|etc)/[\w.~-][^\s\"'<>`)]*"
-    rb"|[A-Za-z]:\\+(?:Users|Windows|Program)[^\s\"'<>`)]*)"
-)
+# What the parser raises for text that is none, or nested more deeply than it follows.
+_NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
+_SHOWN = 6  # names of a list that an error shows
 _PROCESSORS: dict[str, Any] = {"audio": AutoFeatureExtractor, "image": AutoImageProcessor}
 # Vocabularies hold pieces of any text.
 _WORD_LISTS = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
-
-
-def uploaded_files(folder: Path) -> list[Path]:
-    """The files of a folder that a push sends, in order."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [path for path in files if not _stays_at_home(path.relative_to(folder))]
-
-
-def _stays_at_home(path: Path) -> bool:
-    """Whether a file, or a folder that it is in, has one of the names that no push sends."""
-    names = [*(f"{folder}/" for folder in path.parts[:-1]), path.name]
-    return any(fnmatchcase(name, pattern) for name in names if name != _UPLOADED for pattern in _NOT_UPLOADED)
-
-
-def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).as_posix()
 
 
 def config_of_folder(folder: Path) -> DLRConfig:
@@ -91,7 +52,7 @@ def inspect_config(folder: Path) -> Iterator[str]:
     try:
         again = json.loads(config_of_folder(folder).to_json_string())
     except Exception as error:
-        yield f"config.json cannot be loaded: {error}"
+        yield f"config.json cannot be loaded: {reason_of(error)}"
         return
     changed = [name for name in written if name != "transformers_version" and again.get(name) != written[name]]
     if changed:
@@ -115,8 +76,8 @@ def inspect_auto_map(folder: Path) -> Iterator[str]:
 
 def _tree(path: Path) -> ast.Module:
     try:
-        return ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError):
+        return ast.parse(read_text(path))
+    except (InputError, *_NO_PYTHON):
         return ast.Module(body=[], type_ignores=[])
 
 
@@ -124,8 +85,8 @@ def inspect_code(folder: Path) -> Iterator[str]:
     """Copied files parse, and import one another and what everybody has, and never the package itself."""
     for path in sorted(folder.glob("*.py")):
         try:
-            ast.parse(path.read_text(encoding="utf-8"))
-        except (SyntaxError, ValueError):
+            ast.parse(read_text(path))
+        except (InputError, *_NO_PYTHON):
             yield f"{path.name} is no valid Python"
             continue
         for name in get_relative_imports(path):
@@ -148,22 +109,24 @@ def _imported(tree: ast.Module) -> set[str]:
 
 
 def inspect_weights(folder: Path) -> Iterator[str]:
-    """Whole safetensors with finite numbers, and nothing that is unpickled."""
-    for path in uploaded_files(folder):
-        if path.suffix in _PICKLES:
-            yield f"{_name(path, folder)} is not safetensors: reading it may run code. Remove it"
+    """Whole safetensors with finite numbers."""
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         yield "there is no .safetensors file"
     for path in shards:
         try:
             with safe_open(path, framework="pt") as tensors:
-                bad = [name for name in tensors.keys() if not torch.isfinite(tensors.get_tensor(name)).all()]  # noqa: SIM118
+                bad = [name for name in tensors.keys() if not _is_finite(tensors.get_tensor(name))]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             yield f"{path.name} is not whole: {error}"
             continue
         if bad:
-            yield f"{path.name} holds numbers that are not finite, in {bad}"
+            yield f"{path.name} holds numbers that are not finite, in {_first(bad)}"
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Looked at in parts, so that a large tensor is not there twice."""
+    return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(2**24))
 
 
 def inspect_architecture(folder: Path) -> Iterator[str]:
@@ -171,7 +134,7 @@ def inspect_architecture(folder: Path) -> Iterator[str]:
     if _all_that_is_wrong("it is complete", inspect_config, folder) or not any(folder.glob("*.safetensors")):
         return  # another inspection says why
     try:
-        saved = dict(_saved_shapes(folder))
+        saved = saved_shapes(folder)
     except SafetensorError:
         return  # inspect_weights says why
     with torch.device("meta"):
@@ -188,24 +151,13 @@ def inspect_architecture(folder: Path) -> Iterator[str]:
         ],
     }
     if any(problems.values()):
-        lists = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+        lists = "; ".join(f"{kind}: {_first(names)}" for kind, names in problems.items() if names)
         yield f"its weights are not those of {type(model).__name__} ({lists}): save the model again"
 
 
-def _saved_shapes(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """The name and shape of every tensor in the files that `from_pretrained` reads."""
-    for shard in _shards(folder):
-        with safe_open(shard, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                yield name, list(tensors.get_slice(name).get_shape())
-
-
-def _shards(folder: Path) -> list[str]:
-    """The one file of weights, or those that the index names."""
-    if (folder / SAFE_WEIGHTS_NAME).is_file():
-        return [str(folder / SAFE_WEIGHTS_NAME)]
-    found: Any = get_checkpoint_shard_files(str(folder), str(folder / SAFE_WEIGHTS_INDEX_NAME))
-    return found[0]
+def _first(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def inspect_processor(folder: Path) -> Iterator[str]:
@@ -240,9 +192,9 @@ def inspect_card(folder: Path) -> Iterator[str]:
         yield "there is no README.md: write one with `python -m hub_upload card`"
         return
     try:
-        data = ModelCard(path.read_text(encoding="utf-8")).data
-    except Exception as error:
-        yield f"its front-matter cannot be read: {reason_of(error)}"
+        data = read_front_matter(path)
+    except InputError as error:
+        yield f"its front-matter cannot be read: {error}"
         return
     task = task_of(folder)
     wanted = {"library_name": "transformers"} | ({} if task is None else {"pipeline_tag": task.name})
@@ -257,30 +209,19 @@ def inspect_card(folder: Path) -> Iterator[str]:
 
 def inspect_privacy(folder: Path) -> Iterator[str]:
     """No file from elsewhere, no access token, and no path of the machine that made it."""
-    home = str(Path.home()).encode()
     for path in uploaded_files(folder):
+        name = path.relative_to(folder).as_posix()
         if _is_elsewhere(path, folder):
-            yield f"{_name(path, folder)} is a link to a file elsewhere: put a copy in its place"
+            yield f"{name} is a link to a file elsewhere: put a copy in its place"
             continue
-        text = path.read_bytes() if path.suffix != ".safetensors" else _header(path)
-        if _TOKENS.search(text):
-            yield f"{_name(path, folder)} holds what looks like an access token: remove it, and revoke it"
-        private = None if path.name in _WORD_LISTS else _PATHS.search(text)
-        found = private.group() if private else home if len(home) > 1 and home + b"/" in text else None
-        if found:
-            yield f"{_name(path, folder)} holds a path of one machine, {found.decode(errors='replace')[:80]}: remove it"
+        for found in search(path, paths=path.name not in _WORD_LISTS):
+            yield f"{name} holds {found}: remove it{', and revoke it' if 'token' in found else ''}"
 
 
 def _is_elsewhere(path: Path, folder: Path) -> bool:
     """Whether a file is a link to one outside the folder, or to one that stays at home."""
     target, home = path.resolve(), folder.resolve()
-    return not target.is_relative_to(home) or _stays_at_home(target.relative_to(home))
-
-
-def _header(path: Path) -> bytes:
-    """The names and metadata that a safetensors file begins with."""
-    with path.open("rb") as file:
-        return file.read(min(int.from_bytes(file.read(8), "little"), 2**20))
+    return not target.is_relative_to(home) or stays_at_home(target.relative_to(home))
 
 
 def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
@@ -298,6 +239,7 @@ INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
         "config.json is complete and survives a round trip": inspect_config,
         "auto_map names every Auto class": inspect_auto_map,
         "its code imports only what everybody has": inspect_code,
+        "its files are of kinds that a model needs": inspect_kinds,
         "its weights are whole safetensors": inspect_weights,
         "its weights are those of its architecture": inspect_architecture,
         "its tokenizer or processor fits": inspect_processor,

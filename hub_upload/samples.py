@@ -1,6 +1,5 @@
 """What each Auto class is given when a folder is tried out: tensors for the model, examples for its pipeline."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,6 +12,7 @@ from modeling_dlr import DLRConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 
 from .errors import InputError, reason_of
+from .model_folder import read_config
 
 _LENGTH, _SHORT = 63, 7
 _HEIGHT, _WIDTH = 5, 7
@@ -23,22 +23,6 @@ _ASK_ABOUT = """question, context = {example}
 outputs = model(**tokenizer(question, context, return_tensors="pt"))"""
 _ASK_TOGETHER = """inputs = tokenizer({example}, padding=True, return_tensors="pt")
 outputs = model(**{{name: value.unsqueeze(0) for name, value in inputs.items()}})"""
-
-
-def check_model_folder(folder: Path) -> None:
-    """Refuse a folder without a model.
-
-    Raises:
-        InputError: naming the folder, or the adapter in it.
-    """
-    if (folder / "config.json").is_file():
-        return
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"{folder} holds an adapter of PEFT and no model: save the model with it merged, "
-            "model.merge_and_unload().save_pretrained(...)."
-        )
-    raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
 
 
 class Task(NamedTuple):
@@ -177,15 +161,6 @@ SAMPLES: dict[str, Sample] = {
         "logits", _sequences, Task("token-classification", "text", "for i in range(3):  # count")
     ),
 }
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as it is written; empty if it cannot be read."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return config if isinstance(config, dict) else {}
 
 
 def auto_class_of(folder: Path) -> str:

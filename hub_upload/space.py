@@ -6,14 +6,16 @@ from collections.abc import Iterator
 from importlib.metadata import requires
 from pathlib import Path
 
-from huggingface_hub import ModelCard, RepoCard, SpaceCardData
+from huggingface_hub import RepoCard, SpaceCardData
 from packaging.requirements import Requirement
 
 from .card import CARD, shown_example
-from .errors import InputError, VerificationError, reason_of
+from .errors import InputError, VerificationError
 from .folders import scratch_folder
+from .front_matter import read_front_matter
 from .inspect_folder import inspect_privacy
-from .samples import check_model_folder, task_of
+from .model_folder import check_model_folder
+from .samples import task_of
 
 _APP = Path(__file__).with_name("space_app.txt")
 _REQUIREMENTS = ("torch", "transformers")
@@ -30,8 +32,8 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
     Raises:
         InputError: if there is no model, none that a pipeline of texts serves, or a card that cannot be read.
     """
-    task = task_of(model_folder)
     check_model_folder(model_folder)
+    task = task_of(model_folder)
     if task is None or task.kind != "text" or not task.runs:
         raise InputError(f"The model in {model_folder} has no pipeline of texts, which is what the demo page shows.")
     example = shown_example(model_folder, task)
@@ -56,12 +58,9 @@ def _license(model_folder: Path) -> str | None:
     """That of the model, by its card; None if it has none."""
     card = model_folder / CARD
     try:
-        return ModelCard(card.read_text(encoding="utf-8")).data.get("license") if card.is_file() else None
-    except Exception as error:
-        raise InputError(
-            f"The front-matter of {card} cannot be read ({reason_of(error)}): write it anew with `python -m hub_upload "
-            "card`."
-        ) from error
+        return read_front_matter(card).get("license") if card.is_file() else None
+    except InputError as error:
+        raise InputError(f"{error} Write {card} anew with `python -m hub_upload card`.") from error
 
 
 def verify_space(folder: Path) -> None:

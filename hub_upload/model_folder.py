@@ -1,0 +1,130 @@
+"""A folder that may hold a model: whether it does, and what its files claim, before anything is made from them."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from modeling_dlr import DLRConfig
+
+from .bounded_files import read_json
+from .errors import InputError, reason_of
+from .file_kinds import unreadable_entries
+
+# Sizes of a configuration that are those of a tensor, numbers of things that have a tensor each, and factors of sizes.
+# Of what is small, nothing that is built takes long, and whether it is right is compared tensor by tensor.
+_SIZES = {"hidden_size", "vocab_size", "input_size", "state_size"}
+_COUNTS = {"num_hidden_layers", "layer_types"}
+_FACTORS = {"num_scales", "num_kernel_channels", "num_attention_heads", "attention_ff_ratio"}
+_SMALL = 1_000
+
+
+def check_model_folder(folder: Path) -> None:
+    """Refuse a folder without a model of this package, or whose files could not be read in bounded time and memory.
+
+    Raises:
+        InputError: saying what is wrong.
+    """
+    try:
+        there = {name: (folder / name).is_file() for name in ("config.json", "adapter_config.json")}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder!s:.200} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+    if there["adapter_config.json"]:
+        raise InputError(
+            f"{folder} holds an adapter of PEFT and no whole model: save the model with it merged, "
+            "model.merge_and_unload().save_pretrained(...)."
+        )
+    if not there["config.json"]:
+        raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
+    odd = list(unreadable_entries(folder))
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        raise InputError(f"{folder} holds what no model needs: {'; '.join(odd[:3])}{more}. Remove it.")
+    written = read_json(folder / "config.json")
+    if not isinstance(written, dict):
+        raise InputError(f"{folder / 'config.json'} must hold a mapping, got a {type(written).__name__}.")
+    kind = written.get("model_type")
+    if kind != DLRConfig.model_type:
+        what = f"this is a {kind!s:.40} model" if kind else "its config.json names no model_type"
+        raise InputError(f"{folder} holds no model of this package: {what}, and only {DLRConfig.model_type!r} is.")
+    _refuse_other_sizes(folder, written)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json as it is written; empty if it cannot be read."""
+    try:
+        config = read_json(folder / "config.json")
+    except InputError:
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def saved_shapes(folder: Path) -> dict[str, list[int]]:
+    """The name and shape of every tensor in the files that `from_pretrained` reads; none if there are no such files.
+
+    Raises:
+        InputError: for an index that cannot be read, or that names a file elsewhere.
+        SafetensorError: for a file that is not whole.
+    """
+    shapes = {}
+    for shard in _shards(folder):
+        with safe_open(shard, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                shapes[name] = list(tensors.get_slice(name).get_shape())
+    return shapes
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The one file of weights, or those that the index names."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    if (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():
+        return [folder / SAFE_WEIGHTS_NAME] if (folder / SAFE_WEIGHTS_NAME).is_file() else []
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    beside = {path.name for path in folder.glob("*.safetensors") if path.is_file()}
+    if not isinstance(names, dict) or not all(isinstance(name, str) and name in beside for name in names.values()):
+        raise InputError(f"{index} must map the name of each weight to a .safetensors file beside it.")
+    return [folder / name for name in sorted(set(names.values()))]
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse a folder without whole weights.
+
+    Raises:
+        InputError: saying which.
+    """
+    try:
+        shapes = saved_shapes(folder)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"The weights in {folder} are not whole ({reason_of(error)}): save the model again."
+        ) from error
+    if not shapes:
+        raise InputError(f"{folder} holds no weights: there is no {SAFE_WEIGHTS_NAME}. Save the model again.")
+
+
+def _refuse_other_sizes(folder: Path, written: dict[str, Any]) -> None:
+    """Refuse large sizes that the weights do not have, before they are believed."""
+    try:
+        shapes = saved_shapes(folder)
+    except (SafetensorError, OSError):
+        shapes = {}  # nothing is made from sizes without weights but lists of so many entries
+    kernel = written.get("kernel_parameters")
+    given = written | (kernel if isinstance(kernel, dict) else {})
+    layers = given.get("layer_types")
+    given["layer_types"] = len(layers) if isinstance(layers, list) else 0
+    lengths = {length for shape in shapes.values() for length in shape}
+    for name in sorted((_SIZES | _COUNTS | _FACTORS) & given.keys()):
+        size = given[name]
+        if not isinstance(size, int) or (size <= _SMALL and not (shapes and name in _COUNTS)):
+            continue
+        if name in _SIZES:
+            fits = not shapes or not {size, size // 2, 2 * size}.isdisjoint(lengths)
+        else:
+            fits = size <= (len(shapes) if name in _COUNTS else max(lengths, default=0))
+        if not fits:
+            raise InputError(
+                f"{folder / 'config.json'} says {name} {size:,}, which does not fit its {len(shapes)} weights: save "
+                "the model again."
+            )
