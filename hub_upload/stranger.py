@@ -1,6 +1,7 @@
 """What somebody without this package meets: load a folder under its Auto classes, compute logits, run its pipeline.
 
-`verify.py` runs this file as a script, in a process from which the package is hidden, and calls `answer` in its own:
+`verify.py` runs this file as a script, in a confined process from which the package is hidden, and calls `answer` in
+its own, where no code of the folder is run:
 
     python stranger.py JOB
 
@@ -39,7 +40,7 @@ class Hiding(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{fullname} is hidden, as on a machine without it", name=fullname)
 
 
-def answer(job_folder: Path) -> Answers:
+def answer(job_folder: Path, *, trust_remote_code: bool) -> Answers:
     """Load the folder that job.json names in every way it lists, and answer its inputs."""
     job = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
     inputs = load_file(job_folder / "inputs.safetensors")
@@ -47,7 +48,8 @@ def answer(job_folder: Path) -> Answers:
     logits = {}
     for auto_class in job["auto_classes"]:
         torch.manual_seed(0)  # the head is drawn afresh where another one was saved
-        model = getattr(transformers, auto_class).from_pretrained(job["folder"], trust_remote_code=True).eval()
+        make = getattr(transformers, auto_class).from_pretrained
+        model = make(job["folder"], trust_remote_code=trust_remote_code, use_safetensors=True).eval()
         given = {
             name.removeprefix(f"{auto_class}/"): value
             for name, value in inputs.items()
@@ -57,7 +59,9 @@ def answer(job_folder: Path) -> Answers:
             logits[auto_class] = model(**given, return_dict=True)[job["outputs"][auto_class]].contiguous()
     if job["task"] is None:
         return Answers(logits, None)
-    run: Any = transformers.pipeline(job["task"], model=job["folder"], trust_remote_code=True, device="cpu")
+    run: Any = transformers.pipeline(
+        job["task"], model=job["folder"], trust_remote_code=trust_remote_code, device="cpu"
+    )
     torch.manual_seed(0)
     replies = [run(_example(job["kind"], example), **job["pipeline_options"]) for example in job["examples"]]
     return Answers(logits, json.loads(json.dumps(replies, default=_plain)))
@@ -88,7 +92,7 @@ def main(job_folder: Path) -> None:
         except ModuleNotFoundError:
             continue
         raise SystemExit(f"{package} can be imported here, so nothing would be proved")
-    found = answer(job_folder)
+    found = answer(job_folder, trust_remote_code=True)
     save_file(found.logits, job_folder / "logits.safetensors")
     (job_folder / "answers.json").write_text(json.dumps(found.pipeline), encoding="utf-8")
 

@@ -4,22 +4,26 @@ import errno
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from . import stranger
-from .errors import VerificationError
+from . import confined, stranger
+from .bounded_files import read_bytes, read_json
+from .errors import InputError, VerificationError, reason_of
 from .folders import scratch_folder
 from .inspect_folder import INSPECTIONS, config_of_folder
-from .samples import SAMPLES, check_model_folder, task_of
+from .model_folder import check_model_folder
+from .own_code import foreign_code
+from .samples import SAMPLES, task_of
 
-_TIMEOUT = 600
+# Of the stranger's process: seconds, and bytes besides those that its weights take when they are loaded and used.
+_SECONDS, _MEMORY, _WEIGHTS, _ANSWER = 600, 2**33, 8, 2**30
 # What lets a process say nothing but how it failed; and how warnings begin that are printed all the same, torch's too.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 _WARNING = re.compile(r"^(\S+:\d+: )?\w*warning\b|^W\d{4} ", re.IGNORECASE)
@@ -32,11 +36,12 @@ class Verified(NamedTuple):
     facts: list[str]
 
 
-def verify(folder: Path) -> Verified:
+def verify(folder: Path, *, trust_folder_code: bool = False) -> Verified:
     """Look at every file of a model folder, then load it as a stranger and compare to the bit.
 
     Args:
         folder: as `save_pretrained` wrote it, with its tokenizer or processor and its card.
+        trust_folder_code: run the folder's Python, in the stranger's process, though it is not this package's.
 
     Raises:
         InputError: if there is no model in it, or no space to try it out in.
@@ -48,6 +53,8 @@ def verify(folder: Path) -> Verified:
         found = inspect(folder)
         problems += found
         facts += [] if found else [title]
+    if not problems and not trust_folder_code:
+        problems += foreign_code(folder)
     if not problems:
         facts += _meet(folder, problems)
     if problems:
@@ -61,22 +68,26 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
     served = {name: inputs for name, row in SAMPLES.items() if (inputs := row.inputs(config)) is not None}
     with scratch_folder() as job:
         _write_job(job, folder, served)
-        failure = _run_stranger(job)
+        failure = _run_stranger(job, folder)
         if failure is not None:
             problems.append(f"a process without this package cannot use it: {failure}")
             return []
-        theirs = stranger.Answers(
-            load_file(job / "logits.safetensors"),
-            json.loads((job / "answers.json").read_text(encoding="utf-8")),
-        )
-        ours = _our_answers(job)
+        theirs = _their_answers(job)
+        try:
+            ours = _our_answers(job)
+        except Exception as error:
+            problems.append(f"this package cannot use it: {type(error).__name__}: {reason_of(error)}")
+            return []
+    if theirs is None:
+        problems.append("a process without this package left answers that cannot be read")
+        return []
     facts = []
     for name, logits in ours.logits.items():
-        if torch.equal(logits, theirs.logits[name]):
+        difference = _difference(logits, theirs.logits.get(name))
+        if difference is None:
             facts.append(f"{name} loads without this package, with the same answers to the bit")
         else:
-            difference = (logits.double() - theirs.logits[name].double()).abs().max()
-            problems.append(f"{name}: a stranger's answers differ from ours by {difference:.1g}: save the folder again")
+            problems.append(f"{name}: a stranger's answers differ from ours {difference}: save the folder again")
     if ours.pipeline != theirs.pipeline:
         problems.append("pipeline: a stranger gets other answers than we do: save the folder again")
     elif ours.pipeline is not None:
@@ -84,39 +95,55 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
     return facts
 
 
-def _run_stranger(job: Path) -> str | None:
+def _difference(ours: Tensor, theirs: Tensor | None) -> str | None:
+    """By how much, or in what, two answers differ; None if they are the same to the bit."""
+    if theirs is None or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+        return "in their form"
+    if torch.equal(ours, theirs):
+        return None
+    return f"by {(ours.double() - theirs.double()).abs().max():.1g}"
+
+
+def _run_stranger(job: Path, folder: Path) -> str | None:
     """Let the other process answer; what it says of its failure, if it fails.
 
     Raises:
         OSError: if it fails for want of space, which says nothing of the folder.
     """
+    weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    limits = confined.Limits(_SECONDS, _MEMORY + _WEIGHTS * weights, _ANSWER)
     environment = {"HF_HOME": str(job / "home"), "HF_HUB_OFFLINE": "1"} | _QUIET
-    command = [sys.executable, "-P", stranger.__file__, str(job)]
-    try:
-        subprocess.run(
-            command, env=os.environ | environment, cwd=job, capture_output=True, text=True, timeout=_TIMEOUT, check=True
-        )
-    except subprocess.TimeoutExpired:
-        return f"it had no answer after {_TIMEOUT} s"
-    except subprocess.CalledProcessError as failed:
-        reason = _reason(failed)
-        for code in _NO_SPACE:
-            if os.strerror(code) in reason:
-                raise OSError(code, os.strerror(code)) from failed
-        return reason
-    return None
+    finished = confined.run(stranger.__file__, [str(job)], job, limits, environment)
+    if finished.returncode == 0:
+        return None
+    if finished.returncode is None:
+        return f"it had no answer after {_SECONDS} s"
+    reason = _reason(finished.returncode, finished.errors)
+    for code in _NO_SPACE:
+        if os.strerror(code) in reason:
+            raise OSError(code, os.strerror(code))
+    return reason
 
 
-def _reason(failed: subprocess.CalledProcessError) -> str:
+def _reason(returncode: int, errors: str) -> str:
     """The exception that ended a process; of one that ended without, its return code, and the message if it is 1.
 
     With that code Python ends after `sys.exit("message")`; before any other, libraries may have said anything.
     """
-    words = [line.strip() for line in failed.stderr.splitlines() if line.strip() and not _WARNING.search(line)]
+    words = [line.strip() for line in errors.splitlines() if line.strip() and not _WARNING.search(line)]
     if "Traceback (most recent call last):" in words:
-        return words[-1]
-    said = f": {words[-1]}" if words and failed.returncode == 1 else ""
-    return f"it ended without an exception, with return code {failed.returncode}{said}"
+        return words[-1][:300]
+    said = f": {words[-1][:300]}" if words and returncode == 1 else ""
+    return f"it ended without an exception, with return code {returncode}{said}"
+
+
+def _their_answers(job: Path) -> stranger.Answers | None:
+    """What the stranger left, which its folder's code may have written; None if it is no answer."""
+    try:
+        logits = load(read_bytes(job / "logits.safetensors", _ANSWER))
+        return stranger.Answers(logits, read_json(job / "answers.json", _ANSWER))
+    except (InputError, SafetensorError):
+        return None
 
 
 def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -138,11 +165,11 @@ def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor
 
 
 def _our_answers(job: Path) -> stranger.Answers:
-    """The same in this process, without reports of heads drawn afresh; the caller's random state stays as it was."""
+    """The same in this process, which runs no code of the folder; the caller's random state stays as it was."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):
-            return stranger.answer(job)
+            return stranger.answer(job, trust_remote_code=False)
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -1,0 +1,54 @@
+"""Whether the Python in a folder is this package's: the same program, whatever became of comments and docstrings."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import modeling_dlr
+
+from .bounded_files import read_text
+from .errors import InputError
+from .file_kinds import uploaded_files
+
+_MOST_CODE = 2**20
+_HOME = Path(modeling_dlr.__file__).parent
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def foreign_code(folder: Path) -> list[str]:
+    """What Python there is that is not the installed package's, as one problem that names it.
+
+    Reading does not run it; loading the folder would.
+    """
+    files = [path for path in uploaded_files(folder) if path.suffix == ".py"]
+    foreign = [path.relative_to(folder).as_posix() for path in files if not _is_own(path, folder)]
+    if not foreign:
+        return []
+    return [
+        f"its code is not that of this version of the package, in {', '.join(foreign)}: save the model again; or read "
+        "that code, and let it run in a process without tokens, by --trust-folder-code"
+    ]
+
+
+def _is_own(path: Path, folder: Path) -> bool:
+    if path.parent != folder or not (_HOME / path.name).is_file():
+        return False
+    try:
+        text = read_text(path, _MOST_CODE)
+        return text == read_text(_HOME / path.name) or _program(text) == _own_program(path.name)
+    except (InputError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+
+
+@cache
+def _own_program(name: str) -> str:
+    return _program(read_text(_HOME / name))
+
+
+def _program(source: str) -> str:
+    """What is left of a program when nobody documents it."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
