@@ -15,8 +15,9 @@ from pathlib import Path
 
 from .card import CardOptions, write_card
 from .convert import DTYPES, HEADS, convert
-from .errors import HubUploadError
-from .push import PushOptions, dry_run, push
+from .errors import HubUploadError, InputError, reason_of
+from .push import PushOptions, dry_run, local_files, push
+from .repo_ids import check_repo_id
 from .verify import verify
 
 _CONVERT = """examples:
@@ -70,6 +71,8 @@ def _run_card(options: argparse.Namespace) -> None:
 
 
 def _card_options(options: argparse.Namespace) -> CardOptions:
+    if options.repo_id is not None:
+        check_repo_id(options.repo_id)
     return CardOptions(
         repo_id=options.repo_id,
         title=options.title,
@@ -82,7 +85,7 @@ def _card_options(options: argparse.Namespace) -> CardOptions:
 
 
 def _run_verify(options: argparse.Namespace) -> None:
-    for fact in verify(options.folder).facts:
+    for fact in verify(options.folder, trust_folder_code=options.trust_folder_code).facts:
         print(f"ok: {fact}")
 
 
@@ -95,8 +98,13 @@ def _run_push(options: argparse.Namespace) -> None:
         message=options.message,
         repo_type=options.repo_type,
         model_id=options.model_id,
+        timeout=options.timeout,
+        trust_folder_code=options.trust_folder_code,
     )
     if options.dry_run:
+        sizes = local_files(options.folder, options.repo_id, given)
+        print(f"{options.folder}: {len(sizes)} files of {sum(sizes.values()):,} bytes would be sent")
+        print("\n".join(f"  {name} ({size:,} bytes)" for name, size in sizes.items()), flush=True)
         plan = dry_run(options.folder, options.repo_id, given)
         print(f"{options.repo_id}: {plan.describe()}")
         print("\n".join(plan.lines()))
@@ -129,6 +137,7 @@ def parser() -> argparse.ArgumentParser:
     _add_card_options(one)
     one = verb("verify", _run_verify, "load a folder as a stranger would", _VERIFY)
     one.add_argument("folder", type=Path)
+    _add_trust(one)
     one = verb("push", _run_push, "verify a folder, then upload it", _PUSH)
     one.add_argument("folder", type=Path)
     one.add_argument("repo_id", help="name/repository")
@@ -140,7 +149,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--dry-run", action="store_true", help="print what would change, and write nothing")
     one.add_argument("--repo-type", choices=["model", "space"], default="model", help="space: the model's demo page")
     one.add_argument("--model-id", help="for a space: the repository of the model; default: the space's own name")
+    one.add_argument("--timeout", type=float, metavar="SECONDS", help="for the Hub; default: 600, and 10 more per MB")
+    _add_trust(one)
     return top
+
+
+def _add_trust(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--trust-folder-code",
+        action="store_true",
+        help="run Python of the folder that is not this package's, in a process without tokens",
+    )
 
 
 def _add_card_options(verb: argparse.ArgumentParser) -> None:
@@ -161,6 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except HubUploadError as error:
         print(f"modeling-dlr-hub {options.verb}: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"modeling-dlr-hub {options.verb}: {reason_of(error)}.", file=sys.stderr)
+        return InputError.exit_code
     except KeyboardInterrupt:
         print("interrupted: nothing was left half-written", file=sys.stderr)
         return 130

@@ -37,7 +37,7 @@ def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """A copy of it, which has been verified, so that pushing need not do it again."""
     from hub_upload import push
 
-    monkeypatch.setattr(push, "verify", lambda _folder: None)
+    monkeypatch.setattr(push, "verify", lambda _folder, **_options: None)
     return Path(shutil.copytree(ready, tmp_path / "model"))
 
 

@@ -68,7 +68,12 @@ class Repository:
 
 
 class Trouble(NamedTuple):
-    """What goes wrong for requests that match: a status, "cut" for half a body, or "hang" until the server stops."""
+    """What goes wrong for requests that match.
+
+    A status, "cut" for half a body, "hang" for silence until the server stops, "drip" for a header of a letter now and
+    then, "flood" for a body without an end, "wait" for the wish to be asked again in two hours, or "empty" for a list
+    without entries.
+    """
 
     pattern: str
     kind: int | str
@@ -182,12 +187,33 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(trouble, int):
             self._json({"error": f"trouble {trouble}"}, trouble)
             return
+        if trouble in MISBEHAVIOURS:
+            MISBEHAVIOURS[trouble](self)
+            return
         for pattern, endpoint in ROUTES.items():
             found = re.fullmatch(pattern, f"{'GET' if method == 'HEAD' else method} {parts.path}")
             if found:
                 endpoint(self, **{name: unquote(value) for name, value in found.groupdict().items() if value})
                 return
         self._json({"error": f"no such endpoint: {request}"}, 404)
+
+    def drip(self) -> None:
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+        while not self.server.stopping.wait(0.05):
+            self.wfile.write(b"x")
+
+    def flood(self) -> None:
+        self.close_connection = True
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not self.server.stopping.is_set():
+            self.wfile.write(bytes(2**20))
+
+    def wait(self) -> None:
+        self._json({"error": "later"}, 429, **{"Retry-After": "7200"})
+
+    def empty(self) -> None:
+        self._json([])
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") == "chunked":
@@ -371,6 +397,12 @@ class Handler(BaseHTTPRequestHandler):
         self._send(206 if start else 200, file.content[int(start[1]) if start else 0 :], headers | linked)
 
 
+MISBEHAVIOURS: dict[Any, Callable[[Handler], None]] = {
+    "drip": Handler.drip,
+    "flood": Handler.flood,
+    "wait": Handler.wait,
+    "empty": Handler.empty,
+}
 ROUTES: dict[str, Callable[..., None]] = {
     "GET /api/whoami-v2": Handler.who_am_i,
     "POST /api/validate-yaml": Handler.validate_card,

@@ -1,12 +1,15 @@
 """Pushes that are refused, by us before anything is sent or by the Hub: each with its exit code and its reason."""
 
 import shutil
+import time
+import types
 from pathlib import Path
+from typing import Any
 
 import hub_server
 import pytest
 from hub_disk import content
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 
 from hub_upload.__main__ import main
 from hub_upload.errors import InputError, NewerRemoteError, RemoteError
@@ -97,7 +100,7 @@ def test_repository_that_is_not_made(kind: int | str, hub: hub_server.Hub, folde
     """Nor is anything sent where no repository can be made."""
     before = content(folder)
     hub.trouble("POST /api/repos/create", kind)
-    said = "--dry-run shows" if kind == "cut" else rf"was not written to: .* \(the Hub says: trouble {kind}\)"
+    said = "nothing was sent" if kind == "cut" else rf"was not written to: .* \(the Hub says: trouble {kind}\)"
     with pytest.raises(RemoteError, match=said):
         push(folder, "me/model")
     assert not [request for request in hub.requests if request.endswith("/commit/main")]
@@ -119,3 +122,104 @@ def test_the_reason_of_the_hub_is_told(place: str, status: int, message: str, hu
     hub.trouble(place, status, times=9)
     with pytest.raises(RemoteError, match=message):
         push(folder, "me/model")
+
+
+def commit_of_somebody_else(hub: hub_server.Hub) -> hub_server.Repository:
+    repository = hub.repositories["models/me/model"]
+    files = repository.commits[repository.references["main"]][1]
+    repository.commit("main", files | {"README.md": hub_server.File(b"theirs", False)}, "theirs")
+    return repository
+
+
+@pytest.mark.parametrize("listing", ["empty", 404])
+def test_a_wrong_listing_overwrites_nothing(listing: int | str, hub: hub_server.Hub, folder: Path):
+    """It is the commit that must be known: what the Hub lists as its files proves nothing."""
+    push(folder, "me/model")
+    repository = commit_of_somebody_else(hub)
+    hub.trouble("GET .*/tree/", listing, times=9)
+    with pytest.raises(RemoteError):
+        push(folder, "me/model")
+    shutil.rmtree(folder / ".cache")
+    with pytest.raises(RemoteError):
+        push(folder, "me/model")
+    assert repository.files()["README.md"] == b"theirs"
+
+
+def test_a_repository_that_names_no_commit(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without one, the Hub would not notice that somebody else's is overwritten."""
+    push(folder, "me/model")
+    repository = commit_of_somebody_else(hub)
+    monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: types.SimpleNamespace(sha=None))
+    with pytest.raises(RemoteError, match="does not say its newest commit, and was not written to"):
+        push(folder, "me/model")
+    assert repository.files()["README.md"] == b"theirs"
+
+
+def test_a_branch_that_somebody_else_has_made(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """In between, it is not written to."""
+    push(folder, "me/model")
+    repository = hub.repositories["models/me/model"]
+    create = HfApi.create_branch
+
+    def late(api: HfApi, *given: Any, **options: Any) -> None:
+        repository.references["v2"] = commit_of_somebody_else(hub).references["main"]
+        create(api, *given, **options)
+
+    monkeypatch.setattr(HfApi, "create_branch", late)
+    with pytest.raises(NewerRemoteError, match="has changed while"):
+        push(folder, "me/model", PushOptions(branch="v2"))
+    assert repository.files("v2")["README.md"] == b"theirs"
+
+
+def test_what_is_there_already_is_not_sent(hub: hub_server.Hub, folder: Path):
+    """A folder that forgot what it pushed, as one that was killed after its commit, learns it again."""
+    first = push(folder, "me/model")
+    shutil.rmtree(folder / ".cache")
+    assert push(folder, "me/model").oid == first.oid
+    assert len(hub.repositories["models/me/model"].commits) == 2
+    (folder / "notes.txt").write_text("more", encoding="utf-8")
+    push(folder, "me/model")
+    assert "notes.txt" in hub.repositories["models/me/model"].files()
+
+
+@pytest.mark.parametrize("place", ["GET .*/models/me/model", "POST .*/preupload/", "PUT /large", "POST .*/commit/"])
+@pytest.mark.parametrize("kind", ["hang", "drip"])
+def test_a_hub_that_holds_on_is_let_go(place: str, kind: str, hub: hub_server.Hub, folder: Path):
+    """Silent, or with a letter now and then: one line when the time is up, and it can be done again."""
+    before, started = content(folder), time.monotonic()
+    hub.trouble(place, kind, times=99)
+    with pytest.raises(RemoteError, match=r"no whole answer after 1 s|\(ReadTimeout: timed out\)") as refused:
+        push(folder, "me/model", PushOptions(timeout=1))
+    assert time.monotonic() - started < 30
+    assert "\n" not in str(refused.value)
+    hub.troubles.clear()
+    push(folder, "me/model")
+    assert content(folder).items() >= before.items()
+
+
+@pytest.mark.parametrize("place", ["GET .*/models/me/model", "POST .*/batch", "PUT /large", "POST .*/commit/"])
+def test_a_hub_that_asks_to_wait_for_hours(place: str, hub: hub_server.Hub, folder: Path):
+    hub.trouble(place, "wait", times=99)
+    with pytest.raises(RemoteError, match="asks to wait 7,200 s: try again then"):
+        push(folder, "me/model")
+
+
+def test_an_answer_without_an_end(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("hub_upload.http_bounds._LONGEST_ANSWER", 2**24)
+    hub.trouble("GET .*/models/me/model", "flood", times=9)
+    with pytest.raises(RemoteError, match="an answer of more than 16,777,216 bytes"):
+        push(folder, "me/model")
+
+
+def test_dry_run_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Lists what would be sent, verifies nothing, and says what cannot be said."""
+    monkeypatch.setattr("hub_upload.push.verify", None)
+    for offline in (True, False):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        assert main(["push", str(folder), "me/model", "--dry-run"]) == 3
+        said = capfd.readouterr()
+        assert "  config.json (" in said.out
+        (line,) = [line for line in said.err.splitlines() if line.startswith("modeling-dlr-hub")]
+        assert line.endswith("what a push would change there cannot be said without the Hub.")
+        assert "--dry-run" not in line

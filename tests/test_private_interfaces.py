@@ -6,7 +6,6 @@ says which interface has changed, and the table says what uses it.
 
 import ast
 import inspect
-import io
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -184,16 +183,6 @@ def dynamic_modules(tmp_path: Path):
     assert get_relative_imports(tmp_path / "one.py") == ["two"]
 
 
-def shards_of_a_folder(tmp_path: Path):
-    """The files that an index of weights names."""
-    from transformers.utils.hub import get_checkpoint_shard_files
-
-    index = tmp_path / "model.safetensors.index.json"
-    index.write_text('{"metadata": {}, "weight_map": {"a": "one", "b": "two"}}', encoding="utf-8")
-    files, _ = get_checkpoint_shard_files(str(tmp_path), str(index))
-    assert [Path(file).name for file in files or []] == ["one", "two"]
-
-
 def processors():
     """The image processor that needs no torchvision, and the one for sound."""
     from modeling_dlr.processing import pixel_processor, sound_extractor
@@ -202,12 +191,19 @@ def processors():
     assert type(sound_extractor(8000)).__name__ == "Wav2Vec2FeatureExtractor"
 
 
-def hub_hashes():
-    """The hash of a small file is git's, that of a large one SHA-256."""
-    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+def hub_client():
+    """What makes the client of the Hub, and what it looks at and cuts short of every request and answer."""
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import _http, parse_ratelimit_headers
 
-    assert git_hash(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
-    assert sha_fileobj(io.BytesIO(b"")).hex().startswith("e3b0c44298fc1c14")
+    before = _http._GLOBAL_CLIENT_FACTORY
+    with before() as client:
+        assert client.event_hooks.keys() == {"request", "response"}
+        assert client.timeout is not None
+    set_client_factory(dict)
+    assert _http._GLOBAL_CLIENT_FACTORY is dict
+    set_client_factory(before)
+    assert parse_ratelimit_headers({"ratelimit": '"api";r=0;t=55'}).reset_in_seconds == 55
 
 
 def unsafe_globals(tmp_path: Path):
@@ -264,7 +260,7 @@ INTERFACES: dict[str, Callable] = {
     for function in (
         *(output_capturing, forward_decorators, output_cache_names, cache_layer_registry, gradient_checkpointing_layer),
         *(initialization, model_flags, model_names, attention_implementation, auto_docstring, transformers_kwargs),
-        *(strict_configurations, model_card_internals, dynamic_modules, shards_of_a_folder, processors, hub_hashes),
+        *(strict_configurations, model_card_internals, dynamic_modules, processors, hub_client),
         *(unsafe_globals, onednn_product, assert_async, tensor_version, trainer_parts, datasets_hasher),
     )
 }

@@ -1,0 +1,120 @@
+"""What a push would do: every file that is sent, compared with the repository by the hashes that the Hub keeps."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from .errors import RemoteError
+from .file_kinds import uploaded_files
+
+COMMIT = re.compile("[0-9a-f]{40}")
+_PART = 2**20
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to push: a branch of a repository, of a model or of a space."""
+
+    repo_id: str
+    repo_type: str = "model"
+    branch: str = "main"
+
+    def __str__(self) -> str:
+        return f"{self.repo_type}:{self.repo_id}@{self.branch}"
+
+
+class Plan(NamedTuple):
+    """What a push would do: the commit it builds upon (None for a new repository or branch), and each file's fate."""
+
+    head: str | None
+    exists: bool
+    new: list[str]
+    changed: list[str]
+    same: list[str]
+    remote_only: list[str]
+    sizes: dict[str, int]
+
+    def describe(self) -> str:
+        """One line: what it builds upon."""
+        if not self.exists:
+            return "a new repository would be made"
+        return "a new branch would be made" if self.head is None else f"at commit {self.head}"
+
+    def lines(self) -> Iterator[str]:
+        """One line per file, as `--dry-run` prints them."""
+        for sign, names in (("new", self.new), ("changed", self.changed), ("same", self.same)):
+            for name in names:
+                yield f"  {sign:8} {name} ({self.sizes[name]:,} bytes)"
+        for name in self.remote_only:
+            yield f"  {'kept':8} {name} (only there)"
+
+
+def sizes_of(folder: Path) -> dict[str, int]:
+    """The files that a push sends, with their sizes: what can be said without the Hub."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in uploaded_files(folder)}
+
+
+def make_plan(api: HfApi, folder: Path, target: Target) -> Plan:
+    """Compare every file with the repository.
+
+    Raises:
+        RemoteError: if the repository does not say its newest commit.
+        HfHubHTTPError: if its files cannot be listed.
+    """
+    sizes = sizes_of(folder)
+    try:
+        head, exists = head_of(api, target), True
+    except RepositoryNotFoundError:
+        head, exists = None, False
+    there = {} if head is None else _listed(api, target, head)
+    same = [name for name in sizes if name in there and _is_same(folder / name, sizes[name], there[name])]
+    return Plan(
+        head=head,
+        exists=exists,
+        new=[name for name in sizes if name not in there],
+        changed=[name for name in sizes if name in there and name not in same],
+        same=same,
+        remote_only=[name for name in there if name not in sizes],
+        sizes=sizes,
+    )
+
+
+def head_of(api: HfApi, target: Target) -> str | None:
+    """The newest commit of a branch; None if there is no such branch beside main.
+
+    Raises:
+        RemoteError: if the Hub names no commit, or says that there is no main.
+        RepositoryNotFoundError: if there is no such repository.
+    """
+    try:
+        head = api.repo_info(target.repo_id, revision=target.branch, repo_type=target.repo_type).sha
+    except RevisionNotFoundError:
+        if target.branch != "main":
+            return None
+        head = None
+    if head is None or not COMMIT.fullmatch(head):
+        raise RemoteError(f"{target.repo_id} does not say its newest commit, and was not written to: try again later.")
+    return head
+
+
+def _listed(api: HfApi, target: Target, head: str) -> dict[str, RepoFile]:
+    entries = api.list_repo_tree(target.repo_id, recursive=True, revision=head, repo_type=target.repo_type)
+    return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+
+
+def _is_same(path: Path, size: int, entry: RepoFile) -> bool:
+    """By SHA-256 for files of Git LFS, by Git's own hash for the others; of another size, without reading it."""
+    if entry.size != size:
+        return False
+    digest = hashlib.sha256() if entry.lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            digest.update(part)
+    return digest.hexdigest() == (entry.lfs.sha256 if entry.lfs else entry.blob_id)
