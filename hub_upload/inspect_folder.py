@@ -24,7 +24,7 @@ from .model_folder import read_config, saved_shapes
 from .samples import auto_class_of, load_tokenizer, task_of
 from .secret_words import search
 
-_LIBRARIES = {"huggingface_hub", "torch", "transformers"}
+_LIBRARIES = {"huggingface_hub", "packaging", "torch", "transformers"}
 _PACKAGE = "modeling_dlr"
 # What the parser raises for text that is none, or nested more deeply than it follows.
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
