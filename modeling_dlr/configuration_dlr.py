@@ -39,6 +39,7 @@ from .labels_dlr import (
     inverted,
     ordered_id2label,
     relabelled,
+    with_numbers,
 )
 from .names_dlr import refuse, refuse_misspelt
 from .saved_dlr import (
@@ -118,6 +119,7 @@ def check_dtype(dtype: Any) -> None:
 # Fields that are completed whenever they are set.
 COMPLETE: dict[str, Callable[[Any], Any]] = {
     "id2label": ordered_id2label,
+    "label2id": with_numbers,
     "kernel_parameters": complete_kernel_parameters,
     "rope_parameters": complete_rope_parameters,
 }

@@ -27,12 +27,14 @@ INTRODUCTION = """\
 # Fields of `DLRConfig`
 
 Every field has a default, so `DLRConfig()` is a model. An unknown name or a value out of range is an error that says
-what to write instead. Names in parentheses are those of the official code.
+what to write instead; of a file, unknown names are kept, and a warning lists them. Names in parentheses are those of
+the official code.
 """
 
 INHERITED = """\
 All other fields (`id2label`, `label2id`, `num_labels`, `problem_type`, `dtype`, `output_hidden_states`, …) are those of
-every `PreTrainedConfig` of transformers, with the same meaning.
+every `PreTrainedConfig` of transformers, with the same meaning. `id2label` names the classes 0, 1, … without a gap,
+each by a name of its own, and fills `label2id` and `num_labels`.
 """
 
 

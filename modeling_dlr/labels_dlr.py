@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable, Mapping
+from numbers import Integral
 from reprlib import repr as short
 from typing import Any, Literal, get_args
 
@@ -17,8 +18,9 @@ MAX_NUM_LABELS = 1_000_000
 
 
 def check_num_labels(num_labels: Any) -> None:
-    """Raise ValueError unless ``num_labels`` is a number of classes."""
-    if isinstance(num_labels, bool) or not isinstance(num_labels, int) or not 1 <= num_labels <= MAX_NUM_LABELS:
+    """Raise ValueError unless ``num_labels`` is a number of classes, of Python or of numpy."""
+    whole = isinstance(num_labels, Integral) and not isinstance(num_labels, bool)
+    if not whole or not 1 <= int(num_labels) <= MAX_NUM_LABELS:
         raise ValueError(
             f"num_labels must be an integer >= 1 and <= {MAX_NUM_LABELS}, got {short(num_labels)}: a head needs "
             "something to predict."
@@ -63,7 +65,12 @@ def _by_class(pairs: Iterable[tuple[Any, Any]]) -> dict[int, Any] | None:
 def _class_id(label: Any) -> int | None:
     if isinstance(label, str) and label.isascii() and label.isdigit() and len(label) < 10:
         return int(label)
-    return label if isinstance(label, int) and not isinstance(label, bool) else None
+    return int(label) if isinstance(label, Integral) and not isinstance(label, bool) else None
+
+
+def with_numbers(label2id: Mapping[Any, Any]) -> dict[Any, Any]:
+    """``label2id`` with the ids of classes as Python's integers, where they are numbers of another kind or texts."""
+    return {name: label if _class_id(label) is None else _class_id(label) for name, label in label2id.items()}
 
 
 def inverted(id2label: Mapping[int, str]) -> dict[str, int]:

@@ -85,6 +85,7 @@ STANDARD_LIBRARY = {
     "inspect",
     "json",
     "math",
+    "numbers",
     "os",
     "pathlib",
     "reprlib",

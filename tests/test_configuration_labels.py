@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from refusals import refusal
@@ -31,6 +32,9 @@ FILLED: dict[str, tuple[dict[str, Any], dict[int, str]]] = {
     "id2label of JSON": ({"id2label": {"2": "c", "0": "a", "1": "b"}}, ABC),
     "label2id": ({"label2id": {"c": 2, "b": 1, "a": 0}}, ABC),
     "label2id of texts": ({"label2id": {"a": "0", "b": "1", "c": "2"}}, ABC),
+    "number of numpy": ({"num_labels": np.int64(3)}, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}),
+    "ids of numpy": ({"id2label": dict(zip(np.arange(3), "abc", strict=True))}, ABC),
+    "ids of numpy the other way round": ({"label2id": dict(zip("abc", np.arange(3), strict=True))}, ABC),
     "all three": ({"num_labels": 3, "id2label": ABC, "label2id": {"a": 0, "b": 1, "c": 2}}, ABC),
     "eleven": ({"id2label": {str(label): str(label) for label in sorted(map(str, range(11)))}},
                {label: str(label) for label in range(11)}),
@@ -105,6 +109,8 @@ def test_names_set_later():
     config = DLRConfig()
     config.id2label = {"0": "x", "1": "y", "2": "z"}  # pyrefly: ignore[bad-assignment]
     assert (config.id2label, config.label2id) == ({0: "x", 1: "y", 2: "z"}, {"x": 0, "y": 1, "z": 2})
+    config.label2id = {"x": np.int64(0), "y": "1", "z": 2}
+    assert json.loads(config.to_json_string())["label2id"] == {"x": 0, "y": 1, "z": 2}
     config.num_labels = 3
     assert config.id2label[2] == "z"
     config.num_labels = 1
