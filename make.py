@@ -40,6 +40,10 @@ COMMANDS: dict[str, list[list[str]]] = {
 }
 COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 
+# The commands that have an environment of their own, with these extras: transformers imports what is installed, also
+# for tests, and some of it warns.
+PLACES = {"demo": (".venvs/demo", "examples")}
+
 # What `test-versions` runs: the tests of what depends on transformers and torch most.
 CORE = [
     f"tests/test_{name}.py"
@@ -82,9 +86,9 @@ def set_up(folder: str, extras: str, constraints: str) -> Path:
     return python
 
 
-def set_up_from_lock() -> Path:
-    """The Python of `.venv`, which has every dependency as the lock pins it."""
-    return set_up(".venv", "dev", LOCK.read_text(encoding="utf-8"))
+def set_up_from_lock(folder: str = ".venv", extras: str = "dev") -> Path:
+    """The Python of an environment that has its dependencies as the lock pins them; `.venv` has every one."""
+    return set_up(folder, extras, LOCK.read_text(encoding="utf-8"))
 
 
 def run(python: Path, step: list[str]) -> int:
@@ -93,8 +97,8 @@ def run(python: Path, step: list[str]) -> int:
 
 
 def run_command(name: str, arguments: list[str]) -> None:
-    """Run the steps of a command in `.venv` until one fails; the last one takes the arguments."""
-    python, steps = set_up_from_lock(), [list(step) for step in COMMANDS[name]]
+    """Run the steps of a command in its environment until one fails; the last one takes the arguments."""
+    python, steps = set_up_from_lock(*PLACES.get(name, ())), [list(step) for step in COMMANDS[name]]
     if steps:
         steps[-1] += arguments
     for step in steps:

@@ -3,6 +3,7 @@
 import itertools
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,13 @@ def test_makefile_has_every_command():
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"help", *make.COMMANDS, *make.FUNCTIONS} >= set(targets)
     assert set(targets) >= {"help", "setup", "demo", "test", "test-slow", "test-versions", "upgrade", "format", "docs"}
+
+
+def test_the_demo_has_nothing_of_the_tests():
+    """transformers imports libraries that tests need, and some of them warn: the demo's environment lacks them."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    folder, extra = make.PLACES["demo"]
+    assert folder != ".venv"
+    assert not set(extras[extra]) & set(extras["test"])
+    assert "test" not in extra
+    assert set(make.PLACES) <= set(make.COMMANDS)
