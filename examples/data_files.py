@@ -16,6 +16,8 @@ from datasets.exceptions import DatasetGenerationError
 from hub_upload.errors import reason_of
 
 FILE_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 
 
 def load_rows(source: str) -> DatasetDict:
@@ -28,7 +30,7 @@ def load_rows(source: str) -> DatasetDict:
     path = Path(source)
     if not path.is_file():
         try:
-            return _loaded(source, source)
+            return _loaded(source, source, **_tables_of(path))
         except (FileNotFoundError, ConnectionError) as error:
             raise FileNotFoundError(
                 f"The data set {source!r} was found neither here nor on the Hub: give the folder or file that holds "
@@ -39,7 +41,7 @@ def load_rows(source: str) -> DatasetDict:
     if not path.stat().st_size:
         raise ValueError(f"{path.name} is empty.")
     if FILE_KINDS[path.suffix] == "csv":
-        return load_tables({"train": path}, "\t" if path.suffix == ".tsv" else ",")
+        return load_tables({"train": path}, _SEPARATORS[path.suffix])
     return _loaded(path.name, FILE_KINDS[path.suffix], data_files=str(path))
 
 
@@ -58,9 +60,9 @@ def load_tables(paths: dict[str, Path], separator: str, columns: Sequence[str] |
     for path in paths.values():
         _check_table(path, separator, columns)
     named: dict[str, Any] = {} if columns is None else {"column_names": list(columns)}
-    cells = {"sep": separator, "keep_default_na": False, "na_values": [""]}
     files = {split: str(path) for split, path in paths.items()}
-    return _loaded(", ".join(path.name for path in paths.values()), "csv", data_files=files, **cells, **named)
+    names = ", ".join(path.name for path in paths.values())
+    return _loaded(names, "csv", data_files=files, sep=separator, **_CELLS, **named)
 
 
 def without_empty_cells(data: DatasetDict, columns: Sequence[str]) -> DatasetDict:
@@ -103,6 +105,16 @@ def _loaded(name: str, kind: str, **options: Any) -> DatasetDict:
     if not len(loaded["train"]):
         raise ValueError(f"The data set {name!r} has no training rows.")
     return loaded
+
+
+def _tables_of(folder: Path) -> dict[str, Any]:
+    """Check the tables in a folder; how their cells are read, if there is nothing else in it."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".md"]
+    for path in files:
+        if path.suffix in _SEPARATORS:
+            _check_table(path, _SEPARATORS[path.suffix], None)
+    kinds = {path.suffix for path in files}
+    return _CELLS if len(kinds) == 1 and kinds <= _SEPARATORS.keys() else {}
 
 
 def _check_table(path: Path, separator: str, columns: Sequence[str] | None) -> None:

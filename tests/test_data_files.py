@@ -82,6 +82,23 @@ def test_cells_are_what_they_say(tmp_path: Path):
     assert rows["label"][:] == ["None", "null", "n/a", None]
 
 
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_folders_of_tables(kind: str, tmp_path: Path):
+    """Tables in a folder are read as those that are named, with their splits, and checked as well."""
+    separator = {"csv": ",", "tsv": "\t"}[kind]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for split in ("train", "test"):
+        text = separator.join(["text", "label"]) + "\n" + separator.join(["NA", "None"]) + "\n"
+        (folder / f"{split}.{kind}").write_text(text, encoding="utf-8")
+    rows = load_rows(str(folder))
+    assert sorted(rows) == ["test", "train"]
+    assert [part[:] for part in rows.values()] == [{"text": ["NA"], "label": ["None"]}] * 2
+    (folder / f"test.{kind}").write_text(separator.join("ab") + "\n" + separator.join("abc") + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"Every row of test.{kind} must have 2 cells"):
+        load_rows(str(folder))
+
+
 def test_long_cells(tmp_path: Path):
     """Texts may be longer than the limit of Python's reader."""
     (tmp_path / "a.tsv").write_text("x" * 200_000 + "\t1\n", encoding="utf-8")
