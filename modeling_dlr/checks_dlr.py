@@ -11,6 +11,9 @@ from torch import Tensor
 
 # Those for which torch implements `_assert_async`; the CPU needs it in compiled programs.
 ASSERTING_DEVICES = ("cpu", "cuda")
+# What labels of classes can be: integers that hold -100.
+SIGNED_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
+TOKENS_CURE = "tokenize labels with the model's own tokenizer, and pad them by -100"
 LABELS_CURE = "encode classes as integers, and make a torch.tensor of them"
 
 
@@ -142,6 +145,18 @@ def check_no_empty_row(mask: Tensor | None) -> None:
         )
 
 
+def check_integers(name: str, value: Tensor, cure: str | None = None) -> None:
+    """Refuse what are no integers, and those that have no -100.
+
+    Raises:
+        ValueError: naming the type.
+    """
+    if value.dtype not in SIGNED_INTEGERS:
+        raise ValueError(
+            f"{name} must be signed integers, such as int64, got {value.dtype}: {cure or f'pass {name}.long()'}."
+        )
+
+
 def check_class_labels(
     labels: Tensor,
     num_labels: int,
@@ -152,10 +167,11 @@ def check_class_labels(
     """Refuse class labels outside 0 … num_labels-1 (``ignore_index`` apart); the message calls that ``size``.
 
     Raises:
-        ValueError: naming the label.
+        ValueError: naming the label, or the type of labels that are no classes.
     """
+    check_integers("labels", labels)
     check_values(
-        labels,
+        labels.long(),  # torch compares with a number that the type of the labels has wrapped around
         lambda classes: ((classes >= 0) & (classes < num_labels)) | (classes == ignore_index),
         f"Labels must lie in 0 … {size}-1 = {num_labels - 1} (or be {ignore_index} to be ignored)",
         cure,
@@ -167,15 +183,14 @@ def check_tokens_to_predict(labels: Tensor, batch_size: int, length: int, vocab_
 
     Raises:
         TypeError: for labels that are no tensor.
-        ValueError: naming the shape or the token.
+        ValueError: naming the shape, the type or the token.
     """
     check_tensor("labels", labels, LABELS_CURE)
     expected = [batch_size, length]
     _check_shape("labels", labels, f"[batch, length] = {expected} of the input", list(labels.shape) == expected)
     if not all_logits:
         raise ValueError("labels need the logits of every step: leave logits_to_keep at 0, or the labels out.")
-    cure = "tokenize labels with the model's own tokenizer, and pad them by -100"
-    check_class_labels(labels, vocab_size, size="vocab_size", cure=cure)
+    check_class_labels(labels, vocab_size, size="vocab_size", cure=TOKENS_CURE)
 
 
 def has_shape(tensor: Tensor, *shapes: Sequence[int] | None) -> bool:

@@ -267,7 +267,7 @@ class DLRConfig(PreTrainedConfig):
         if num_labels != self.num_labels:
             self.id2label = default_id2label(num_labels)
 
-    def problem_type_for(self, head: type) -> str | None:
+    def problem_type_for(self, head: type) -> ProblemType | None:
         """What a ``head`` of this class starts with: the problem type of a folder belongs to the head that saved it.
 
         One that is given by a person, in the constructor or to `from_pretrained`, belongs to every head.
@@ -420,9 +420,14 @@ class DLRConfig(PreTrainedConfig):
         Path(json_file_path).write_bytes(written)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers."""
+        """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers.
+
+        A backbone or a language model does not pass on the problem type of the head whose folder it was loaded from.
+        """
         output = super().to_dict()
-        output.pop("_problem_type_of", None)
+        head = output.pop("_problem_type_of", None)
+        if head not in (None, *(output.get("architectures") or [head])):
+            output["problem_type"] = None
         types = output["layer_types"]
         if types is not None:
             all_dlr = all(name == "dlr" for name in types)

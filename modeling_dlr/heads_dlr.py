@@ -1,6 +1,7 @@
 """The heads: one recipe — hidden states, features, dropout, a projection, the loss — and a few lines for each."""
 
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from .cache_dlr import PoolingCacheLayer, pooling_layer
 from .checks_dlr import check_no_empty_row
 from .configuration_dlr import DLRConfig
-from .losses_dlr import check_labels, check_spans, cross_entropy, loss_by_problem_type, span_loss, spans
+from .losses_dlr import check_choices, check_labels, check_spans, cross_entropy, loss_by_problem_type, span_loss, spans
 from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel, Reading
 from .outputs_dlr import (
     MultipleChoiceModelOutputWithPast,
@@ -44,6 +45,10 @@ class DLRHead(DLRPreTrainedModel, ABC):
     output_class: type[ModelOutput]
 
     def __init__(self, config: DLRConfig):
+        # Labels settle the problem of this head, not of others that are made from the same configuration.
+        config = deepcopy(config)
+        config.problem_type, config._problem_type_of = config.problem_type_for(type(self)), type(self).__name__
+        config.architectures = [type(self).__name__]
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = DLRModel(config)
@@ -109,9 +114,7 @@ class DLRHead(DLRPreTrainedModel, ABC):
     def check_labels(self, labels: Tensor, batch_size: int, length: int) -> None:
         """Refuse, before any work, labels that do not fit the loss; another loss than ours says itself what does."""
         if self.loss_function is loss_by_problem_type:
-            shape = (*self.answers(batch_size, length), self.config.num_labels)
-            # pyrefly: ignore[bad-argument-type] - None only until __post_init__ has set it
-            check_labels(labels, shape, self.config.problem_type)
+            check_labels(labels, (*self.answers(batch_size, length), self.config.num_labels), self.config.problem_type)
 
     def output(self, loss: Tensor | None, logits: Tensor, backbone: Any) -> Any:
         """Loss and logits under the names of this head's task, with what the backbone gives besides."""
@@ -309,7 +312,7 @@ class DLRForMultipleChoice(DLRPooledHead):
             position_ids=position_ids,
         )
         if labels is not None:
-            check_labels(labels, (batch_size, num_choices), "single_label_classification")
+            check_choices(labels, batch_size, num_choices)
         outputs = super().forward(**inputs, return_dict=True, **kwargs)
         logits = outputs.logits.view(batch_size, num_choices)
         loss = None if labels is None else cross_entropy(logits, labels, num_items_in_batch)

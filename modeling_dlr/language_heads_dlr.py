@@ -75,10 +75,11 @@ class DLRLanguageHead(DLRPreTrainedModel):
         }
         self.check_keywords(kwargs)
         reading = self.model.read(**inputs)
-        if labels is not None:
-            all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            # pyrefly: ignore[bad-argument-type] - __init__ refuses None
-            check_tokens_to_predict(labels, reading.batch_size, reading.length, self.config.vocab_size, all_logits)
+        all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        for tokens in (labels, kwargs.get("shift_labels")):
+            if tokens is not None:
+                # pyrefly: ignore[bad-argument-type] - __init__ refuses None
+                check_tokens_to_predict(tokens, reading.batch_size, reading.length, self.config.vocab_size, all_logits)
         outputs = self.model(**inputs, reading=reading, return_dict=True, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, kept])

@@ -1,19 +1,26 @@
 """One loss for every classification and regression head, chosen by ``config.problem_type`` as in transformers."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks_dlr import LABELS_CURE, check_class_labels, check_tensor, has_shape
+from .checks_dlr import (
+    LABELS_CURE,
+    SIGNED_INTEGERS,
+    TOKENS_CURE,
+    check_class_labels,
+    check_integers,
+    check_tensor,
+    check_values,
+    has_shape,
+)
 from .configuration_dlr import DLRConfig
+from .labels_dlr import ProblemType, check_problem_type
 from .ops_dlr import at_least_float32
 
 IGNORED_CLASS = -100
-
-ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 def loss_by_problem_type(
@@ -22,12 +29,13 @@ def loss_by_problem_type(
     """Mean cross-entropy, binary cross-entropy or squared error over the labels that count.
 
     As everywhere in transformers, the first labels seen settle ``config.problem_type`` when it is None: one label is
-    regression, integers are single-label and floats multi-label classification.
+    regression, integers are single-label and floats multi-label classification. A head has a configuration of its own,
+    so that this settles nothing for another.
 
     Args:
         logits: [..., num_labels].
         labels: [...] or [..., 1] integers (-100 is ignored) for single-label classification; [..., num_labels], or
-            [...] when num_labels is 1, of floats otherwise (NaN is ignored).
+            [...] when num_labels is 1, of floats otherwise (NaN is ignored), or of integers (-100 is ignored).
         config: of the model.
         num_items_in_batch: labels other than -100 in the whole batch, when this call sees one part of it (gradient
             accumulation, or one of several processes); the parts' losses then add up to the mean over the whole,
@@ -37,13 +45,13 @@ def loss_by_problem_type(
         A scalar; 0 when every label is ignored.
 
     Raises:
-        ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
+        ValueError: for labels that do not fit the problem, see `check_labels`.
     """
     labels, config.problem_type = check_labels(labels, logits.shape, config.problem_type)
     logits, labels = at_least_float32(logits), labels.to(logits.device)
     if config.problem_type == "single_label_classification":
         return cross_entropy(logits, labels, num_items_in_batch)
-    counts = ~labels.isnan() if labels.is_floating_point() else labels != IGNORED_CLASS
+    counts = ~_ignored(labels)
     target = torch.where(counts, labels, 0).to(logits.dtype)
     regression = config.problem_type == "regression"
     loss = functional.mse_loss if regression else functional.binary_cross_entropy_with_logits
@@ -58,34 +66,34 @@ def loss_by_problem_type(
 def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
     """The mean over labels that are not -100, as `loss_by_problem_type` has it: [..., classes] and [...] integers.
 
-    It is 0, not NaN, where every label is ignored: of a short text that was masked nowhere, or of one token alone.
-
-    Raises:
-        ValueError: for a label that is no class.
+    It is 0, not NaN, where every label is ignored: of a short text that was masked nowhere, or of one token alone. The
+    labels have been checked.
     """
     classes = logits.shape[-1]
-    check_class_labels(labels, classes, IGNORED_CLASS)
     logits, labels = at_least_float32(logits).reshape(-1, classes), labels.to(logits.device).reshape(-1).long()
     total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
     return total / _at_least_one((labels != IGNORED_CLASS).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 def spans(starts: Tensor | None, ends: Tensor | None) -> Tensor | None:
-    """First and last steps, [B] each, as labels [B, 2]; None unless both are given.
+    """First and last steps, [B] or [B, 1] each, as labels [B, 2]; None unless both are given.
 
     Raises:
         TypeError: for positions that are no tensors.
-        ValueError: for shapes that differ.
+        ValueError: for positions that are no integers, and for shapes that differ or are others.
     """
     if starts is None or ends is None:
         return None
     for name, positions in (("start_positions", starts), ("end_positions", ends)):
         check_tensor(name, positions, "make a torch.tensor of it")
+        check_integers(name, positions)
     if starts.shape != ends.shape:
         raise ValueError(
             f"start_positions and end_positions must have one shape, got {list(starts.shape)} and {list(ends.shape)}."
         )
-    return torch.stack([starts.flatten(), ends.flatten()], dim=1)
+    if not has_shape(starts, starts.shape[:1], [*starts.shape[:1], 1]):
+        raise ValueError(f"start_positions and end_positions must have the shape [batch], got {list(starts.shape)}.")
+    return torch.stack([starts.flatten(), ends.flatten()], dim=1).long()
 
 
 def check_spans(labels: Tensor, batch_size: int) -> None:
@@ -94,11 +102,29 @@ def check_spans(labels: Tensor, batch_size: int) -> None:
     Raises:
         ValueError: naming the shape.
     """
-    if list(labels.shape) != [batch_size, 2]:
+    if not has_shape(labels, [batch_size, 2]):
         raise ValueError(
             f"start_positions and end_positions must have the shape {[batch_size]}, one per sequence, got "
             f"{[len(labels)]}."
         )
+
+
+def check_choices(labels: Tensor, batch_size: int, choices: int) -> None:
+    """Refuse labels that are not the index of one of several choices for each question.
+
+    Raises:
+        TypeError: for labels that are no tensor.
+        ValueError: for labels of another shape or type, or beyond the choices, and for a single choice.
+    """
+    check_tensor("labels", labels, LABELS_CURE)
+    if choices == 1:
+        raise ValueError("labels of a single choice teach nothing: give every question at least 2 choices.")
+    if not has_shape(labels, [batch_size], [batch_size, 1]):
+        raise ValueError(
+            f"labels must have the shape {[batch_size]}, the index of the right choice of each question, got "
+            f"{list(labels.shape)}."
+        )
+    check_class_labels(labels, choices, size="num_choices", cure="count the choices of a question from 0")
 
 
 def span_loss(*, logits: Tensor, labels: Tensor, **_) -> Tensor:
@@ -121,7 +147,12 @@ def _at_least_one(count: Tensor | int) -> Tensor:
 
 
 def token_loss(*, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None = None, **_) -> Tensor:
-    """The mean cross-entropy of the tokens at their own steps: [B, L, vocab_size] and [B, L]; see `cross_entropy`."""
+    """The mean cross-entropy of the tokens at their own steps: [B, L, vocab_size] and [B, L]; see `cross_entropy`.
+
+    Raises:
+        ValueError: for a label that is no token.
+    """
+    check_class_labels(labels, logits.shape[-1], size="vocab_size", cure=TOKENS_CURE)
     return cross_entropy(logits, labels, num_items_in_batch)
 
 
@@ -137,20 +168,25 @@ def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType
 
     Raises:
         TypeError: for labels that are no tensor.
-        ValueError: for a class outside 0 … num_labels-1, or labels of the wrong shape.
+        ValueError: for labels of the wrong shape or type, for a class outside 0 … num_labels-1, a probability outside
+            0 … 1 and a number that is infinite, and for a problem that a head of so many outputs cannot have.
     """
     check_tensor("labels", labels, LABELS_CURE)
     *steps, num_labels = shape
     problem = problem_type or _problem_type_of(labels, num_labels)
+    check_problem_type(problem, num_labels)
     single = problem == "single_label_classification"
     expected, other = (steps, [*steps, 1]) if single else ([*steps, num_labels], steps if num_labels == 1 else None)
     if not has_shape(labels, expected, other):
         raise ValueError(
             f"labels for {problem} with num_labels={num_labels} must have the shape {expected}, got "
-            f"{list(labels.shape)}: set problem_type if this is another kind of task."
+            f"{list(labels.shape)}: {_other_problem(labels, steps, num_labels)}."
         )
     if single:
-        check_class_labels(labels, num_labels, IGNORED_CLASS)
+        check_integers("labels", labels, "pass labels.long() if they are classes, or set another problem_type")
+        check_class_labels(labels, num_labels)
+    else:
+        _check_numbers(labels, problem)
     return labels.reshape(expected), problem
 
 
@@ -158,3 +194,36 @@ def _problem_type_of(labels: Tensor, num_labels: int) -> ProblemType:
     if num_labels == 1:
         return "regression"
     return "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+
+
+def _other_problem(labels: Tensor, steps: Sequence[int], num_labels: int) -> str:
+    """What to do about labels [..., num_labels] that were read as classes, and the other way round."""
+    if has_shape(labels, [*steps, num_labels]):
+        return (
+            "for several classes at once set problem_type='multi_label_classification', for numbers 'regression', and "
+            "pass labels.float()"
+        )
+    if has_shape(labels, steps, [*steps, 1]):
+        return "for one class each pass labels.long(), with problem_type None or 'single_label_classification'"
+    return "set problem_type if this is another kind of task"
+
+
+def _check_numbers(labels: Tensor, problem: ProblemType) -> None:
+    """Refuse labels of other problems than classes by their type and values."""
+    real = labels.is_floating_point()
+    if not real and labels.dtype not in SIGNED_INTEGERS:
+        raise ValueError(f"labels for {problem} must be floats, got {labels.dtype}: pass labels.float().")
+    ignored = f"(or be {'NaN' if real else IGNORED_CLASS} to be ignored)"
+    if problem == "multi_label_classification":
+        check_values(
+            labels,
+            lambda labels: ((labels >= 0) & (labels <= 1)) | _ignored(labels),
+            f"Labels for {problem} must lie in 0 … 1 {ignored}",
+            "1 is a class that is there, 0 one that is not",
+        )
+    elif real:
+        check_values(labels, lambda labels: ~labels.isinf(), f"Labels must be finite {ignored}", "drop such examples")
+
+
+def _ignored(labels: Tensor) -> Tensor:
+    return labels.isnan() if labels.is_floating_point() else labels == IGNORED_CLASS

@@ -9,7 +9,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple
 
-from .checks_dlr import LABELS_CURE, check_tensor
+from .checks_dlr import LABELS_CURE, check_tensor, has_shape
 from .configuration_dlr import DLRConfig
 from .heads_dlr import LABELS_ARGS, DLRForSequenceClassification, DLRForTokenClassification, DLRHead
 from .modeling_dlr import VALUES_ARGS, DLRPreTrainedModel
@@ -102,7 +102,8 @@ class DLRForSemanticSegmentation(DLRSignalHead, DLRForTokenClassification):
         pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
             The images; one channel may also be given as RGB, which is read in grey.
         labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*):
-            The class of every pixel; -100 is ignored.
+            The class of every pixel; -100 is ignored. Several classes or numbers of each have the shape of the logits,
+            `(batch_size, num_labels, height, width)`.
         """
         values = raster(pixel_values, self.config.input_size)
         flat = None if labels is None else flat_labels(labels, pixel_values)
@@ -137,7 +138,7 @@ def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
 
 
 def flat_labels(labels: Tensor, pixel_values: Tensor) -> Tensor:
-    """The labels of pixels in the order of `raster`: [B, h, w] to [B, h·w].
+    """The labels of pixels in the order of `raster`: [B, h, w] to [B, h·w], and [B, C, h, w] to [B, h·w, C].
 
     Raises:
         TypeError: for labels that are no tensor.
@@ -145,7 +146,9 @@ def flat_labels(labels: Tensor, pixel_values: Tensor) -> Tensor:
     """
     check_tensor("labels", labels, LABELS_CURE)
     expected = [pixel_values.shape[0], *pixel_values.shape[-2:]]
-    if list(labels.shape) != expected:
+    if labels.dim() == 4 and has_shape(labels, [expected[0], labels.shape[1], *expected[1:]]):
+        return labels.flatten(2).transpose(1, 2)
+    if not has_shape(labels, expected):
         raise ValueError(
             f"labels must have the shape [batch, height, width] = {expected} of pixel_values, got "
             f"{list(labels.shape)}: scale label maps like their images, without interpolation."

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .checks_dlr import LABELS_CURE, check_class_labels, check_tensor, has_shape
+
 IGNORED_CLASS = -100
 
 
@@ -21,10 +23,19 @@ def class_weighted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Returns:
         A scalar; 0 if every label is ignored.
+
+    Raises:
+        TypeError: for labels that are no tensor.
+        ValueError: for labels of another shape or type, or outside 0 … C-1.
     """
-    logits, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1).long()
+    check_tensor("labels", labels, LABELS_CURE)
+    *shape, classes = logits.shape
+    if not has_shape(labels, shape):
+        raise ValueError(f"labels must have the shape {shape} of the logits, got {list(labels.shape)}.")
+    check_class_labels(labels, classes)
+    logits, labels = logits.reshape(-1, classes), labels.reshape(-1).long()
     labels = labels.to(logits.device)
-    counts = torch.bincount(labels[labels != IGNORED_CLASS], minlength=logits.shape[-1])
+    counts = labels.new_zeros(classes).index_add(0, labels.clamp(min=0), (labels != IGNORED_CLASS).long())
     weight = torch.where(counts > 0, 1.0 / counts.clamp(min=1), 0.0).to(logits.dtype)
     total = functional.cross_entropy(logits, labels, weight=weight, ignore_index=IGNORED_CLASS, reduction="sum")
     return total / (counts > 0).sum().clamp(min=1)

@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks_dlr": {"torch"},
     "norms_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
     "layout_dlr": {"torch", ".checks_dlr"},
-    "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
+    "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".labels_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch"}
     | {
         ".checks_dlr",
@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 STANDARD_LIBRARY = {
     "abc",
     "collections",
+    "copy",
     "dataclasses",
     "difflib",
     "functools",

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import HEADS, tiny_config
+from tiny import EXAMPLES, HEADS, tiny_config
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
+from modeling_dlr import DLRForSequenceClassification, checks_dlr
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.modeling_dlr import DLRMixer
 
@@ -50,7 +52,19 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
         "AutoModelForMultipleChoice",
         {"vocab_size": 5},
         {"input_ids": torch.ones(1, 2, 7, dtype=torch.long), "labels": torch.tensor([2])},
-        ["num_labels-1 = 1", "got 2"],
+        ["num_choices-1 = 1", "got 2"],
+    ),
+    "a single choice": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 1, 7, dtype=torch.long), "labels": torch.tensor([0])},
+        ["single choice", "at least 2 choices"],
+    ),
+    "choices as zeros and a one": (
+        "AutoModelForMultipleChoice",
+        {"vocab_size": 5},
+        {"input_ids": torch.ones(1, 2, 7, dtype=torch.long), "labels": torch.tensor([[0, 1]])},
+        ["the shape [1], the index", "got [1, 2]"],
     ),
     "labels of other questions": (
         "AutoModelForMultipleChoice",
@@ -122,6 +136,36 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
             "end_positions": torch.tensor([1]),
         },
         ["one shape", "[2] and [1]"],
+    ),
+    "answers in a row": (
+        "AutoModelForQuestionAnswering",
+        {"vocab_size": 5},
+        {
+            "input_ids": torch.ones(2, 4, dtype=torch.long),
+            "start_positions": torch.tensor([[1, 1]]),
+            "end_positions": torch.tensor([[1, 2]]),
+        },
+        ["the shape [batch]", "got [1, 2]"],
+    ),
+    "shifted labels of another length": (
+        "AutoModelForCausalLM",
+        {"vocab_size": 5},
+        {
+            "input_ids": torch.ones(1, 3, dtype=torch.long),
+            "labels": torch.ones(1, 3, dtype=torch.long),
+            "shift_labels": torch.ones(1, 2, dtype=torch.long),
+        },
+        ["labels", "[1, 3] of the input", "got [1, 2]"],
+    ),
+    "shifted labels as numbers": (
+        "AutoModelForCausalLM",
+        {"vocab_size": 5},
+        {
+            "input_ids": torch.ones(1, 3, dtype=torch.long),
+            "labels": torch.ones(1, 3, dtype=torch.long),
+            "shift_labels": torch.ones(1, 3),
+        },
+        ["signed integers", "float32", ".long()"],
     ),
     "flat labels of an image": (
         "AutoModelForSemanticSegmentation",
@@ -218,6 +262,86 @@ def test_refused(
     with pytest.raises(ValueError, match=r".*") as caught:
         AUTO_CLASSES[auto_class](tiny_config(**fields))(**inputs)
     assert all(part in str(caught.value) for part in says), caught.value
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
+def test_classes_are_integers(auto_class: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch):
+    """No head takes classes, tokens or steps as anything but integers that hold -100, and it says how to make them."""
+    monkeypatch.setattr(DLRMixer, "forward", lambda *_: pytest.fail("the backbone ran"))
+    example = EXAMPLES[auto_class]
+    config = tiny_config(**example.fields)
+    labels = {name: value.to(dtype) for name, value in example.labels(config, 2, 7).items()}
+    with pytest.raises(ValueError, match=r"\.long\(\)"):
+        AUTO_CLASSES[auto_class](config)(**example.inputs(config, 2, 7), **labels)
+
+
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+
+# Labels that a head over three sequences and four classes refuses: its fields, the labels, and what the message says.
+WRONG: dict[str, tuple[dict[str, Any], Tensor, list[str]]] = {
+    "numbers for classes": ({"problem_type": SINGLE}, torch.tensor([3.7, 1.2, 0.9]), ["signed integers", "float32"]),
+    "a number per sequence": ({}, torch.tensor([3.7, 1.2, 0.9]), ["[3, 4]", "got [3]", "one class each", ".long()"]),
+    "zeros and ones": ({}, torch.eye(3, 4).long(), ["got [3, 4]", MULTI, REGRESSION, ".float()"]),
+    "zeros and ones of a type": ({"problem_type": SINGLE}, torch.eye(3, 4).int(), ["got [3, 4]", MULTI, ".float()"]),
+    "truths": ({}, torch.eye(3, 4).bool(), ["got [3, 4]", MULTI, ".float()"]),
+    "truths for several classes": ({"problem_type": MULTI}, torch.eye(3, 4).bool(), ["floats", "bool", ".float()"]),
+    "bytes for several classes": ({"problem_type": MULTI}, torch.eye(3, 4).byte(), ["floats", "uint8", ".float()"]),
+    "classes for several": ({"problem_type": MULTI}, torch.tensor([0, 1, 2]), ["[3, 4]", "got [3]", SINGLE]),
+    "padding of floats": ({"problem_type": MULTI}, torch.full((3, 4), -100.0), ["0 … 1", "NaN", "got -100.0"]),
+    "more than there": ({"problem_type": MULTI}, torch.full((3, 4), 2), ["0 … 1", "be -100", "got 2"]),
+    "one of several": ({"problem_type": MULTI, "num_labels": 1}, torch.tensor([0.0, 1.0, 1.5]), ["0 … 1", "got 1.5"]),
+    "without end": ({"num_labels": 1}, torch.tensor([0.0, torch.inf, 1.0]), ["finite", "NaN", "got inf"]),
+    "without end below": ({"problem_type": REGRESSION}, torch.full((3, 4), -torch.inf), ["finite", "got -inf"]),
+    "truths as numbers": ({"num_labels": 1}, torch.tensor([True, False, True]), ["floats", "bool", ".float()"]),
+    "complex numbers": ({"num_labels": 1}, torch.zeros(3, dtype=torch.complex64), ["floats", "complex64"]),
+}
+
+
+@pytest.mark.parametrize(("fields", "labels", "says"), WRONG.values(), ids=WRONG.keys())
+def test_labels_of_another_problem(
+    fields: dict[str, Any], labels: Tensor, says: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    """Type, shape and values are those that the loss computes with, or the message says which problem it could be."""
+    monkeypatch.setattr(DLRMixer, "forward", lambda *_: pytest.fail("the backbone ran"))
+    model = DLRForSequenceClassification(tiny_config(**fields))
+    with pytest.raises(ValueError, match=r".*") as caught:
+        model(input_ids=torch.ones(3, 7, dtype=torch.long), labels=labels)
+    assert all(part in str(caught.value) for part in says), caught.value
+
+
+def test_a_configuration_that_was_changed():
+    """What is set on the configuration of a model that exists is checked with the labels."""
+    model = DLRForSequenceClassification(tiny_config(problem_type=SINGLE))
+    model.config.num_labels = 1
+    with pytest.raises(ValueError, match="num_labels > 1"):
+        model(input_ids=torch.ones(3, 7, dtype=torch.long), labels=torch.tensor([0.0, 1.0, 2.0]))
+
+
+@pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
+@torch.no_grad()
+def test_labels_on_an_accelerator(auto_class: str, monkeypatch: pytest.MonkeyPatch):
+    """No value of labels is read there, which would wait for the device: it asserts them by itself.
+
+    Fake tensors know shapes and types only, and raise where somebody asks for a value.
+    """
+    asserted = []
+    monkeypatch.setattr(checks_dlr, "_has_memory", lambda tensor: tensor.device.type == "cuda")
+    monkeypatch.setattr(torch, "_assert_async", lambda holds, says: asserted.append((holds.device.type, says)))
+    example = EXAMPLES[auto_class]
+    config = tiny_config(**example.fields)
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            model = AUTO_CLASSES[auto_class](config)
+        arguments = {name: value.to("cuda") for name, value in example.arguments(config).items()}
+        assert model(**arguments).loss.device.type == "cuda"
+        with pytest.raises(ValueError, match=r"\.long\(\)"):
+            model(**arguments | {name: value.bool() for name, value in example.labels(config, 2, 7).items()})
+    assert all(device == "cuda" for device, _ in asserted)
+    # A step outside the sequence is not wrong: it is ignored.
+    assert any("Labels must lie in 0" in says for _, says in asserted) == (
+        auto_class != "AutoModelForQuestionAnswering"
+    )
 
 
 # Labels that do not fit two sequences of seven steps and four classes.

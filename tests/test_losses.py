@@ -1,13 +1,17 @@
 """The loss of every kind of problem, held against plain loops over the labels that count."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import HEADS, draw_input, tiny_config
+from tiny import BIDIRECTIONAL, EXAMPLES, HEADS, SOUND, draw_input, gradients_of, tiny_config
 from torch import Tensor
+from torch.nn import functional
 
+from modeling_dlr import DLRForQuestionAnswering, DLRModel
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.losses_dlr import loss_by_problem_type
 
@@ -107,6 +111,94 @@ def test_integers_that_pad_do_not_count_in_a_regression():
     labels = torch.tensor([[1, 2, 3, 4, 5, IGNORED, IGNORED]])
     floats = labels.float().masked_fill(labels == IGNORED, NAN)
     assert model(**inputs, labels=labels).loss == model(**inputs, labels=floats).loss
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_several_classes_as_integers(num_labels: int):
+    """Where the problem is named, zeros and ones of any signed type do, and -100 is what NaN is of floats."""
+    model = head_for("sequence head", num_labels=num_labels, problem_type="multi_label_classification")
+    inputs, labels = draw_input("tokens", model.config, 3, 7), torch.randint(2, (3, num_labels))
+    labels[0, 0] = IGNORED
+    expected = model(**inputs, labels=labels.float().masked_fill(labels == IGNORED, NAN)).loss
+    for dtype in (torch.int64, torch.int32, torch.int16, torch.int8):
+        assert model(**inputs, labels=labels.to(dtype)).loss == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.int8], ids=str)
+def test_short_integers(dtype: torch.dtype):
+    """Classes and steps may have any signed type, also where their number does not fit into it."""
+    inputs, labels = {"input_ids": torch.ones(2, 300, dtype=torch.long)}, torch.tensor([100, IGNORED])
+    model = head_for("sequence head", num_labels=300)
+    assert model(**inputs, labels=labels.to(dtype)).loss == model(**inputs, labels=labels).loss > 0
+    answers: Any = DLRForQuestionAnswering(tiny_config())
+    short, long = ({"start_positions": y, "end_positions": y} for y in (labels.to(dtype), labels))
+    assert answers(**inputs, **short).loss == answers(**inputs, **long).loss > 0
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_several_labels_per_pixel(problem: str):
+    """Labels have the shape of the logits, [B, num_labels, h, w], and the loss is that of the flat sequence."""
+    example = EXAMPLES["AutoModelForSemanticSegmentation"]
+    model: Any = AUTO_CLASSES["AutoModelForSemanticSegmentation"](tiny_config(**example.fields, problem_type=problem))
+    output = model(**example.inputs(model.config, 2, 7), labels=(labels := torch.rand(2, 4, 2, 7)))
+    loss = functional.mse_loss if problem == "regression" else functional.binary_cross_entropy_with_logits
+    torch.testing.assert_close(output.loss, loss(output.logits, labels))
+
+
+MULTI_HOT = torch.tensor([[1.0, 0.0, 1.0, 0.0]] * 2)
+
+
+def test_what_labels_settle_is_one_head_s():
+    """Heads that are made from one configuration, and those from a head's own, find out by themselves."""
+    config = tiny_config()
+    inputs = draw_input("tokens", config, 2, 3)
+    classes, several, steps = (HEADS[head](config) for head in ("sequence head", "sequence head", "token head"))
+    classes(**inputs, labels=torch.tensor([0, 3]))
+    several(**inputs, labels=MULTI_HOT)
+    steps(**inputs, labels=torch.zeros(2, 3, dtype=torch.long))
+    assert [each.config.problem_type for each in (classes, several, steps)] == [
+        "single_label_classification", "multi_label_classification", "single_label_classification",
+    ]  # fmt: skip
+    assert config.problem_type is None
+    assert several.model.config is several.config
+    other = HEADS["token head"](several.config)
+    assert other(**inputs, labels=torch.zeros(2, 3, dtype=torch.long)).loss.isfinite()
+    assert several.config.problem_type == "multi_label_classification"
+
+
+@pytest.mark.parametrize("saved", ["multi_label_classification", "regression"])
+def test_a_folder_serves_another_head(saved: str, tmp_path: Path):
+    """Each head that is loaded from another's folder learns from labels as if it had been made anew."""
+    for fields in (BIDIRECTIONAL, SOUND | {"bidirectional": True}):
+        HEADS["sequence head"](tiny_config(**fields, problem_type=saved)).save_pretrained(tmp_path / "head")
+        DLRModel.from_pretrained(tmp_path / "head").save_pretrained(tmp_path / "base")
+        for auto_class in ("MultipleChoice", "QuestionAnswering", "NextSentencePrediction", "TokenClassification",
+                           "AudioFrameClassification", "SemanticSegmentation", "MaskedLM"):  # fmt: skip
+            example = EXAMPLES[f"AutoModelFor{auto_class}"]
+            if ("input_size" in example.fields) != ("input_size" in fields):
+                continue
+            for folder in ("head", "base"):
+                model: Any = AUTO_CLASSES[f"AutoModelFor{auto_class}"].from_pretrained(tmp_path / folder)
+                images = {"pixel_values": torch.randn(2, 1, 2, 7)} if auto_class == "SemanticSegmentation" else {}
+                assert model(**example.arguments(model.config) | images).loss.isfinite()
+                model.config.architectures = [type(model).__name__]  # as when it is saved
+                assert model.config.to_dict()["problem_type"] != saved
+
+
+def test_classes_reloaded_as_a_score(tmp_path: Path):
+    """A head of three classes that is loaded with one output learns scores; its loss was 0 whatever the labels were."""
+    model = head_for("sequence head", num_labels=3)
+    inputs = draw_input("tokens", model.config, 3, 7)
+    model(**inputs, labels=torch.tensor([0, 1, 2]))
+    model.save_pretrained(tmp_path)
+    again = HEADS["sequence head"].from_pretrained(tmp_path, num_labels=1, ignore_mismatched_sizes=True)
+    scores = torch.tensor([1.0, 2.0, 7.0])
+    output = again(**inputs, labels=scores)
+    torch.testing.assert_close(output.loss, functional.mse_loss(output.logits[:, 0], scores))
+    output.loss.backward()
+    assert gradients_of(again)["classifier.weight"].any()
+    again.save_pretrained(tmp_path)
+    assert HEADS["sequence head"].from_pretrained(tmp_path).config.problem_type == "regression"
 
 
 IGNORED_LABELS = {

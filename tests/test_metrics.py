@@ -134,6 +134,19 @@ def test_weighted_loss_ignores():
     assert class_weighted_cross_entropy(logits, torch.full((2, 7), -100)) == 0
 
 
+def test_weighted_loss_refuses():
+    """Labels that are no classes, of the Trainer, which shows them to no head where the loss is given."""
+    logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
+    for wrong, says in (
+        (labels + 0.5, r"float32: pass labels\.long"),
+        (labels.bool(), "bool"),
+        (labels + 3, "num_labels-1 = 2"),
+        (labels.T, r"the shape \[2, 7\] .* got \[7, 2\]"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            class_weighted_loss({"logits": logits}, wrong)
+
+
 def test_weighted_loss_of_parts():
     """Parts of a batch weigh as much as they have labels that count."""
     logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
