@@ -19,10 +19,11 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub_upload.errors import HubUploadError
 
-# What a reader's files, options, folders and devices may be the reason of; anything else is a fault of the program.
+# What a reader's files, options, folders and devices (of which torch says RuntimeError) may be the reason of; anything
+# else is a fault of the program.
 ERRORS = (
-    *(ValueError, TypeError, OSError, ImportError, MemoryError),
-    *(StrictDataclassError, HubUploadError, torch.OutOfMemoryError, torch.AcceleratorError),
+    *(ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError),
+    *(StrictDataclassError, HubUploadError),
 )
 
 

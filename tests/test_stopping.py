@@ -212,6 +212,14 @@ ENDS: dict[str, tuple[BaseException, Any]] = {
     "file": (PermissionError(13, "Permission denied", "a"), "name.py: [Errno 13] Permission denied: 'a'"),
     "nothing said": (MemoryError(), "name.py: there is not enough memory: take a smaller batch, .*"),
     "device": (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "name.py: there is not enough memory: .*"),
+    "no device": (
+        RuntimeError("Found no NVIDIA driver on your system.\n"),
+        "name.py: Found no NVIDIA driver .*",
+    ),
+    "no kernel": (
+        NotImplementedError("Could not run 'aten::x'\nwith MPS"),
+        "name.py: Could not run 'aten::x' with MPS",
+    ),
     "long": (ValueError("x" * 2000), f"name.py: {'x' * 1000}…"),
     "Ctrl-C": (KeyboardInterrupt(), 130),
     "signal": (Stopped(signal.SIGTERM), 143),
