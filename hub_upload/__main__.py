@@ -9,8 +9,11 @@ Exit codes: 0 done; 1 the folder is not ready; 2 wrong input; 3 the Hub refused;
 """
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .card import CardOptions, write_card
@@ -172,11 +175,29 @@ def _add_card_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--no-picture", dest="picture", action="store_false", help="do not draw the kernels")
 
 
+@contextlib.contextmanager
+def _ended_as_by_hand() -> Iterator[None]:
+    """Inside, a program that is told to end cleans up as one that is interrupted at the keyboard."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     options = parser().parse_args(arguments)
     try:
-        options.run(options)
+        with _ended_as_by_hand():
+            options.run(options)
     except HubUploadError as error:
         print(f"modeling-dlr-hub {options.verb}: {error}", file=sys.stderr)
         return error.exit_code

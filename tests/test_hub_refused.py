@@ -1,6 +1,7 @@
 """Pushes that are refused, by us before anything is sent or by the Hub: each with its exit code and its reason."""
 
 import shutil
+import signal
 import time
 import types
 from pathlib import Path
@@ -223,3 +224,31 @@ def test_dry_run_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch
         (line,) = [line for line in said.err.splitlines() if line.startswith("modeling-dlr-hub")]
         assert line.endswith("what a push would change there cannot be said without the Hub.")
         assert "--dry-run" not in line
+
+
+@pytest.mark.parametrize("name", ["absent", "x" * 300, "a\0b", "loop", "loop/x", "file", "file/x", ""])
+@pytest.mark.parametrize("arguments", [["verify"], ["card"], ["push", "me/model"], ["push", "me/model", "--dry-run"]])
+def test_odd_folders(arguments: list[str], name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """One line each, whatever a folder is called."""
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    assert main([arguments[0], str(tmp_path / name), *arguments[1:]]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"modeling-dlr-hub {arguments[0]}: ")
+
+
+def test_a_folder_with_a_space_in_its_name(folder: Path, capfd: pytest.CaptureFixture[str]):
+    """What the card calls its repository can be typed; what is typed is checked as it was typed."""
+    odd = folder.rename(folder.with_name('my "model" (new)'))
+    assert main(["card", str(odd), "--no-picture"]) == 0
+    assert '"your-name/my-model-new"' in (odd / "README.md").read_text(encoding="utf-8")
+    assert main(["card", str(odd), "--repo-id", "my model"]) == 2
+    assert "'my model' is no repository id" in capfd.readouterr().err
+
+
+def test_a_command_that_is_told_to_end_cleans_up(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """As one that is interrupted at the keyboard."""
+    monkeypatch.setattr("hub_upload.__main__.verify", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["verify", str(folder)]) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
