@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, HfApi, get_token
+from huggingface_hub import CommitInfo, HfApi, constants, get_token
 
 from .errors import InputError, NewerRemoteError, RemoteError
 from .http_bounds import bounded_requests
@@ -192,7 +192,19 @@ def _make_branch(api: HfApi, folder: Path, plan: Plan, target: Target, options: 
 
 
 def _upload(api: HfApi, upload: Path, plan: Plan, target: Target, options: PushOptions, head: str | None) -> CommitInfo:
-    """One commit upon ``head``, which the Hub refuses if the branch has moved on."""
+    """One commit upon ``head``, which the Hub refuses if the branch has moved on.
+
+    The files go by HTTP: hf_xet would put them into several commits, of which the Hub compares the first one's parent
+    only, and would wait for an answer as long as it pleases.
+    """
+    before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
+    try:
+        return _send(api, upload, plan, target, options, head)
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
+def _send(api: HfApi, upload: Path, plan: Plan, target: Target, options: PushOptions, head: str | None) -> CommitInfo:
     return api.upload_folder(
         repo_id=target.repo_id,
         folder_path=upload,

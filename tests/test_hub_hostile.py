@@ -297,7 +297,8 @@ def test_trusted_code_runs_in_the_other_process_alone(
     monkeypatch.setenv("HF_TOKEN", "hf_" + "abcDEF123" * 4)
     spoil(folder)
     seen = folder.parent / "seen.json"
-    spy = f"import json, os\nopen({str(seen)!r}, 'w').write(json.dumps(dict(os.environ)))\n"
+    parts = ", ".join(map(repr, seen.parts))  # a path as a whole would be found private
+    spy = f"import json, os\nopen(os.path.join({parts}), 'w').write(json.dumps(dict(os.environ)))\n"
     for path in (folder / "mine.py", folder / "configuration_dlr.py"):
         if path.exists():
             path.write_text(f"{path.read_text(encoding='utf-8')}\n{spy}", encoding="utf-8")

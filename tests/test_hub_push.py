@@ -152,6 +152,15 @@ def test_what_is_shown_is_what_is_sent(hub: hub_server.Hub, folder: Path):
     assert not {".env", "wandb/run.log"} & sent.keys()
 
 
+def test_one_commit_where_hf_xet_is_installed(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """It would make several, and send the files in a way that no time limit ends."""
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    pytest.importorskip("hf_xet")
+    push(folder, "me/model")
+    assert len(hub.repositories["models/me/model"].commits) == 2
+    assert constants.HF_HUB_DISABLE_XET is False
+
+
 def test_second_push_sends_what_changed(hub: hub_server.Hub, folder: Path):
     """The folder knows what it pushed, and builds upon it."""
     push(folder, "me/model")

@@ -193,8 +193,9 @@ def processors():
 
 def hub_client():
     """What makes the client of the Hub, and what it looks at and cuts short of every request and answer."""
-    from huggingface_hub import set_client_factory
+    from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils import _http, parse_ratelimit_headers
+    from huggingface_hub.utils._runtime import is_xet_available
 
     before = _http._GLOBAL_CLIENT_FACTORY
     with before() as client:
@@ -203,6 +204,9 @@ def hub_client():
     set_client_factory(dict)
     assert _http._GLOBAL_CLIENT_FACTORY is dict
     set_client_factory(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        assert not is_xet_available()
     assert parse_ratelimit_headers({"ratelimit": '"api";r=0;t=55'}).reset_in_seconds == 55
 
 
