@@ -76,7 +76,7 @@ MAX_FILE_SIZE = 2**28
 logger = logging.get_logger(__name__)
 
 
-def _field(default: Any, meaning: str, allowed: Range | None = None, symbol: str = "") -> Any:
+def config_field(default: Any, meaning: str, allowed: Range | None = None, symbol: str = "") -> Any:
     """A field of `DLRConfig`: its default, what it means, what it may hold, and its symbol in the papers."""
     validators: list[Callable[[Any], None]] = [] if allowed is None else [_checker(allowed)]
     return field(
@@ -145,72 +145,72 @@ class DLRConfig(PreTrainedConfig):
     model_type = "dlr"
     keys_to_ignore_at_inference = ["cache"]
 
-    vocab_size: int | None = _field(
+    vocab_size: int | None = config_field(
         None, "number of tokens; None with input_size None means bytes and 5 special tokens (261)", SIZE
     )
-    input_size: int | None = _field(
+    input_size: int | None = config_field(
         None,
         "features per step of real-valued input_values; exactly one of vocab_size and input_size is set",
         SIZE,
     )
-    hidden_size: int = _field(128, "width of the hidden states", SIZE, "H")
-    num_hidden_layers: int = _field(4, "number of blocks", Range(1, 10_000))
-    state_size: int = _field(256, "complex poles per kernel", SIZE, "N")
-    kernel_parameters: dict | None = _field(None, "what only the kernel reads; see below")
-    bidirectional: bool = _field(False, "read the sequence in both directions: two kernels per channel")
-    num_kernel_channels: int = _field(1, "kernels per hidden channel (channels)", SIZE, "C")
-    channel_gate_act: str | None = _field(
+    hidden_size: int = config_field(128, "width of the hidden states", SIZE, "H")
+    num_hidden_layers: int = config_field(4, "number of blocks", Range(1, 10_000))
+    state_size: int = config_field(256, "complex poles per kernel", SIZE, "N")
+    kernel_parameters: dict | None = config_field(None, "what only the kernel reads; see below")
+    bidirectional: bool = config_field(False, "read the sequence in both directions: two kernels per channel")
+    num_kernel_channels: int = config_field(1, "kernels per hidden channel (channels)", SIZE, "C")
+    channel_gate_act: str | None = config_field(
         None, "activation by which half of twice as many kernels gates the other half (hyper_act)"
     )
-    hidden_act: str | None = _field("gelu", "activation after the convolution or attention")
-    output_gate: Literal["glu", "geglu"] | None = _field(None, "gate after the output projection (postact)")
-    norm_position: Literal["pre", "post"] = _field("pre", "normalise before each mixer, or after each residual")
-    norm_type: Literal["layer", "scalar_layer", "batch"] = _field(
+    hidden_act: str | None = config_field("gelu", "activation after the convolution or attention")
+    output_gate: Literal["glu", "geglu"] | None = config_field(None, "gate after the output projection (postact)")
+    norm_position: Literal["pre", "post"] = config_field("pre", "normalise before each mixer, or after each residual")
+    norm_type: Literal["layer", "scalar_layer", "batch"] = config_field(
         "layer",
         "LayerNorm, the official one with a single scale and shift for all channels, or BatchNorm over the steps that "
         "are not padding",
     )
-    residual_type: Literal["plain", "decay"] = _field(
+    residual_type: Literal["plain", "decay"] = config_field(
         "plain", "x + y, or sqrt(1 - β²) x + β y with β = i^(-1/2) at layer i (R, D)"
     )
-    layer_norm_eps: float | int | None = _field(
+    layer_norm_eps: float | int | None = config_field(
         None, "added to the variance; None is 1e-5, and 0 for 'scalar_layer'", NOT_NEGATIVE
     )
-    hidden_dropout_prob: float | int = _field(
+    hidden_dropout_prob: float | int = config_field(
         0.0, "dropout after the activation and on the residual branch", PROBABILITY
     )
-    dropout_type: Literal["element", "channel"] = _field(
+    dropout_type: Literal["element", "channel"] = config_field(
         "element", "drop single numbers, or whole channels of a sequence at once"
     )
-    classifier_dropout: float | int | None = _field(
+    classifier_dropout: float | int | None = config_field(
         None, "dropout before a head's projection; None is hidden_dropout_prob", PROBABILITY
     )
-    pooling: Literal["mean", "last", "first", "max"] = _field(
+    pooling: Literal["mean", "last", "first", "max"] = config_field(
         "mean", "how a sequence head reduces the steps that are not padding"
     )
-    layer_types: list[str] | None = _field(
+    layer_types: list[str] | None = config_field(
         None,
         "what mixes the steps in each layer: 'dlr' (any kernel), 'full_attention', or 'local_attention' to the own and "
         "the previous chunk (and the next if bidirectional); None is 'dlr' in all",
     )
-    num_attention_heads: int = _field(4, "heads of an attention layer", SIZE)
-    attention_window: int = _field(1024, "steps per chunk of local attention (chunk_size)", SIZE)
-    attention_ff_ratio: int = _field(
+    num_attention_heads: int = config_field(4, "heads of an attention layer", SIZE)
+    attention_window: int = config_field(1024, "steps per chunk of local attention (chunk_size)", SIZE)
+    attention_ff_ratio: int = config_field(
         0, "width of the two feed-forward layers after attention over hidden_size; 0 has none (attn_ff)", Range(0, 1000)
     )
-    rope_parameters: dict | None = _field(
+    rope_parameters: dict | None = config_field(
         None, "rotary positions of attention layers; None is {'rope_type': 'default', 'rope_theta': 10000.0}"
     )
-    initializer_range: float | int | None = _field(
+    initializer_range: float | int | None = config_field(
         None,
         "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
         Range(0, open_minimum=True),
     )
-    pad_token_id: int | None = _field(None, "token of padding")
-    bos_token_id: int | None = _field(None, "token that begins a sequence")
-    eos_token_id: int | list[int] | None = _field(None, "token or tokens that end a sequence")
-    tie_word_embeddings: bool = _field(False, "a language head shares the weights of the embedding")
-    use_cache: bool = _field(False, "return the state as cache from every forward pass; generation always does")
+    pad_token_id: int | None = config_field(None, "token of padding")
+    bos_token_id: int | None = config_field(None, "token that begins a sequence")
+    eos_token_id: int | list[int] | None = config_field(None, "token or tokens that end a sequence")
+    tie_word_embeddings: bool = config_field(False, "a language head shares the weights of the embedding")
+    use_cache: bool = config_field(False, "return the state as cache from every forward pass; generation always does")
 
     # Fields of transformers, declared again so that `strict` sees their types.
     id2label: dict | None = None

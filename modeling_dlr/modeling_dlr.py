@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterable
-from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -25,24 +24,14 @@ from .checks_dlr import check_inputs, values_are_cheap
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
-from .kernel_parameters_dlr import did_you_mean, refuse_unknown_names
+from .family_dlr import auto_map, refuse_unknown_arguments
+from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
 from .memo_dlr import Memo
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, all_finite, at_least_float32
 from .streaming_dlr import stream, without_need
-
-# What a forward accepts and does not read: of transformers' own decorators (the first two rows), the Trainer, collators
-# that pack rows, tokenizers, and PEFT. A language model's loss reads shift_labels, every loss num_items_in_batch.
-PASSED_ALONG = {
-    *("output_attentions", "output_hidden_states", "return_dict"),
-    *("debug_io", "debug_io_dir", "prune_layers"),
-    *("num_items_in_batch", "shift_labels"),
-    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"),
-    *("token_type_ids", "special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length"),
-    "task_ids",
-}
 
 
 class GEGLU(nn.Module):
@@ -277,21 +266,8 @@ class DLRPreTrainedModel(PreTrainedModel):
             super()._init_weights(module)
 
     def check_keywords(self, names: Iterable[str]) -> None:
-        """Refuse arguments that no forward reads, before they are ignored without a word.
-
-        Args:
-            names: of the arguments that are left when a forward has taken its own.
-
-        Raises:
-            TypeError: naming the argument and the nearest one that there is.
-        """
-        for name in names:
-            if name not in PASSED_ALONG:
-                forwards = [vars(cls)["forward"] for cls in type(self).__mro__[:-1] if "forward" in vars(cls)]
-                read = {parameter for forward in forwards for parameter in signature(forward).parameters}
-                own = sorted(read - {"self", "input", "kwargs"})
-                hint = did_you_mean(name, [*own, *PASSED_ALONG]) or f"it takes {', '.join(own)}."
-                raise TypeError(f"{type(self).__name__} has no argument {name!r}: {hint}")
+        """Refuse arguments that no forward reads; see `refuse_unknown_arguments`."""
+        refuse_unknown_arguments(type(self), names)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code beside the weights, loadable under every Auto class of the family."""
@@ -299,15 +275,8 @@ class DLRPreTrainedModel(PreTrainedModel):
         # with any of them, for transformers copies what the text of a file imports.
         from .auto_dlr import AUTO_CLASSES
 
-        self.config.auto_map = {
-            "AutoConfig": f"{_last_name(type(self.config).__module__)}.DLRConfig",
-            **{auto: f"{_last_name(cls.__module__)}.{cls.__name__}" for auto, cls in AUTO_CLASSES.items()},
-        }
+        self.config.auto_map = auto_map(type(self.config), AUTO_CLASSES)
         super().save_pretrained(save_directory, *args, **kwargs)
-
-
-def _last_name(module: str) -> str:
-    return module.rsplit(".", 1)[-1]
 
 
 # What forwards read, each described once: `auto_docstring` takes it from here or from a docstring, not from both.

@@ -15,12 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modeling_dlr"
 HOME = {path.stem: path for path in sorted(PACKAGE.glob("*.py"))}
 SUB_PACKAGES = sorted(set(PACKAGE.rglob("*.py")) - set(HOME.values()))
-CLOSURE = {name: path for name, path in HOME.items() if name.endswith("_dlr")}
+CLOSURE = {name: path for name, path in HOME.items() if name.endswith(("_dlr", "_striped_hyena"))}
 
 # What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "labels_dlr": set(),
+    "family_dlr": {".kernel_parameters_dlr"},
     "versions_dlr": {"transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
     "saved_dlr": {"transformers", ".names_dlr"},
