@@ -13,7 +13,7 @@ from transformers import Cache
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, DynamicLayer
 
 from .configuration_dlr import DLRConfig
-from .layout_dlr import Layout, apart, sort_steps, take_steps
+from .layout_dlr import Layout, apart, sort_steps, take_steps, without_padding
 from .ops_dlr import at_least_float32
 from .precision_dlr import in_float64
 
@@ -212,8 +212,7 @@ class DLRAttention(nn.Module):
     def _attend(
         self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        if layout.here is not None:
-            hidden_states = hidden_states.masked_fill(~layout.here.unsqueeze(-1), 0)
+        hidden_states = without_padding(hidden_states, layout.here)
         attend_by_kind = self._attend_locally if self.local else self._attend_fully
         y, weights = attend_by_kind(hidden_states, layout, cache)
         o = self.o_proj(y.transpose(1, 2).flatten(2))

@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Those for which torch implements `_assert_async`; the CPU needs it in compiled programs.
 ASSERTING_DEVICES = ("cpu", "cuda")
@@ -24,8 +27,8 @@ def check_inputs(
     vocab_size: int | None,
     input_size: int | None,
     hidden_size: int,
-) -> tuple[int, int]:
-    """Refuse inputs that a model of these sizes cannot read; B and L of those that it can.
+) -> Tensor:
+    """Refuse inputs that a model of these sizes cannot read; the one that is given, [B, L, ...].
 
     Args:
         input_ids: [B, L] integers.
@@ -37,7 +40,7 @@ def check_inputs(
 
     Raises:
         TypeError: an input that is no tensor.
-        ValueError: none or several inputs, an input of the wrong kind or shape, or an empty sequence.
+        ValueError: none or several inputs, an input of the wrong kind or shape.
         IndexError: a token id outside the vocabulary.
     """
     given = {
@@ -76,11 +79,6 @@ def check_inputs(
         _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
     if input_ids is None and not value.is_floating_point():
         raise ValueError(f"{name} must be real numbers in floating point, got {value.dtype}: pass {name}.float().")
-    if value.shape[1] == 0:
-        raise ValueError(
-            f"A sequence has at least one step, got {name} of shape {list(value.shape)}: drop empty texts and "
-            "recordings."
-        )
     if input_ids is not None and vocab_size is not None:
         check_values(
             input_ids,
@@ -89,7 +87,7 @@ def check_inputs(
             "is this the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings",
             error=IndexError,
         )
-    return value.shape[0], value.shape[1]
+    return value
 
 
 def check_tensor(name: str, value: object, cure: str) -> None:
@@ -129,19 +127,18 @@ def check_values(
         torch._assert_async(fits(tensor).all(), f"{rule}: {cure}.")
 
 
-def check_no_empty_row(mask: Tensor | None) -> None:
-    """Refuse rows that are padding only: there is nothing to pool. ``mask``: [B, L] bool.
+def warn_of_empty_rows(length: int, mask: Tensor | None) -> None:
+    """Say once that a batch holds rows without a step, or with padding only. ``mask``: [B, L] bool, or None."""
+    if length == 0 or (mask is not None and values_are_cheap(mask) and not bool(mask.any(dim=1).all())):
+        warn_of_empty_documents()
 
-    Raises:
-        ValueError: naming the first such row.
-    """
-    if mask is None or not values_are_cheap(mask):
-        return
-    empty = (~mask.any(dim=1)).nonzero()
-    if len(empty):
-        raise ValueError(
-            f"Every sequence needs at least one step that is not padding, but row {int(empty[0])} of attention_mask is "
-            "all 0: drop empty texts before tokenizing."
+
+def warn_of_empty_documents() -> None:
+    """Say once how empty documents are answered."""
+    if not torch.compiler.is_compiling():
+        logger.warning_once(
+            "A document is empty: its row has no step, or its attention_mask is all 0. It is answered as the empty "
+            "document, whose pooled features are zeros: drop such rows if they are not meant."
         )
 
 

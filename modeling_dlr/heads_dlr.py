@@ -14,7 +14,6 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .cache_dlr import PoolingCacheLayer, pooling_layer
-from .checks_dlr import check_no_empty_row
 from .configuration_dlr import DLRConfig
 from .losses_dlr import check_choices, check_labels, check_spans, cross_entropy, loss_by_problem_type, span_loss, spans
 from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel, Reading
@@ -140,18 +139,16 @@ class DLRPooledHead(DLRHead):
         return (batch_size,)
 
     def check_reading(self, reading: Reading) -> None:
-        """Refuse several documents in one row, which would be pooled into one, and rows without a step to pool.
+        """Refuse several documents in one row, which would be pooled into one.
 
         Raises:
-            ValueError: saying so. A row of a stream may begin later.
+            ValueError: saying so.
         """
         if reading.layout.documents is not None:
             raise ValueError(
                 f"{type(self).__name__} pools a row into one vector, but several documents share a row: give every "
                 "document a row of its own, padded, with an attention_mask."
             )
-        if not reading.streams:
-            check_no_empty_row(reading.layout.here)
 
     def check_past(self, cache: Cache) -> None:
         """Refuse a cache of steps that this kind of head has not pooled.

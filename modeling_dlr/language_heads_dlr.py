@@ -12,7 +12,7 @@ from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
-from .checks_dlr import check_tokens_to_predict
+from .checks_dlr import check_tokens_to_predict, check_values
 from .configuration_dlr import DLRConfig
 from .layout_dlr import Layout, first_steps
 from .losses_dlr import IGNORED_CLASS, next_token_loss, token_loss
@@ -140,9 +140,12 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
     ) -> Any:
         """As in transformers; what a tokenizer returns besides may stay in.
 
+        An empty prompt, of padding or of no token, begins with ``bos_token_id``.
+
         Raises:
             ValueError: for a batch that begins with padding and has no attention_mask, where padding is also a token of
-                the text, so that nobody could tell them apart; and for embeddings as a prompt where there is no cache.
+                the text, so that nobody could tell them apart; for embeddings as a prompt where there is no cache; and
+                for an empty prompt where there is no ``bos_token_id``.
         """
         kwargs.pop("token_type_ids", None)
         if kwargs.get("inputs_embeds") is not None and self.model.no_cache_because is not None:
@@ -150,18 +153,41 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
                 f"A prompt of inputs_embeds needs a cache to go on from, but {self.model.no_cache_because}: pass "
                 "input_ids."
             )
-        prompt = kwargs.get("input_ids", inputs)
-        if prompt is not None and kwargs.get("attention_mask") is None:
+        prompt, mask = kwargs.get("input_ids", inputs), kwargs.get("attention_mask")
+        if isinstance(prompt, Tensor) and kwargs.get("inputs_embeds") is None:
+            kwargs.pop("input_ids", None)
             # The first that says anything, as transformers has it.
             said = [kwargs, *(config.to_dict() for config in (generation_config, self.generation_config) if config)]
-            pad, end = (
+            pad, end, begin = (
                 next((settings[name] for settings in said if settings.get(name) is not None), None)
-                for name in ("pad_token_id", "eos_token_id")
+                for name in ("pad_token_id", "eos_token_id", "bos_token_id")
             )
-            if pad is not None and end is not None:
-                _refuse_padding_without_mask(prompt, int(pad), torch.as_tensor(end).flatten().tolist())
+            if mask is None and pad is not None:
+                ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
+                _refuse_padding_without_mask(prompt, int(pad), ends)
+                if pad not in ends and kwargs.get("cache", kwargs.get("past_key_values")) is None:
+                    mask = prompt.ne(int(pad))  # as transformers sees it
+            inputs, mask = _begin_empty_prompts(prompt, mask, begin)
+            kwargs |= {} if mask is None else {"attention_mask": mask}
         # pyrefly: ignore[bad-argument-type] - transformers types self by a protocol of its own
         return super().generate(inputs, generation_config, *args, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs,
+    ) -> dict[str, Any]:
+        """As in transformers. The mask of a generated token counts it, which a state need not be told."""
+        if cache is not None and not is_first_iteration and not self.model.attends:
+            attention_mask = None
+        return super().prepare_inputs_for_generation(
+            input_ids, next_sequence_length, cache, attention_mask, inputs_embeds, is_first_iteration, **kwargs
+        )
 
     @staticmethod
     def create_masks_for_generate(*, attention_mask: Tensor | None = None, **_) -> Tensor | None:
@@ -178,6 +204,28 @@ def _refuse_padding_without_mask(prompt: Tensor, pad: int, ends: list[int]) -> N
             f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which is also the end of a "
             "text: pass the attention_mask that the tokenizer returned."
         )
+
+
+def _begin_empty_prompts(prompt: Tensor, mask: Tensor | None, begin: int | None) -> tuple[Tensor, Tensor | None]:
+    """Prompts [B, L] and their mask, with the token that begins texts as the last one of each that is empty."""
+    if prompt.dim() != 2 or (mask is None and prompt.shape[1]) or (mask is not None and mask.dim() != 2):
+        return prompt, mask
+    if not prompt.shape[1]:
+        prompt, mask = prompt.new_zeros(len(prompt), 1), prompt.new_zeros(len(prompt), 1)
+    assert mask is not None  # noqa: S101 - seen to above; this tells the type checker
+    counts = (mask != 0).sum(1)
+    if begin is None:
+        check_values(
+            counts,
+            lambda tokens: tokens > 0,
+            "Without a bos_token_id every prompt must hold at least one token",
+            "drop empty texts, or set model.generation_config.bos_token_id",
+        )
+        return prompt, mask
+    prompt, mask = prompt.clone(), mask.clone()
+    prompt[:, -1] = prompt[:, -1].where(counts > 0, begin)
+    mask[:, -1] = mask[:, -1].where(counts > 0, 1)
+    return prompt, mask
 
 
 @auto_docstring(custom_intro="DLR that predicts hidden tokens from both sides.")

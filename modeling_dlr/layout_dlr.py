@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .checks_dlr import check_tensor, check_values, has_shape, values_are_cheap
+from .checks_dlr import check_tensor, check_values, has_shape, values_are_cheap, warn_of_empty_documents
 
 
 class Documents(NamedTuple):
@@ -16,13 +16,13 @@ class Documents(NamedTuple):
     Attributes:
         rows: [D, 1], the row of each document.
         steps: [D, l], its steps, the last one repeated up to the longest of the group.
-        mask: [D, l], True where a step is not such a repetition.
-        counts: [D, l], True where it is not padding, either.
+        own: which of the D · l steps are no such repetitions, one after the other.
+        counts: [D, l], True where a step is neither a repetition nor padding.
     """
 
     rows: Tensor
     steps: Tensor
-    mask: Tensor
+    own: Tensor
     counts: Tensor
 
 
@@ -46,17 +46,19 @@ class Layout(NamedTuple):
         mask: [B, P + L], False where a step is padding; None counts every step.
         documents: groups that cover the row when several documents share it; None is one document per row.
         order: in which the steps that count come last; None if they lie together already.
+        pads: whether these L steps may hold padding.
     """
 
     past: int = 0
     mask: Tensor | None = None
     documents: list[Documents] | None = None
     order: Order | None = None
+    pads: bool = True
 
     @property
     def here(self) -> Tensor | None:
-        """The mask of these steps alone, [B, L]."""
-        return None if self.mask is None else self.mask[:, self.past :]
+        """The mask of these steps alone, [B, L]; None if all of them count."""
+        return self.mask[:, self.past :] if self.mask is not None and self.pads else None
 
     def positions(self, length: int, device: torch.device) -> Tensor:
         """Steps that count before each one, [B or 1, P + L]; ``length`` is L. Padding moves no position."""
@@ -69,8 +71,7 @@ ONE_DOCUMENT_PER_ROW = Layout()
 
 
 def build_layout(
-    batch_size: int,
-    length: int,
+    inputs: Tensor,
     attention_mask: Tensor | None,
     position_ids: Tensor | None,
     cu_seq_lens: Tensor | None,
@@ -80,8 +81,7 @@ def build_layout(
     """The layout that a model's arguments describe. Explicit boundaries of documents win over the mask.
 
     Args:
-        batch_size: B.
-        length: L.
+        inputs: [B, L, ...].
         attention_mask: [B, P + L], 0 for padding; [B, L] will do for a model without attention layers.
         position_ids: [B, L] or [1, L]; where they restart, a document begins.
         cu_seq_lens: [D + 1], where the documents of a single row begin, and its end.
@@ -92,15 +92,26 @@ def build_layout(
         TypeError: for what is no tensor.
         ValueError: for shapes or boundaries that do not fit.
     """
+    batch_size, length = inputs.shape[:2]
     mask = None if attention_mask is None else _checked_mask(attention_mask, batch_size, length, past, attends)
     if mask is not None and cu_seq_lens is not None:
         mask = functional.pad(mask[:, :past], (0, length), value=True) if attends and past else None
-    here = None if mask is None else mask[:, -length:]
-    documents = find_documents(batch_size, length, here, position_ids, cu_seq_lens)
+    here = None if mask is None else _where_it_matters(mask[:, mask.shape[1] - length :])
+    documents = find_documents(inputs, here, position_ids, cu_seq_lens)
     if documents is not None:
         return Layout(0, here, documents)
     order = None if here is None or _together(here) else sort_steps(~here)
-    return Layout(past, mask, order=order) if attends else Layout(0, here, order=order)
+    return Layout(past, mask, None, order, here is not None) if attends else Layout(0, here, order=order)
+
+
+def without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Zeros in x [B, L, ...] where ``mask`` [B, L] says padding, whatever stands there; None counts every step."""
+    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
+
+
+def _where_it_matters(mask: Tensor) -> Tensor | None:
+    """The mask, or None if it counts every step, as far as that can be seen without waiting for a device."""
+    return None if values_are_cheap(mask) and bool(mask.all()) else mask
 
 
 def _together(mask: Tensor) -> bool:
@@ -108,20 +119,21 @@ def _together(mask: Tensor) -> bool:
 
     An accelerator is not waited for, nor is a mask looked at that a traced model has yet to see.
     """
-    if torch.compiler.is_compiling() or mask.device.type != "cpu":
+    if not values_are_cheap(mask):
         return False
     begins = (mask[:, 1:] & ~mask[:, :-1]).sum(1) + mask[:, 0]
     return bool((begins <= 1).all())
 
 
 def find_documents(
-    batch_size: int, length: int, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None
+    inputs: Tensor, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None
 ) -> list[Documents] | None:
     """The documents that boundaries or restarting positions mark, or None if every row is one; see `build_layout`."""
+    batch_size, length = inputs.shape[:2]
     if cu_seq_lens is not None:
         if batch_size != 1:
             raise ValueError(f"cu_seq_lens_q describes one row of documents, got {batch_size} rows: join them in one.")
-        return split_documents(_starts_from_boundaries(cu_seq_lens, length))
+        return split_documents(_starts_from_boundaries(cu_seq_lens, length), device=inputs.device)
     if position_ids is None:
         return None
     check_tensor("position_ids", position_ids, "make a torch.tensor of it")
@@ -135,7 +147,7 @@ def find_documents(
             ~starts.any(), "position_ids restart: a compiled model is told of documents by cu_seq_lens_q"
         )
         return None
-    return None if length == 1 else split_documents(starts, mask)
+    return None if length <= 1 else split_documents(starts, mask)
 
 
 def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor | None:
@@ -148,7 +160,8 @@ def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: in
             f"{list(attention_mask.shape)}: one number per step, 0 for padding."
         )
     if not attends:
-        attention_mask = attention_mask[:, -length:]  # states have no use for the steps before
+        # States have no use for the steps before.
+        attention_mask = attention_mask[:, attention_mask.shape[1] - length :]
     if attention_mask.dtype != torch.bool:
         check_values(
             attention_mask,
@@ -156,8 +169,7 @@ def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: in
             "attention_mask must be 1 at steps that count and 0 at padding",
             "pass attention_mask == 0 where yours is additive (0 and -inf), or the one that the tokenizer returned",
         )
-    mask = attention_mask.bool()
-    return None if values_are_cheap(mask) and bool(mask.all()) else mask
+    return _where_it_matters(attention_mask.bool())
 
 
 def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Layout], Tensor]) -> Tensor:
@@ -172,27 +184,33 @@ def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Lay
         [B, L, ...] of what ``function`` returns.
     """
     pieces, places = [], []
-    for rows, steps, mask, counts in documents:
+    for rows, steps, own, counts in documents:
         order = None if _together(counts) else sort_steps(~counts)
-        pieces.append(function(x[rows, steps], Layout(mask=counts, order=order))[mask])
-        places.append((rows * x.shape[1] + steps)[mask])
+        pieces.append(function(x[rows, steps], Layout(mask=counts, order=order)).flatten(0, 1)[own])
+        places.append((rows * x.shape[1] + steps).flatten()[own])
     return torch.cat(pieces)[torch.cat(places).argsort()].unflatten(0, x.shape[:2])
 
 
-def split_documents(starts: Tensor, mask: Tensor | None = None) -> list[Documents] | None:
+def split_documents(
+    starts: Tensor, mask: Tensor | None = None, device: torch.device | None = None
+) -> list[Documents] | None:
     """Group the documents of a batch by length, so that padding them to one length at most doubles the work.
+
+    How many there are decides shapes, so an accelerator is waited for here, once; the rest is counted on the CPU.
 
     Args:
         starts: [B, L] bool, True at the first step of a document; the first step of a row is one in any case.
         mask: [B, L] bool, False where a step is padding; None counts every step.
+        device: of the input; None is that of ``starts``.
 
     Returns:
         The groups, or None if every row is one document.
     """
-    starts = starts.clone()
-    starts[:, 0] = True
+    device = starts.device if device is None else device
+    starts = starts.to("cpu", copy=True)
+    starts[:, :1] = True
     rows, first = starts.nonzero(as_tuple=True)
-    if len(rows) == len(starts):
+    if len(rows) <= len(starts):
         return None
     flat = rows * starts.shape[1] + first
     lengths = torch.diff(flat, append=flat.new_tensor([starts.numel()]))
@@ -202,11 +220,14 @@ def split_documents(starts: Tensor, mask: Tensor | None = None) -> list[Document
     for size in sizes.unique().flip(0).tolist():
         chosen = sizes == size
         length = lengths[chosen].unsqueeze(1)
-        offsets = torch.arange(int(length.max()), device=starts.device).unsqueeze(0)
+        offsets = torch.arange(int(length.max())).unsqueeze(0)
         steps = first[chosen].unsqueeze(1) + torch.minimum(offsets, length - 1)
-        own = offsets < length
-        counts = own if mask is None else own & mask[rows[chosen].unsqueeze(1), steps]
-        groups.append(Documents(rows[chosen].unsqueeze(1), steps, own, counts))
+        counts = offsets < length
+        own = counts.flatten().nonzero().squeeze(1)
+        found = (rows[chosen].unsqueeze(1), steps, own, counts)
+        rows_there, steps, own, counts = (part.to(device, non_blocking=True) for part in found)
+        counts = counts if mask is None else counts & mask[rows_there, steps]
+        groups.append(Documents(rows_there, steps, own, counts))
     return groups
 
 
@@ -235,19 +256,22 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
 
     Raises:
         TypeError: for boundaries that are no tensor.
-        ValueError: unless they are integers that rise from 0 to ``length``.
+        ValueError: unless they are integers that rise from 0 to ``length``; an empty document has no step to begin at.
     """
     check_tensor("cu_seq_lens_q", cu_seq_lens, "make a torch.tensor of it")
     if cu_seq_lens.is_floating_point():
         raise ValueError(f"cu_seq_lens_q must be integers, got {cu_seq_lens.dtype}: count steps, not shares of them.")
-    bounds = cu_seq_lens.long()
-    if bounds.dim() != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != length or (bounds.diff() <= 0).any():
+    bounds = cu_seq_lens.long().cpu()
+    if bounds.dim() != 1 or len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != length or (bounds.diff() < 0).any():
         raise ValueError(
-            f"cu_seq_lens_q must rise from 0 to the {length} steps of the row, got {bounds.tolist()}: leave out empty "
-            "documents, and end with the number of steps."
+            f"cu_seq_lens_q must rise from 0 to the {length} steps of the row, got {bounds.tolist()}: begin with 0, "
+            "and end with the number of steps."
         )
-    starts = torch.zeros(1, length, dtype=torch.bool, device=bounds.device)
-    starts[0, bounds[:-1]] = True
+    empty = bounds.diff() == 0
+    if bool(empty.any()):
+        warn_of_empty_documents()
+    starts = torch.zeros(1, length, dtype=torch.bool)
+    starts[0, bounds[:-1][~empty]] = True
     return starts
 
 

@@ -69,8 +69,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
     It is 0, not NaN, where every label is ignored: of a short text that was masked nowhere, or of one token alone. The
     labels have been checked.
     """
-    classes = logits.shape[-1]
-    logits, labels = at_least_float32(logits).reshape(-1, classes), labels.to(logits.device).reshape(-1).long()
+    logits, labels = at_least_float32(logits).flatten(0, -2), labels.to(logits.device).reshape(-1).long()
     total = functional.cross_entropy(logits, labels, ignore_index=IGNORED_CLASS, reduction="sum")
     return total / _at_least_one((labels != IGNORED_CLASS).sum() if num_items_in_batch is None else num_items_in_batch)
 
@@ -159,7 +158,7 @@ def token_loss(*, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | i
 def next_token_loss(*, logits: Tensor, labels: Tensor, shift_labels: Tensor | None = None, **kwargs) -> Tensor:
     """The same of each step's next token; ``shift_labels`` are labels that have been shifted already."""
     if shift_labels is None:
-        shift_labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORED_CLASS)
+        shift_labels = functional.pad(labels, (0, 1), value=IGNORED_CLASS)[:, 1:]
     return token_loss(logits=logits, labels=shift_labels, **kwargs)
 
 

@@ -20,18 +20,18 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
 from .cache_dlr import check_cache, inside_blocks, state_layer
-from .checks_dlr import check_inputs, values_are_cheap
+from .checks_dlr import check_inputs, values_are_cheap, warn_of_empty_rows
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
 from .family_dlr import auto_map, refuse_unknown_arguments
 from .kernel_parameters_dlr import refuse_unknown_names
 from .kernels_dlr import KERNELS, Kernel
-from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, all_finite, at_least_float32
-from .streaming_dlr import stream, without_need
+from .streaming_dlr import stream
 
 
 class GEGLU(nn.Module):
@@ -123,16 +123,17 @@ class DLRMixer(Mixer):
         """K * u + D u: [B, L, H] in at least float32 to [B, L, C, H], document by document."""
         if layout.documents is not None:
             return apart(u, layout.documents, self.mix)
+        if not u.shape[1]:  # nothing moves no state, and its gradient is 0 rather than missing
+            return self.mix(functional.pad(u, (0, 0, 0, 1)))[:, :0]
         mask = layout.here
-        if mask is not None:
-            u = u.masked_fill(~mask.unsqueeze(-1), 0)
+        u = without_padding(u, mask)
         if cache is None:
             forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
             if layout.order is None:
                 return convolve(u, forward, backward, self.skip(u.dtype))
             y = convolve(take_steps(u, layout.order.steps), forward, backward, self.skip(u.dtype))
             return take_steps(y, layout.order.places)
-        layer, mask = state_layer(cache, self.layer_idx), without_need(mask)
+        layer = state_layer(cache, self.layer_idx)
         parameters = (*self.kernel.parameters(), self.D)
         if u.shape[1] == 1 and mask is None and may_decode(parameters):
             return layer.decode(u[:, 0], parameters, self.decoding_tables).unsqueeze(1)
@@ -354,18 +355,21 @@ class DLRModel(DLRPreTrainedModel):
             IndexError: for a token outside the vocabulary.
         """
         sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
-        batch_size, length = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
-        if input_ids is not None and input_ids.device.type != "meta":
+        inputs = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
+        batch_size, length = inputs.shape[:2]
+        if input_ids is not None and length and values_are_cheap(input_ids):
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         streams = self._streams(cache, use_cache, batch_size)
         past = 0 if cache is None else int(cache.get_seq_length())
-        layout = build_layout(batch_size, length, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
+        layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
         if layout.documents is not None and streams:
             raise ValueError(
                 "A row of several documents has no single state to go on from: pass use_cache=False and no "
                 "cache, or one document per row."
             )
-        if streams and not (length == 1 and inside_blocks(cache)):
+        if not streams:  # in a stream a row may begin later
+            warn_of_empty_rows(length, layout.here)
+        elif not (length == 1 and inside_blocks(cache)):
             for module in self.modules():
                 if isinstance(module, Kernel):
                     module.check_finite()
@@ -426,7 +430,7 @@ class DLRModel(DLRPreTrainedModel):
             self._check_weights(reading.layout)
         if cache is None and reading.streams:
             cache = DynamicCache(config=self.config)
-        hidden_states = self._embed(input_ids, inputs_embeds, input_values)
+        hidden_states = self._embed(input_ids, inputs_embeds, input_values, reading.layout.here)
         for layer in self.layers:
             hidden_states = layer(hidden_states, reading.layout, cache=cache)
         if self.config.norm_position == "pre":
@@ -446,14 +450,14 @@ class DLRModel(DLRPreTrainedModel):
                 "output_attentions=True needs one document per row, but several share one: pass each by itself."
             )
 
-    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None) -> Tensor:
-        if inputs_embeds is not None:
-            return inputs_embeds
-        if input_ids is not None:
-            return self.embed_tokens(input_ids)
-        assert input_values is not None  # noqa: S101 - `read` has seen to it; this tells the type checker
+    def _embed(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """What enters the first block, [B, L, H]. Padding enters as zeros: 0 · NaN would reach every gradient."""
+        if input_values is None:
+            return without_padding(self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds, mask)
         values = input_values.unsqueeze(-1) if input_values.dim() == 2 else input_values
-        return self.input_projection(values.to(self.dtype))
+        return self.input_projection(without_padding(values, mask).to(self.dtype))
 
 
 __all__ = ["DLRModel", "DLRPreTrainedModel"]

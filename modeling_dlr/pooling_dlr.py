@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .ops_dlr import at_least_float32
 
@@ -69,6 +70,8 @@ def pool(name: str, hidden_states: Tensor, mask: Tensor, earlier: Pooled | None 
         The features [B, H], in the type of the hidden states, zeros where no step has counted so far, and what the next
         chunk needs.
     """
+    if not hidden_states.shape[1]:  # one step that does not count is no step, too
+        hidden_states, mask = functional.pad(hidden_states, (0, 0, 0, 1)), functional.pad(mask, (0, 1))
     pooling = POOLINGS[name]
     states = at_least_float32(hidden_states)
     so_far = Pooled(pooling.reduce(states, mask), mask.sum(1, keepdim=True).to(states.dtype))

@@ -10,13 +10,6 @@ from .layout_dlr import sort_steps, take_steps
 from .ops_dlr import Spectrum, State, final_state, response, step
 
 
-def without_need(mask: Tensor | None) -> Tensor | None:
-    """The mask of these steps, or None if all of them count, as those of generated tokens do."""
-    if mask is None or torch.compiler.is_compiling():
-        return mask
-    return None if bool(mask.all()) else mask
-
-
 def stream(
     spectrum: Spectrum,
     skip: Tensor,
@@ -39,9 +32,12 @@ def stream(
         y [B, L, C, H], of which padding is to be ignored, and the state after these steps.
     """
     L = u.shape[1]
-    if mask is None and L == 1:
-        y, state = step(spectrum, skip, u[:, 0], state)
-        return y.unsqueeze(1), state
+    if L == 1:
+        y, moved = step(spectrum, skip, u[:, 0], state)
+        if mask is not None:
+            before = State(*map(torch.zeros_like, moved)) if state is None else state
+            moved = State(*(torch.where(mask.unsqueeze(2), new, old) for new, old in zip(moved, before, strict=True)))
+        return y.unsqueeze(1), moved
     if mask is None:
         y = convolve(u, kernel(), None, skip)
         if state is not None:

@@ -207,12 +207,6 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
         {"input_ids": torch.ones(1, 4, dtype=torch.long), "position_ids": torch.tensor([[0, 1, 0, 1]])},
         ["pools a row into one vector", "a row of its own"],
     ),
-    "a row of padding": (
-        "AutoModelForSequenceClassification",
-        {"vocab_size": 5},
-        {"input_ids": torch.ones(2, 4, dtype=torch.long), "attention_mask": torch.tensor([[1] * 4, [0] * 4])},
-        ["at least one step", "row 1", "drop empty texts"],
-    ),
 }
 
 

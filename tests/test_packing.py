@@ -185,7 +185,7 @@ def test_a_pooled_row_is_refused(packing: dict[str, Any]):
 
 REFUSED = {
     "not to the end": (1, {"cu_seq_lens_q": torch.tensor([0, 5])}, "rise from 0 to the 7 steps"),
-    "an empty document": (1, {"cu_seq_lens_q": torch.tensor([0, 5, 5, 7])}, "leave out empty documents"),
+    "a document that ends before it begins": (1, {"cu_seq_lens_q": torch.tensor([0, 5, 4, 7])}, "rise from 0 to the 7"),
     "not from the start": (1, {"cu_seq_lens_q": torch.tensor([2, 7])}, "rise from 0"),
     "shares of steps": (1, {"cu_seq_lens_q": torch.tensor([0, 2.5, 7])}, "must be integers, got torch.float32"),
     "several rows": (2, {"cu_seq_lens_q": torch.tensor([0, 7])}, "one row of documents, got 2 rows"),
@@ -220,4 +220,4 @@ def test_apart(density: float):
     assert torch.equal(y, 2 * x)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(gradient, torch.full_like(x, 2))
-    assert sum(group.mask.numel() for group in documents) <= 2 * 300
+    assert sum(group.counts.numel() for group in documents) <= 2 * 300

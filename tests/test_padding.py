@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import (
+    EXAMPLES,
     HEADS,
     INPUTS,
     KERNELS,
@@ -20,6 +21,7 @@ from tiny import (
 from torch import Tensor
 
 from modeling_dlr import DLRModel
+from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.kernels_dlr import DSSKernel
 from modeling_dlr.pooling_dlr import POOLINGS
@@ -215,3 +217,79 @@ def test_padding_embedding_of_zeros(head: str, norm: dict[str, str], side: str):
         model(input_ids=filled, attention_mask=mask, labels=batch_labels).loss.backward()
         gradients.append(gradients_of(model))
     assert_same_tensors(gradients[0], gradients[1], tolerance=1e-9)
+
+
+POISONS = {"not a number": torch.nan, "infinity": torch.inf, "the largest number": torch.finfo(torch.float64).max}
+# What a model is besides, so that padding takes every way through it.
+WAYS: dict[str, dict[str, Any]] = {
+    **{name: {"kernel_parameters": parameters, "bidirectional": True} for name, parameters in KERNELS.items()},
+    **{f"{name}, bidirectional": norm | {"bidirectional": True} for name, norm in NORMS.items()},
+    **NORMS,
+    "gates": {"num_kernel_channels": 2, "channel_gate_act": "silu", "output_gate": "geglu"},
+    "full attention": {"hidden_size": 8, "layer_types": ["dlr", "full_attention"], "attention_ff_ratio": 2},
+    "local attention": {"hidden_size": 8, "layer_types": ["local_attention", "dlr"], "attention_window": 5},
+}
+
+
+def trained(model: Any, inputs: dict[str, Tensor], content: float, **others: Any) -> dict[str, Tensor]:
+    """The loss, the gradients of parameters and inputs, and statistics, of inputs with ``content`` at their padding."""
+    copied = copy.deepcopy(model).train()
+    (name, values), padding = next(iter(inputs.items())), others["attention_mask"] == 0
+    if name == "pixel_values":
+        padding = padding.unsqueeze(1).unflatten(2, values.shape[2:])
+    else:
+        padding = padding.view(*padding.shape, *[1] * (values.dim() - padding.dim()))
+    filled = values.masked_fill(padding, content)
+    loss = copied(**{name: filled.requires_grad_()}, **others).loss
+    loss.backward()
+    assert filled.grad is not None
+    # Embeddings as an input leave the table of tokens without a gradient.
+    gradients = {name: value.grad for name, value in copied.named_parameters() if value.grad is not None}
+    assert gradients.keys() >= {name for name, _ in copied.named_parameters() if "embed_tokens" not in name}
+    return {"loss": loss, "input": filled.grad} | gradients | dict(copied.named_buffers())
+
+
+@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS)
+@pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS)
+def test_padding_that_is_no_number(fields: dict[str, Any], poison: float):
+    """What stands at padding reaches no gradient, whatever it is: at the ends, inside a row, and of a whole row."""
+    for kind, head in (("embeddings", "token head"), ("three values per step", "sequence head")):
+        name, needed = INPUTS[kind]
+        model = perturbed(HEADS[head](tiny_config(**needed | fields))).double()
+        inputs = draw_input(kind, model.config, 4, 9)
+        mask = torch.ones(4, 9)
+        mask[0, 6:], mask[1, :3], mask[2, 4:6], mask[3] = 0, 0, 0, 0
+        labels = draw_labels(head, model.config, 4, 9)
+        if head == "token head":
+            labels = labels.masked_fill(mask == 0, -100)
+        others = {"attention_mask": mask, "labels": labels}
+        batch = {name: inputs[name].double()}
+        assert_same_tensors(trained(model, batch, poison, **others), trained(model, batch, 0, **others))
+
+
+@pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
+def test_padding_that_is_no_number_in_every_head(auto_class: str):
+    """So it is in every head, of tokens by their embeddings."""
+    fields = {"hidden_size": 8} | EXAMPLES[auto_class].fields
+    model = perturbed(AUTO_CLASSES[auto_class](tiny_config(**fields))).double()
+    inputs, labels = (draw(model.config, 3, 7) for draw in EXAMPLES[auto_class][1:])
+    (values,) = inputs.values()
+    if "input_ids" in inputs:
+        mask, inputs = torch.ones(values.shape), {"inputs_embeds": torch.randn(*values.shape, 8).double()}
+    else:
+        inputs = {name: value.double() for name, value in inputs.items()}
+        mask = torch.ones(3, values[0, 0].numel()) if values.dim() == 4 else torch.ones(values.shape)
+    mask[0, ..., :3] = 0
+    others = labels | {"attention_mask": mask}
+    assert_same_tensors(trained(model, inputs, torch.nan, **others), trained(model, inputs, 7, **others))
+
+
+def test_padding_that_is_no_number_in_packed_rows():
+    """So it is where documents share a padded row."""
+    model = perturbed(HEADS["token head"](tiny_config(bidirectional=True))).double()
+    mask, positions = torch.ones(2, 9), torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 1], list(range(9))])
+    mask[0, 7:], mask[1, :2] = 0, 0
+    labels = draw_labels("token head", model.config, 2, 9).masked_fill(mask == 0, -100)
+    others = {"attention_mask": mask, "labels": labels, "position_ids": positions}
+    batch = {"inputs_embeds": torch.randn(2, 9, 3).double()}
+    assert_same_tensors(trained(model, batch, torch.nan, **others), trained(model, batch, 7, **others))

@@ -111,14 +111,38 @@ def test_several_labels_and_regression(problem: str, tmp_path: Path):
         assert scores_of(rows) == pytest.approx(by_label(saved.model, expected), rel=1e-4, abs=1e-5)
 
 
-def test_empty_text(tmp_path: Path):
-    """An empty text has no answer, alone or in a batch: the model says why."""
-    saved = Saved(tmp_path, "AutoModelForSequenceClassification", byte_tokenizer(), **READS_BOTH_WAYS)
-    classify = saved.pipeline("text-classification")
-    with pytest.raises(ValueError, match="at least one step, got input_ids"):
-        classify("")
-    with pytest.raises(ValueError, match="row 1 of attention_mask is all 0: drop empty texts"):
-        classify(["a", ""], batch_size=2)
+EMPTY = {
+    "text-classification": ("AutoModelForSequenceClassification", READS_BOTH_WAYS, {"top_k": None}),
+    "token-classification": ("AutoModelForTokenClassification", READS_BOTH_WAYS, {"ignore_labels": []}),
+    "feature-extraction": ("AutoModel", READS_BOTH_WAYS, {}),
+    "text-generation": ("AutoModelForCausalLM", LANGUAGE, {"max_new_tokens": 5, "do_sample": False}),
+}
+
+
+@pytest.mark.parametrize("task", EMPTY)
+def test_empty_text(task: str, tmp_path: Path):
+    """An empty text is answered as the empty document, alone and among others, whose answers it does not change."""
+    auto_class, fields, options = EMPTY[task]
+    saved = Saved(tmp_path, auto_class, byte_tokenizer(add_prefix_space=False), **fields)
+    answer = saved.pipeline(task, **options)
+    texts = ["good", "", "bad one"]
+    good, empty, bad = answer(texts)
+    if task == "text-classification":
+        expected = by_label(saved.model, saved.model.classifier.bias.detach().softmax(-1))
+        for one, other in zip((good, empty, bad), answer(texts, batch_size=3), strict=True):
+            assert scores_of(one) == pytest.approx(scores_of(other), rel=1e-4)
+        assert scores_of(empty) == scores_of(answer("")[0]) == pytest.approx(expected, rel=1e-5)
+    elif task == "feature-extraction":
+        assert empty == [[]]
+        for text, one, other in zip(texts, (good, empty, bad), answer(texts, batch_size=3), strict=True):
+            np.testing.assert_allclose(one[0], other[0][: len(text)], **TOLERANCE)
+    # The others' batches are padded by transformers, which cannot pad what has no step (with offsets, or on the left).
+    elif task == "token-classification":
+        assert ([row["start"] for row in good], empty, answer("")) == ([0, 1, 2, 3], [], [])
+    else:
+        begun = saved.model.generate(torch.tensor([[2]]), max_new_tokens=5, do_sample=False)[0]
+        written = [{"generated_text": saved.processor.decode(begun, skip_special_tokens=True)}]
+        assert empty == answer("") == written
 
 
 def test_token_classification(tmp_path: Path):
