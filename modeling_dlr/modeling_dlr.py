@@ -31,6 +31,7 @@ from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_
 from .memo_dlr import Memo
 from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, all_finite, at_least_float32
+from .parallel_dlr import check_whole_sequences
 from .streaming_dlr import stream
 
 
@@ -229,6 +230,7 @@ class DLRPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_context_parallel = False
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
     _can_record_outputs = {"hidden_states": DLRBlock, "attentions": OutputRecorder(DLRAttention, index=1)}
@@ -351,9 +353,11 @@ class DLRModel(DLRPreTrainedModel):
         """Refuse, before any work, what this model cannot compute; how it reads what it can. See `forward`.
 
         Raises:
-            ValueError: for inputs, a cache, or boundaries of documents that do not fit the model or each other.
+            ValueError: for inputs, a cache, or boundaries of documents that do not fit the model or each other; and
+                where this process holds only a part of each sequence.
             IndexError: for a token outside the vocabulary.
         """
+        check_whole_sequences()
         sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
         inputs = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
         batch_size, length = inputs.shape[:2]

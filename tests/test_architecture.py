@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops_dlr": {"torch", ".convolution_dlr", ".memo_dlr", ".precision_dlr", ".vandermonde_dlr"},
     "decoding_dlr": {"torch", ".ops_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch", "transformers"},
+    "parallel_dlr": {"torch"},
     "norms_dlr": {"torch", ".configuration_dlr", ".ops_dlr"},
     "layout_dlr": {"torch", ".checks_dlr"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".labels_dlr", ".ops_dlr"},

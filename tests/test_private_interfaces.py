@@ -235,6 +235,19 @@ def assert_async():
         torch._assert_async(torch.tensor(False), "message")
 
 
+def parallel_sequences():
+    """Where Accelerate keeps its sizes, and how torch's context parallelism is switched on."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import ParallelismConfig
+    from torch.distributed.tensor.experimental._context_parallel import _attention as ring
+
+    Accelerator(cpu=True)
+    assert "parallelism_config" in AcceleratorState._shared_state
+    assert {"sp_size", "cp_size"} <= vars(ParallelismConfig()).keys()
+    assert not ring.custom_ops.keys() <= ring.DTensor._op_dispatcher._custom_op_handlers.keys()
+
+
 def trainer_parts():
     """Where the Trainer keeps its state, and what it may report to."""
     from transformers.integrations import get_available_reporting_integrations
@@ -265,7 +278,8 @@ INTERFACES: dict[str, Callable] = {
         *(output_capturing, forward_decorators, output_cache_names, cache_layer_registry, gradient_checkpointing_layer),
         *(initialization, model_flags, model_names, attention_implementation, auto_docstring, transformers_kwargs),
         *(strict_configurations, model_card_internals, dynamic_modules, processors, hub_client),
-        *(unsafe_globals, onednn_product, assert_async, tensor_version, trainer_parts, datasets_hasher),
+        *(unsafe_globals, onednn_product, assert_async, parallel_sequences, tensor_version, trainer_parts),
+        datasets_hasher,
     )
 }
 
