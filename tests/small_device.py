@@ -1,4 +1,4 @@
-"""A device without float64, played on the CPU: what a test of Apple's GPU can be where there is none.
+"""A device without float64, played on the CPU: what a test of an accelerator can be where there is none.
 
 Its tensors say that they are on "meta", the one device that autograd knows everywhere, and hold a tensor of the CPU.
 Whatever an operation reads or writes there must not be float64, nor be mixed with tensors of the CPU, as on the real
@@ -15,14 +15,24 @@ from torch.utils._pytree import tree_flatten, tree_map_only
 DEVICE = torch.device("meta")
 
 
+aten = torch.ops.aten
+WAITING = {
+    *(aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default, aten.masked_select.default),
+    *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default, aten.bincount.default),
+    *(aten.repeat_interleave.Tensor, aten.is_nonzero.default),
+}
+INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
+
+
 class SmallTensor(Tensor):
     """A tensor of the device."""
 
     inner: Tensor
+    has_float64 = False
 
     @staticmethod
     def __new__(cls, inner: Tensor):
-        if inner.dtype == torch.float64:
+        if inner.dtype == torch.float64 and not cls.has_float64:
             raise TypeError("this device has no float64")
         made = torch.Tensor._make_wrapper_subclass(
             cls, inner.size(), inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=DEVICE
@@ -44,15 +54,40 @@ class SmallDevice(TorchDispatchMode):
         return run(func, args, kwargs or {})
 
 
+class BusyDevice(SmallDevice):
+    """The device with much to do: ``waits`` are the operations whose values or shapes somebody had to wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        leaves = tree_flatten((args, kwargs or {}))[0]
+        here = [leaf for leaf in leaves if isinstance(leaf, SmallTensor)]
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        by_truths = func in INDEXING and any(leaf.dtype in (torch.bool, torch.uint8) for leaf in here[1:])
+        leaves_it = isinstance(result, Tensor) and not isinstance(result, SmallTensor)
+        if here and (func in WAITING or by_truths or leaves_it):
+            self.waits.append(str(func))
+        return result
+
+
+def inside(tensor: Tensor) -> Tensor:
+    """What a tensor of the device holds; `torch.tensor([], device=DEVICE)`, which no mode sees, holds nothing."""
+    if isinstance(tensor, SmallTensor):
+        return tensor.inner
+    return tensor.new_empty(tensor.shape, device="cpu") if tensor.is_meta and not tensor.numel() else tensor
+
+
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation on either device."""
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
     here = [tensor for tensor in tensors if isinstance(tensor, SmallTensor)]
     crosses = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-    if here and not crosses and any(t.dim() for t in tensors if not isinstance(t, SmallTensor)):
+    if here and not crosses and any(t.dim() and t.numel() for t in tensors if not isinstance(t, SmallTensor)):
         raise RuntimeError(f"{func} mixes devices")
     asked = kwargs.get("device")
-    inner_args, inner_kwargs = tree_map_only(SmallTensor, lambda tensor: tensor.inner, (args, kwargs))
+    inner_args, inner_kwargs = tree_map_only(Tensor, inside, (args, kwargs))
     if asked is not None and torch.device(asked) == DEVICE:
         inner_kwargs["device"] = torch.device("cpu")
     result = func(*inner_args, **inner_kwargs)
@@ -66,8 +101,10 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 
 def moved(module: nn.Module) -> nn.Module:
-    """The module with its parameters on the device."""
+    """The module with its parameters and buffers on the device."""
     for part in module.modules():
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = None if buffer is None else SmallTensor(buffer.clone())
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 part._parameters[name] = nn.Parameter(SmallTensor(parameter.detach().clone()))

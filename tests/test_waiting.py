@@ -1,0 +1,132 @@
+"""No forward or backward pass waits for an accelerator, but where documents share a row: once, for their number."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from small_device import DEVICE, BusyDevice, SmallTensor, moved
+from tiny import EXAMPLES, KERNELS, tiny_config
+from torch import Tensor
+from transformers import DynamicCache
+
+from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel, checks_dlr
+from modeling_dlr.auto_dlr import AUTO_CLASSES
+
+ATTENTION = {"hidden_size": 8, "layer_types": ["full_attention", "local_attention"], "attention_window": 5}
+WAYS: dict[str, dict[str, Any]] = {
+    "DLR": {},
+    "bidirectional": {"bidirectional": True},
+    "batch norm": {"norm_type": "batch", "norm_position": "post"},
+    "attention": ATTENTION,
+    **{name: {"kernel_parameters": parameters, "bidirectional": True} for name, parameters in KERNELS.items()},
+}
+
+
+@pytest.fixture(autouse=True)
+def asserting_device(monkeypatch: pytest.MonkeyPatch):
+    """The stand-in asserts values without being waited for and has float64, as CUDA does and has."""
+    monkeypatch.setattr(SmallTensor, "has_float64", True)
+    monkeypatch.setattr(checks_dlr, "ASSERTING_DEVICES", (DEVICE.type,))
+    monkeypatch.setattr(checks_dlr, "_has_memory", lambda _: True)
+
+
+def there(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Tensors on the device."""
+    return {name: SmallTensor(tensor) for name, tensor in tensors.items()}
+
+
+def padding(*shape: int) -> Tensor:
+    mask = torch.ones(shape, dtype=torch.long)
+    mask[0, ..., 5:] = 0
+    return mask
+
+
+def test_the_stand_in_notices():
+    """Reading a value, counting truths and indexing by them are found."""
+    with BusyDevice() as device:
+        x = torch.ones(3, device=DEVICE)
+        for wait in (lambda: float(x.sum()), x.nonzero, lambda: x[x > 0], x.cpu, lambda: bool(x[0])):
+            before = len(device.waits)
+            wait()
+            assert len(device.waits) > before
+        before = len(device.waits)
+        x[torch.ones(1, dtype=torch.long, device=DEVICE)] + x.where(x > 0, 1).cumsum(0)[:1]
+        assert len(device.waits) == before
+
+
+@pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
+def test_every_head_learns(auto_class: str):
+    """With labels, and with padding where there is a mask of texts."""
+    example = EXAMPLES[auto_class]
+    model = moved(AUTO_CLASSES[auto_class](tiny_config(**example.fields)))
+    inputs, labels = (draw(model.config, 2, 7) for draw in example[1:])
+    mask = {"attention_mask": padding(*inputs["input_ids"].shape)} if "input_ids" in inputs else {}
+    with BusyDevice() as device:
+        model(**there(inputs | labels | mask)).loss.backward()
+    assert device.waits == []
+
+
+@pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS)
+def test_every_way_through_a_model(fields: dict[str, Any]):
+    """Forward and backward with padding."""
+    model = moved(DLRModel(tiny_config(**fields)))
+    inputs = {"inputs_embeds": torch.randn(2, 7, model.config.hidden_size), "attention_mask": padding(2, 7)}
+    with BusyDevice() as device:
+        model(**there(inputs)).last_hidden_state.sum().backward()
+    assert device.waits == []
+
+
+@pytest.mark.parametrize("head", [DLRForCausalLM, DLRForSequenceClassification])
+@pytest.mark.parametrize("fields", [{}, ATTENTION], ids=["DLR", "attention"])
+@torch.no_grad()
+def test_a_stream(fields: dict[str, Any], head: type):
+    """A prompt with padding, and steps and chunks after it, under a mask of all steps."""
+    model = head(tiny_config(**fields)).eval()
+    other = moved(copy.deepcopy(model))
+    ids, mask = torch.randint(1, 11, (2, 12)), torch.ones(2, 12, dtype=torch.long)
+    mask[0, :3], mask[1, 7] = 0, 0
+    cache, cache_there, waits = DynamicCache(config=model.config), DynamicCache(config=model.config), []
+    for start, stop in ((0, 6), (6, 7), (7, 8), (8, 9), (9, 12)):
+        chunk = {"input_ids": ids[:, start:stop], "attention_mask": mask[:, :stop]}
+        expected = model(**chunk, cache=cache).logits
+        with BusyDevice() as device:
+            actual = other(**there(chunk), cache=cache_there).logits
+        torch.testing.assert_close(actual.inner[:, -1:], expected[:, -1:], rtol=1e-5, atol=1e-5)
+        waits += device.waits
+    assert waits == []
+
+
+@pytest.mark.parametrize("packing", ["cu_seq_lens_q", "position_ids"])
+def test_packed_rows(packing: str):
+    """The number of documents is read once, however many layers there are; on the CPU it is known already."""
+    model = DLRForTokenClassification(tiny_config(bidirectional=True)).eval()
+    other = moved(copy.deepcopy(model))
+    ids = torch.randint(1, 11, (1, 12))
+    told = torch.tensor([0, 2, 3, 7, 12]) if packing == "cu_seq_lens_q" else torch.tensor([[0, 1, *range(10)]])
+    expected = model(ids, **{packing: told}).logits
+    with BusyDevice() as device:
+        actual = other(SmallTensor(ids), **{packing: SmallTensor(told)}).logits
+        assert len(device.waits) == 1
+        if packing == "cu_seq_lens_q":
+            other(SmallTensor(ids), cu_seq_lens_q=told)
+            assert len(device.waits) == 1
+        actual.sum().backward()
+        assert len(device.waits) == 1
+    torch.testing.assert_close(actual.inner, expected, rtol=1e-5, atol=1e-5)
+
+
+WRONG = {
+    "mask": ({"attention_mask": torch.full((2, 7), -1)}, "attention_mask must be 1 at steps that count"),
+    "token": ({"input_ids": torch.full((2, 7), 11)}, "Token ids must lie in 0 … vocab_size-1 = 10"),
+    "label": ({"labels": torch.tensor([0, 4])}, "Labels must lie in 0 … num_labels-1 = 3"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "says"), WRONG.values(), ids=WRONG)
+def test_wrong_values(wrong: dict[str, Tensor], says: str):
+    """The device asserts them by itself, and says the rule."""
+    model = moved(DLRForSequenceClassification(tiny_config()))
+    right = {"input_ids": torch.ones(2, 7, dtype=torch.long), "labels": torch.tensor([0, 3])}
+    with BusyDevice(), pytest.raises(RuntimeError, match=says):
+        model(**there(right | wrong))
