@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from refusals import refusal
 from tiny import tiny_config
 from transformers import (
@@ -21,9 +22,11 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils.logging import get_logger
 
 from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
+from modeling_dlr.names_dlr import OTHER_NAMES, REMARKS
 
 # What tools leave in config.json.
 LEFT = {
@@ -129,6 +132,41 @@ def test_misspelt_by_a_person(given: dict[str, Any], says: str, tmp_path: Path):
         assert says in refusal(load, *([] if load is DLRConfig else [tmp_path]), **given)
     assert says in refusal(DLRConfig.from_dict, {}, **given)
     assert says in refusal(AutoConfig.for_model, "dlr", **given)
+
+
+def test_names_of_other_libraries():
+    """Each stands for one field or has one remark, and is no field itself."""
+    others = [name for names in (*OTHER_NAMES.values(), *REMARKS) for name in names.split()]
+    assert len(set(others)) == len(others)
+    assert OTHER_NAMES.keys() <= DLRConfig.known_names()
+    for name in others:
+        assert name not in DLRConfig.known_names()
+        assert name in refusal(DLRConfig, **{name: 1})
+        assert "known names are" not in refusal(DLRConfig, **{name: 1})
+
+
+def test_remote_code_keeps_and_refuses_alike(tmp_path: Path):
+    """The copy of the class in a folder, as it is read without this package."""
+    config = DLRConfig()
+    config.threshold = 0.3
+    config.save_pretrained(tmp_path)
+    remote = get_class_from_dynamic_module("configuration_dlr.DLRConfig", tmp_path)
+    assert remote is not DLRConfig
+    assert remote.from_pretrained(tmp_path).threshold == 0.3
+    assert "did you mean 'hidden_size'?" in refusal(remote.from_pretrained, tmp_path, hiden_size=8)
+    assert "it is 'hidden_dropout_prob' here" in refusal(remote, dropout=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of PEFT itself
+def test_adapters_keep_what_the_model_keeps(tmp_path: Path):
+    """A model that PEFT wraps, saves and loads again upon a base with names of other tools."""
+    base = DLRForSequenceClassification(tiny_config())
+    base.config.threshold = 0.3
+    base.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", target_modules="all-linear", r=1))
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base")
+    assert PeftModel.from_pretrained(again, str(tmp_path / "adapter")).config.threshold == 0.3
 
 
 def test_what_is_no_name_of_a_configuration(tmp_path: Path):
