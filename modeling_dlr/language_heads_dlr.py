@@ -12,10 +12,11 @@ from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
-from .checks_dlr import check_tokens_to_predict, check_values
+from .checks_dlr import check_tokens_to_predict
 from .configuration_dlr import DLRConfig
+from .generation_dlr import Generates
 from .layout_dlr import Layout, first_steps
-from .losses_dlr import IGNORED_CLASS, next_token_loss, token_loss
+from .losses_dlr import next_token_loss, token_loss, within_documents
 from .modeling_dlr import DOCUMENTS_ARGS, DLRModel, DLRPreTrainedModel
 from .outputs_dlr import MaskedLMOutputWithPast
 
@@ -100,7 +101,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
 
 
 @auto_docstring(custom_intro="DLR that predicts the next token, and generates with a state of constant size.")
-class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
+class DLRForCausalLM(DLRLanguageHead, Generates, GenerationMixin):
     output_class = CausalLMOutputWithPast
 
     def __init__(self, config: DLRConfig):
@@ -122,54 +123,25 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """The same without the first token of each document, which does not follow from the one before it in the row.
-
-        The Trainer counts those tokens with the others; what is left weighs as much as its share of them.
-        """
+        """The same without the first token of each document; see `within_documents`."""
         if layout.documents is not None:
-            targets = labels.masked_fill(first_steps(layout.documents, labels), IGNORED_CLASS)
-            if num_items_in_batch is not None:
-                counted, left = ((each[:, 1:] != IGNORED_CLASS).sum() for each in (labels, targets))
-                num_items_in_batch = num_items_in_batch * (left / counted.clamp(min=1))
-            labels = targets
+            first = first_steps(layout.documents, labels)
+            labels, num_items_in_batch = within_documents(labels, first, num_items_in_batch)
         return super().compute_loss(logits, labels, layout, num_items_in_batch=num_items_in_batch, **kwargs)
 
-    @torch.no_grad()
     def generate(
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args, **kwargs
     ) -> Any:
-        """As in transformers; what a tokenizer returns besides may stay in.
-
-        An empty prompt, of padding or of no token, begins with ``bos_token_id``.
+        """As in transformers; see `Generates`.
 
         Raises:
-            ValueError: for a batch that begins with padding and has no attention_mask, where padding is also a token of
-                the text, so that nobody could tell them apart; for embeddings as a prompt where there is no cache; and
-                for an empty prompt where there is no ``bos_token_id``.
+            ValueError: as there, and for embeddings as a prompt where there is no cache.
         """
-        kwargs.pop("token_type_ids", None)
         if kwargs.get("inputs_embeds") is not None and self.model.no_cache_because is not None:
             raise ValueError(
                 f"A prompt of inputs_embeds needs a cache to go on from, but {self.model.no_cache_because}: pass "
                 "input_ids."
             )
-        prompt, mask = kwargs.get("input_ids", inputs), kwargs.get("attention_mask")
-        if isinstance(prompt, Tensor) and kwargs.get("inputs_embeds") is None:
-            kwargs.pop("input_ids", None)
-            # The first that says anything, as transformers has it.
-            said = [kwargs, *(config.to_dict() for config in (generation_config, self.generation_config) if config)]
-            pad, end, begin = (
-                next((settings[name] for settings in said if settings.get(name) is not None), None)
-                for name in ("pad_token_id", "eos_token_id", "bos_token_id")
-            )
-            if mask is None and pad is not None:
-                ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
-                _refuse_padding_without_mask(prompt, int(pad), ends)
-                if pad not in ends and kwargs.get("cache", kwargs.get("past_key_values")) is None:
-                    mask = prompt.ne(int(pad))  # as transformers sees it
-            inputs, mask = _begin_empty_prompts(prompt, mask, begin)
-            kwargs |= {} if mask is None else {"attention_mask": mask}
-        # pyrefly: ignore[bad-argument-type] - transformers types self by a protocol of its own
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -188,44 +160,6 @@ class DLRForCausalLM(DLRLanguageHead, GenerationMixin):
         return super().prepare_inputs_for_generation(
             input_ids, next_sequence_length, cache, attention_mask, inputs_embeds, is_first_iteration, **kwargs
         )
-
-    @staticmethod
-    def create_masks_for_generate(*, attention_mask: Tensor | None = None, **_) -> Tensor | None:
-        """The mask as it is: every layer reads one number per step."""
-        return attention_mask
-
-
-def _refuse_padding_without_mask(prompt: Tensor, pad: int, ends: list[int]) -> None:
-    if pad not in ends or prompt.dim() != 2 or prompt.shape[0] == 1:
-        return
-    padded = prompt[:, 0] == pad
-    if padded.any() and not padded.all():
-        raise ValueError(
-            f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which is also the end of a "
-            "text: pass the attention_mask that the tokenizer returned."
-        )
-
-
-def _begin_empty_prompts(prompt: Tensor, mask: Tensor | None, begin: int | None) -> tuple[Tensor, Tensor | None]:
-    """Prompts [B, L] and their mask, with the token that begins texts as the last one of each that is empty."""
-    if prompt.dim() != 2 or (mask is None and prompt.shape[1]) or (mask is not None and mask.dim() != 2):
-        return prompt, mask
-    if not prompt.shape[1]:
-        prompt, mask = prompt.new_zeros(len(prompt), 1), prompt.new_zeros(len(prompt), 1)
-    assert mask is not None  # noqa: S101 - seen to above; this tells the type checker
-    counts = (mask != 0).sum(1)
-    if begin is None:
-        check_values(
-            counts,
-            lambda tokens: tokens > 0,
-            "Without a bos_token_id every prompt must hold at least one token",
-            "drop empty texts, or set model.generation_config.bos_token_id",
-        )
-        return prompt, mask
-    prompt, mask = prompt.clone(), mask.clone()
-    prompt[:, -1] = prompt[:, -1].where(counts > 0, begin)
-    mask[:, -1] = mask[:, -1].where(counts > 0, 1)
-    return prompt, mask
 
 
 @auto_docstring(custom_intro="DLR that predicts hidden tokens from both sides.")

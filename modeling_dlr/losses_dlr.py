@@ -162,6 +162,26 @@ def next_token_loss(*, logits: Tensor, labels: Tensor, shift_labels: Tensor | No
     return token_loss(logits=logits, labels=shift_labels, **kwargs)
 
 
+def within_documents(
+    labels: Tensor, first: Tensor, num_items_in_batch: Tensor | int | None
+) -> tuple[Tensor, Tensor | int | None]:
+    """Labels of next tokens without the first token of each document, which does not follow from the one before it.
+
+    Args:
+        labels: [B, L].
+        first: [B, L], True where a document begins.
+        num_items_in_batch: the Trainer's count of labels, those tokens included.
+
+    Returns:
+        The labels, and the count, lowered so that what is left weighs as much as its share of it.
+    """
+    targets = labels.masked_fill(first, IGNORED_CLASS)
+    if num_items_in_batch is not None:
+        counted, left = ((each[:, 1:] != IGNORED_CLASS).sum() for each in (labels, targets))
+        num_items_in_batch = num_items_in_batch * (left / counted.clamp(min=1))
+    return targets, num_items_in_batch
+
+
 def check_labels(labels: Tensor, shape: Sequence[int], problem_type: ProblemType | None) -> tuple[Tensor, ProblemType]:
     """Refuse labels that do not fit logits of a ``shape``; those that do, with the axes of the loss, and their problem.
 
