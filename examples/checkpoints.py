@@ -11,7 +11,9 @@ there.
 import argparse
 import ast
 import contextlib
+import io
 import sys
+import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,20 @@ def without_documentation(source: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, Documented) and ast.get_docstring(node) is not None and not is_read(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree) + "\n"
+    return _indented_by_one(ast.unparse(tree) + "\n")
+
+
+def _indented_by_one(source: str) -> str:
+    """The same program with one space per level; what stands within a text is left alone."""
+    lines, depth, begun = source.splitlines(keepends=True), 0, 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        if token.type not in (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER) and token.start[0] > begun:
+            row = token.start[0] - 1
+            lines[row] = " " * depth + lines[row].lstrip(" ")
+        if token.type not in (tokenize.INDENT, tokenize.DEDENT):
+            begun = max(begun, token.end[0])
+    return "".join(lines)
 
 
 def is_read(node: Documented) -> bool:

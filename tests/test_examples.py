@@ -336,7 +336,7 @@ def test_tiny_checkpoints(auto_class: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_code_without_documentation_is_the_same_program():
-    """Comments and docstrings go, other strings stay, as does what is read; and bodies of nothing else hold."""
+    """Comments, docstrings and wide indentation go; other strings stay as they are, as does what is read."""
     source = '''"""Module."""
 class A(ValueError):
     """Class."""
@@ -348,17 +348,21 @@ def f(x="#"):
 
 @auto_docstring(custom_args="y")
 def g(x):
-    """x: kept."""
+    """x: kept.
+
+        As it stands."""
 '''
     expected = """class A(ValueError):
-    pass
+ pass
 
 def f(x='#'):
-    return 'kept' + x
+ return 'kept' + x
 
 @auto_docstring(custom_args='y')
 def g(x):
-    \"\"\"x: kept.\"\"\"
+ \"\"\"x: kept.
+
+        As it stands.\"\"\"
 """
     assert checkpoints.without_documentation(source) == expected
 
