@@ -93,7 +93,11 @@ def _indented_by_one(source: str) -> str:
     lines, depth, begun = source.splitlines(keepends=True), 0, 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
-        if token.type not in (tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER) and token.start[0] > begun:
+        if (
+            token.type not in (tokenize.INDENT, tokenize.DEDENT, tokenize.NL)
+            and token.string
+            and token.start[0] > begun
+        ):
             row = token.start[0] - 1
             lines[row] = " " * depth + lines[row].lstrip(" ")
         if token.type not in (tokenize.INDENT, tokenize.DEDENT):
