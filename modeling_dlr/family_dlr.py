@@ -31,7 +31,7 @@ def refuse_unknown_arguments(model_class: type, names: Iterable[str]) -> None:
         if name not in PASSED_ALONG:
             forwards = [vars(cls)["forward"] for cls in model_class.__mro__[:-1] if "forward" in vars(cls)]
             read = {parameter for forward in forwards for parameter in signature(forward).parameters}
-            own = sorted(read - {"self", "input", "kwargs"})
+            own = sorted(read - {"self", "input", "kwargs", name})
             hint = did_you_mean(name, [*own, *PASSED_ALONG]) or f"it takes {', '.join(own)}."
             raise TypeError(f"{model_class.__name__} has no argument {name!r}: {hint}")
 

@@ -251,6 +251,7 @@ class DLRForQuestionAnswering(DLRHead):
         cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutputWithPast:
+        self.check_keywords(kwargs)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

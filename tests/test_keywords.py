@@ -57,6 +57,12 @@ def test_the_backbone_has_no_labels():
         model(**inputs, labels=torch.zeros(2))
 
 
+def test_an_answer_has_no_labels():
+    model, inputs = build("AutoModelForQuestionAnswering")
+    with pytest.raises(TypeError, match="DLRForQuestionAnswering has no argument 'labels'"):
+        model(**inputs, labels=torch.zeros(2, 2))
+
+
 @every_head
 def test_what_libraries_pass_along_is_taken(auto_class: str):
     """Trainer, collators, tokenizers and PEFT pass these, and they change no answer."""

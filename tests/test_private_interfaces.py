@@ -249,11 +249,14 @@ def parallel_sequences():
 
 
 def trainer_parts():
-    """Where the Trainer keeps its state, and what it may report to."""
+    """What the files of a checkpoint are called, how a callback is saved in it, and what the Trainer may report to."""
     from transformers.integrations import get_available_reporting_integrations
-    from transformers.trainer import TRAINER_STATE_NAME
+    from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+    from transformers.trainer_callback import ExportableState, TrainerControl
 
-    assert TRAINER_STATE_NAME == "trainer_state.json"
+    assert (TRAINER_STATE_NAME, OPTIMIZER_NAME) == ("trainer_state.json", "optimizer.pt")
+    assert (SCALER_NAME, SCHEDULER_NAME) == ("scaler.pt", "scheduler.pt")
+    assert isinstance(TrainerControl(), ExportableState)
     assert "tensorboard" in get_available_reporting_integrations()
 
 
@@ -314,7 +317,7 @@ PUBLIC = {
     *("torch", "torch.nn", "torch.nn.functional", "torch.autograd.function", "torch.utils.data"),
     *("huggingface_hub", "huggingface_hub.errors", "huggingface_hub.utils", "huggingface_hub.hf_api"),
     *("transformers.utils", "transformers.trainer_utils", "safetensors", "safetensors.torch"),
-    *("datasets", "accelerate", "evaluate", "tokenizers"),
+    *("datasets", "datasets.exceptions", "accelerate", "evaluate", "tokenizers"),
 }
 LIBRARIES = {name.partition(".")[0] for name in PUBLIC}
 
