@@ -18,7 +18,7 @@ from pathlib import Path
 
 from .card import CardOptions, write_card
 from .convert import DTYPES, HEADS, convert
-from .errors import HubUploadError, InputError, reason_of
+from .errors import HubUploadError, InputError, printable, reason_of
 from .push import PushOptions, dry_run, local_files, push
 from .repo_ids import check_repo_id
 from .verify import verify
@@ -107,10 +107,10 @@ def _run_push(options: argparse.Namespace) -> None:
     if options.dry_run:
         sizes = local_files(options.folder, options.repo_id, given)
         print(f"{options.folder}: {len(sizes)} files of {sum(sizes.values()):,} bytes would be sent")
-        print("\n".join(f"  {name} ({size:,} bytes)" for name, size in sizes.items()), flush=True)
+        print("\n".join(f"  {printable(name)} ({size:,} bytes)" for name, size in sizes.items()), flush=True)
         plan = dry_run(options.folder, options.repo_id, given)
         print(f"{options.repo_id}: {plan.describe()}")
-        print("\n".join(plan.lines()))
+        print("\n".join(map(printable, plan.lines())))
     else:
         done = push(options.folder, options.repo_id, given)
         print(done.pr_url or done.commit_url)
@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"modeling-dlr-hub {options.verb}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"modeling-dlr-hub {options.verb}: {reason_of(error)}.", file=sys.stderr)
+        print(f"modeling-dlr-hub {options.verb}: {printable(reason_of(error))}.", file=sys.stderr)
         return InputError.exit_code
     except KeyboardInterrupt:
         print("interrupted: nothing was left half-written", file=sys.stderr)

@@ -17,7 +17,7 @@ from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.figures import kernel_figure
 
 from .bounded_files import read_json
-from .errors import InputError, reason_of
+from .errors import InputError, printable, reason_of
 from .folders import write_whole
 from .model_folder import check_model_folder, check_weights
 from .repo_ids import check_repo_id, example_repo_id
@@ -96,7 +96,7 @@ def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     options = options or CardOptions()
     if options.repo_id is not None:
         check_repo_id(options.repo_id)
-    check_model_folder(folder)
+    check_model_folder(folder, loaded=True)
     check_weights(folder)
     results = _read_results(folder)
     load = getattr(transformers, auto_class_of(folder)).from_pretrained
@@ -152,7 +152,7 @@ def _render(
 ) -> str:
     task, auto_class = task_of(folder), auto_class_of(folder)
     recipe = results.get("recipe", {})
-    title = options.title or folder.resolve().name
+    title = options.title or printable(folder.resolve().name)
     dataset = options.dataset or recipe.get("dataset")
     table = MetricTable(results.get("metrics", {}))
     data = ModelCardData(

@@ -36,6 +36,18 @@ _OTHERS = {
     *(".flac", ".gif", ".ico", ".jpeg", ".jpg", ".mp3", ".mp4", ".ogg", ".png", ".wav", ".webm", ".webp"),
 }
 _WITHOUT_ENDING = {_UPLOADED, "AUTHORS", "CHANGELOG", "CITATION", "COPYING", "LICENSE", "NOTICE", "README"}
+# What is read by name.
+_LOADED = [
+    "*config*.json",
+    "*tokenizer*",
+    "*.index.json",
+    "*.jinja",
+    "*.model",
+    "*.py",
+    "*.safetensors",
+    "*tokens*.json",
+]
+_LOADED += ["merges.txt", "results.json", "vocab*"]
 # Vocabularies are the largest texts.
 _LARGEST_TEXT = 2**26
 _MOST_FILES = 10_000
@@ -85,9 +97,14 @@ def stays_at_home(path: Path) -> bool:
     return any(fnmatchcase(name, pattern) for name in names if name != _UPLOADED for pattern in _NOT_UPLOADED)
 
 
-def unreadable_entries(folder: Path) -> Iterator[str]:
-    """What cannot be read to its end, or not in bounded time and memory: of each, what it is."""
-    entries = _entries(folder)
+def unreadable_entries(folder: Path, *, loaded: bool = False) -> Iterator[str]:
+    """What cannot be read to its end, or not in bounded time and memory: of each, what it is.
+
+    Args:
+        folder: of a model.
+        loaded: look at files only that are read when its model is loaded, or its card is written.
+    """
+    entries = [path for path in _entries(folder) if not loaded or _is_loaded(path.relative_to(folder))]
     if len(entries) > _MOST_FILES:
         yield f"{len(entries):,} files, where a model has some thirty"
         return
@@ -104,6 +121,10 @@ def unreadable_entries(folder: Path) -> Iterator[str]:
             yield f"{name}, a pipe, a socket or a device"
         elif found.st_size > _LARGEST_TEXT and path.suffix.lower() not in _OTHERS:
             yield f"{name} of {found.st_size:,} bytes, where such a file has at most {_LARGEST_TEXT:,}"
+
+
+def _is_loaded(path: Path) -> bool:
+    return len(path.parts) == 1 and any(fnmatchcase(path.name, pattern) for pattern in _LOADED)
 
 
 def inspect_kinds(folder: Path) -> Iterator[str]:

@@ -20,8 +20,12 @@ _FACTORS = {"num_scales", "num_kernel_channels", "num_attention_heads", "attenti
 _SMALL = 1_000
 
 
-def check_model_folder(folder: Path) -> None:
+def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
     """Refuse a folder without a model of this package, or whose files could not be read in bounded time and memory.
+
+    Args:
+        folder: to look at.
+        loaded: look at files only that are read when its model is loaded: a run may have left any others.
 
     Raises:
         InputError: saying what is wrong.
@@ -37,7 +41,7 @@ def check_model_folder(folder: Path) -> None:
         )
     if not there["config.json"]:
         raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
-    odd = list(unreadable_entries(folder))
+    odd = list(unreadable_entries(folder, loaded=loaded))
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
         raise InputError(f"{folder} holds what no model needs: {'; '.join(odd[:3])}{more}. Remove it.")

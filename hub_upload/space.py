@@ -75,4 +75,4 @@ def verify_space(folder: Path) -> None:
     except SyntaxError as error:
         problems.append(f"app.py is no valid Python: {error}")
     if problems:
-        raise VerificationError("\n".join(["The demo page is not ready:", *(f"  {problem}" for problem in problems)]))
+        raise VerificationError("The demo page is not ready:", problems)

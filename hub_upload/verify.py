@@ -58,7 +58,7 @@ def verify(folder: Path, *, trust_folder_code: bool = False) -> Verified:
     if not problems:
         facts += _meet(folder, problems)
     if problems:
-        raise VerificationError("\n".join([f"{folder} is not ready:", *(f"  {problem}" for problem in problems)]))
+        raise VerificationError(f"{folder} is not ready:", problems)
     return Verified(facts)
 
 

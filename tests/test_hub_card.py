@@ -215,6 +215,16 @@ def test_without_matplotlib_the_card_has_no_picture(
     assert not (folder / "kernels.png").exists()
 
 
+def test_what_a_run_has_left_is_no_hindrance(tmp_path: Path):
+    """A large log, or a link to the newest checkpoint: neither is read for a card."""
+    folder = folder_of(DLRModel, tmp_path / "model")
+    with (folder / "train.log").open("wb") as log:
+        log.truncate(2**30)
+    (folder / "latest").symlink_to(".")
+    write_card(folder, CardOptions(picture=False))
+    assert (folder / "README.md").is_file()
+
+
 def test_scores_of_this_library_are_no_baselines():
     table = MetricTable({"accuracy": 0.9, "accuracy_balanced": 0.5, "accuracy_batch_mean": 0.88, "accuracy_tfidf": 0.8})
     assert table.scores() == {"accuracy": 0.9, "accuracy_balanced": 0.5, "accuracy_batch_mean": 0.88}

@@ -186,6 +186,8 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "code of generation": (write("custom_generate/generate.py", CODE), r"custom_generate/generate\.py.*--trust-folder"),
     "code of others": (change_json("config.json", auto_map={"AutoModel": "me/model--mine.Mine"}), "not there"),
     "name of a package": (write("torch.py", CODE), r"torch\.py.*--trust-folder-code"),
+    "name of two lines": (write("a\nTraceback\x1b[31m.bin", "x"), r"a\\nTraceback\\x1b\[31m\.bin is of a kind"),
+    "name that is no text": (write(os.fsdecode(b"a\xff.bin"), "x"), r"a\\udcff\.bin is of a kind"),
     "compiled code": (write("ops_dlr.so", b"\x7fELF"), "a kind that a model folder has no use for"),
     "pickle as vocabulary": (write("vocab.json", b"\x80\x04."), r"vocab\.json is a pickle"),
     "archive as a picture": (write("kernels.png", b"PK\x03\x04"), r"kernels\.png is an archive"),
@@ -224,7 +226,7 @@ def test_hostile_folders(
     assert main(["verify", str(folder)]) in (1, 2)
     said = capfd.readouterr().err
     assert re.search(message, said), said
-    assert "Traceback" not in said
+    assert "Traceback (" not in said
     assert all(len(line) < 1000 for line in said.splitlines())
     assert time.monotonic() - started < 60
     assert_nothing_ran(folder)
