@@ -82,10 +82,17 @@ def _put_back(target: Path) -> None:
     if earlier.exists() and not target.exists():
         earlier.replace(target)
     shutil.rmtree(earlier, ignore_errors=True)
-    for work in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
-        process = work.name.split(".")[-2]
+    _clear(target.parent, f".{glob.escape(target.name)}.*.partial")
+
+
+def _clear(folder: Path, pattern: str) -> None:
+    """Remove what killed processes left: their numbers stand before the last dot of the names."""
+    for path in folder.glob(pattern):
+        process = path.name.split(".")[-2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -98,8 +105,9 @@ def scratch_folder(*, beside: Path | None = None) -> Iterator[Path]:
     with disk_errors(beside or Path(tempfile.gettempdir())):
         if beside is not None:
             beside.parent.mkdir(parents=True, exist_ok=True)
-        parent = None if beside is None else beside.parent
-        with tempfile.TemporaryDirectory(prefix=".hub_upload-", dir=parent, ignore_cleanup_errors=True) as scratch:
+            _clear(beside.parent, ".hub_upload.*.*")
+        parent, prefix = None if beside is None else beside.parent, f".hub_upload.{os.getpid()}."
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as scratch:
             yield Path(scratch)
 
 
@@ -111,6 +119,8 @@ def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     with disk_errors(folder):
         staged = {name: folder / f".{name}.{os.getpid()}.tmp" for name in files}
+        for name in files:
+            _clear(folder, f".{glob.escape(name)}.*.tmp")
         try:
             for name, content in files.items():
                 staged[name].write_bytes(content)

@@ -3,13 +3,21 @@
 Of pushing, it is in test_hub_push.py.
 """
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import checkpoints
 import pytest
 from hub_disk import content, files_of_at_most, refused
 from test_hub_convert import CASE, lightning_checkpoint
+
+from hub_upload.folders import new_folder, write_whole
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize("size", [100, 2_500, 12_000], ids=["configuration", "weights", "code"])
@@ -50,3 +58,39 @@ def test_checkpoints(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert ended.value.code == 2
     assert "could not be written: " in capsys.readouterr().err
     assert content(tmp_path) == {f"{name}/config.json": b"{}"}
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from hub_upload import folders
+with folders.new_folder(Path("model")) as staging:
+    (staging / "config.json").write_text("{")
+    Path.replace = lambda *_: (Path("ready").touch(), time.sleep(60))
+    folders.write_whole(Path("other"), {"README.md": b"half"})
+"""
+
+
+def test_what_a_killed_process_leaves_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By the same command again; what a process that still runs is writing stays."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("before", encoding="utf-8")
+    child = subprocess.Popen([sys.executable, "-c", KILLED], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    try:
+        while not (tmp_path / "ready").exists():
+            assert child.poll() is None
+            time.sleep(0.01)
+        with new_folder(tmp_path / "third"):
+            write_whole(tmp_path / "other", {"README.md": b"between"})
+        assert len(list(tmp_path.rglob(".*"))) == 2
+    finally:
+        child.kill()
+        child.wait()
+    assert content(tmp_path / "other")["README.md"] == b"between"
+    with new_folder(tmp_path / "model") as staging:
+        (staging / "config.json").write_text("{}", encoding="utf-8")
+    write_whole(tmp_path / "other", {"README.md": b"after"})
+    assert content(tmp_path / "model") == {"config.json": b"{}"}
+    assert content(tmp_path / "other") == {"README.md": b"after"}
+    assert not list(tmp_path.rglob(".*"))
