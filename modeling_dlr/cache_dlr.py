@@ -130,6 +130,13 @@ def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
     return cache.layers[layer_idx]
 
 
+def steps_seen(cache: Cache) -> int:
+    """How many steps a cache has seen, padding included: by a layer of the model that can say so without its device."""
+    layers = [layer for layer in cache.layers if type(layer).__name__ != PoolingCacheLayer.__name__]
+    lengths = [layer.get_seq_length() for layer in layers if isinstance(layer, CacheLayerMixin)]
+    return int(next((length for length in lengths if not isinstance(length, Tensor)), lengths[0] if lengths else 0))
+
+
 def inside_blocks(cache: Cache | None) -> bool:
     """Whether one more token may leave every recurrent state alone."""
     # By name, for every folder of remote code has classes of its own.

@@ -19,7 +19,7 @@ from transformers.utils.generic import maybe_autocast, merge_with_config_default
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
-from .cache_dlr import check_cache, inside_blocks, state_layer
+from .cache_dlr import check_cache, inside_blocks, state_layer, steps_seen
 from .checks_dlr import check_inputs, values_are_cheap, warn_of_empty_rows
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
@@ -364,7 +364,7 @@ class DLRModel(DLRPreTrainedModel):
         if input_ids is not None and length and values_are_cheap(input_ids):
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         streams = self._streams(cache, use_cache, batch_size)
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = 0 if cache is None else steps_seen(cache)
         layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
         if layout.documents is not None and streams:
             raise ValueError(

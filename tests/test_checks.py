@@ -194,8 +194,8 @@ WRONG_VALUES = {
 
 def test_values_in_a_compiled_program():
     """A compiled program, which reads no value while it is traced, asserts them where it runs."""
-    model = HEADS["sequence head"](tiny_config()).eval()
-    program = torch.compile(model, backend="aot_eager", fullgraph=True)
+    model = HEADS["sequence head"](tiny_config(num_hidden_layers=1)).eval()
+    program = torch.compile(model, backend="eager", fullgraph=True)
     right = {"input_ids": IDS, "attention_mask": IDS, "labels": torch.tensor([0, 3])}
     assert program(**right).loss.isfinite()
     for wrong, says in WRONG_VALUES.values():

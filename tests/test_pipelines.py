@@ -1,6 +1,7 @@
 """Every pipeline on a saved folder alone: what it answers is what the model answers when called by hand."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,7 +319,7 @@ def test_audio_classification(tmp_path: Path):
 
 
 def test_sound_that_is_refused(tmp_path: Path):
-    """A wrong rate, two channels, nothing at all: an error that says so, from whoever notices first."""
+    """A wrong rate, two channels: an error that says so, from whoever notices first; nothing is an empty document."""
     saved = Saved(tmp_path, "AutoModelForAudioClassification", sound_extractor(RATE), input_size=1)
     sound = recordings()[0]
     with pytest.raises(ValueError, match=r"sampling rate of 8000.*not 16000"):
@@ -329,6 +330,11 @@ def test_sound_that_is_refused(tmp_path: Path):
             classify({"raw": sound, "sampling_rate": 16000})
     with pytest.raises(ValueError, match="single channel"):
         classify(np.stack([sound, sound]))
+    with warnings.catch_warnings():  # numpy's, of the mean of nothing
+        warnings.simplefilter("ignore", RuntimeWarning)
+        nothing = classify(np.zeros(0, dtype=np.float32), top_k=None)
+    expected = by_label(saved.model, saved.model.classifier.bias.detach().softmax(-1))
+    assert scores_of(nothing) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="at least 1 sample per second, got 0"):
         sound_extractor(0)
 

@@ -1,6 +1,7 @@
 """No forward or backward pass waits for an accelerator, but where documents share a row: once, for their number."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from small_device import DEVICE, BusyDevice, SmallTensor, moved
 from tiny import EXAMPLES, KERNELS, tiny_config
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel, checks_dlr
 from modeling_dlr.auto_dlr import AUTO_CLASSES
@@ -77,16 +78,23 @@ def test_every_way_through_a_model(fields: dict[str, Any]):
     assert device.waits == []
 
 
+CACHES: dict[str, tuple[dict[str, Any], Any]] = {
+    "DLR": ({}, DynamicCache),
+    "attention": (ATTENTION, DynamicCache),
+    "static": ({"hidden_size": 8, "layer_types": ["full_attention", "dlr"]}, partial(StaticCache, max_cache_len=12)),
+}
+
+
 @pytest.mark.parametrize("head", [DLRForCausalLM, DLRForSequenceClassification])
-@pytest.mark.parametrize("fields", [{}, ATTENTION], ids=["DLR", "attention"])
+@pytest.mark.parametrize(("fields", "cache_class"), CACHES.values(), ids=CACHES)
 @torch.no_grad()
-def test_a_stream(fields: dict[str, Any], head: type):
+def test_a_stream(fields: dict[str, Any], cache_class: Any, head: type):
     """A prompt with padding, and steps and chunks after it, under a mask of all steps."""
     model = head(tiny_config(**fields)).eval()
     other = moved(copy.deepcopy(model))
     ids, mask = torch.randint(1, 11, (2, 12)), torch.ones(2, 12, dtype=torch.long)
     mask[0, :3], mask[1, 7] = 0, 0
-    cache, cache_there, waits = DynamicCache(config=model.config), DynamicCache(config=model.config), []
+    cache, cache_there, waits = cache_class(config=model.config), cache_class(config=model.config), []
     for start, stop in ((0, 6), (6, 7), (7, 8), (8, 9), (9, 12)):
         chunk = {"input_ids": ids[:, start:stop], "attention_mask": mask[:, :stop]}
         expected = model(**chunk, cache=cache).logits
