@@ -8,6 +8,7 @@ import transformers
 from .auto_dlr import AUTO_CLASSES
 from .cache_dlr import detach_cache
 from .configuration_dlr import DLRConfig
+from .configuration_striped_hyena import StripedHyenaConfig
 from .heads_dlr import (
     DLRForMultipleChoice,
     DLRForQuestionAnswering,
@@ -18,6 +19,14 @@ from .heads_dlr import (
 from .kernels_dlr import DLRKernel, DSSKernel, S4DKernel, SGConvKernel
 from .language_heads_dlr import DLRForCausalLM, DLRForMaskedLM
 from .modeling_dlr import DLRModel, DLRPreTrainedModel
+from .modeling_striped_hyena import (
+    STRIPED_HYENA_CLASSES,
+    StripedHyenaForSequenceClassification,
+    StripedHyenaForTokenClassification,
+    StripedHyenaModel,
+    StripedHyenaModelForCausalLM,
+    StripedHyenaPreTrainedModel,
+)
 from .signal_heads_dlr import (
     DLRForAudioClassification,
     DLRForAudioFrameClassification,
@@ -30,6 +39,9 @@ __version__ = "1.0.0rc1"
 transformers.AutoConfig.register("dlr", DLRConfig, exist_ok=True)
 for _auto_class, _model_class in AUTO_CLASSES.items():
     getattr(transformers, _auto_class).register(DLRConfig, _model_class, exist_ok=True)
+transformers.AutoConfig.register("stripedhyena", StripedHyenaConfig, exist_ok=True)
+for _auto_class, _model_class in STRIPED_HYENA_CLASSES.items():
+    getattr(transformers, _auto_class).register(StripedHyenaConfig, _model_class, exist_ok=True)
 
 __all__ = [
     "DLRConfig",
@@ -50,5 +62,11 @@ __all__ = [
     "DSSKernel",
     "S4DKernel",
     "SGConvKernel",
+    "StripedHyenaConfig",
+    "StripedHyenaForSequenceClassification",
+    "StripedHyenaForTokenClassification",
+    "StripedHyenaModel",
+    "StripedHyenaModelForCausalLM",
+    "StripedHyenaPreTrainedModel",
     "detach_cache",
 ]

@@ -114,6 +114,34 @@ class DLRCacheLayer(CacheLayerMixin):
         self.batch_select_indices(beam_idx)
 
 
+class HyenaCacheLayer(DLRCacheLayer):
+    """The state of one hyena layer: that of its long filter, and ``recent``, the last inputs of its short one."""
+
+    _layer_type = "hyena"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.recent: Tensor | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, steps: int, recent: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        """Replace the state by the one ``steps`` steps later; real and imaginary part, and ``recent`` [B, S-1, 3H]."""
+        self.recent = recent
+        return super().update(key_states, value_states, steps)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.recent = None
+        super().reset()
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some sequences."""
+        if self.recent is not None:
+            self.recent = self.recent[indices.to(self.recent.device)]
+        super().batch_select_indices(indices)
+
+
 class PoolingCacheLayer(DLRCacheLayer):
     """What a pooling head has seen, a last layer of the cache: ``keys`` holds the value, ``values`` the count."""
 
@@ -122,6 +150,8 @@ class PoolingCacheLayer(DLRCacheLayer):
 
 # pyrefly: ignore[bad-assignment] - the mapping is typed by the layers of transformers alone
 STATIC_LAYER_TYPE_MAPPING["dlr"] = DLRCacheLayer
+# pyrefly: ignore[bad-assignment] - likewise
+STATIC_LAYER_TYPE_MAPPING["hyena"] = HyenaCacheLayer
 
 
 def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
@@ -166,11 +196,18 @@ def detach_cache(cache: Cache) -> Cache:
     for layer in cache.layers:
         if isinstance(layer, CacheLayerMixin) and layer.keys is not None and layer.values is not None:
             layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+            if isinstance(layer, HyenaCacheLayer) and layer.recent is not None:
+                layer.recent = layer.recent.detach()
     return cache
 
 
 # By name, for every folder of remote code has classes of its own, and those loaded last are registered.
-_KINDS = {"DLRCacheLayer": "dlr", "LocalAttentionLayer": "local_attention", "PoolingCacheLayer": "pooling"}
+_KINDS = {
+    "DLRCacheLayer": "dlr",
+    "HyenaCacheLayer": "hyena",
+    "LocalAttentionLayer": "local_attention",
+    "PoolingCacheLayer": "pooling",
+}
 
 
 def check_cache(
@@ -224,12 +261,12 @@ def check_cache(
                 f"This cache holds a batch of {shape[0]} sequences, got {batch_size}: go on with the same batch, or "
                 "make a new cache."
             )
-        if kind == "dlr" and shape[1:] != state_shape:
+        if kind in ("dlr", "hyena") and shape[1:] != state_shape:
             raise ValueError(
                 f"This cache holds states of (hidden_size, state_size) = {shape[1:]}, but the model has {state_shape}: "
                 "it belongs to another model."
             )
-        if kind == "dlr" and layer.keys.dtype != state_dtype:
+        if kind in ("dlr", "hyena") and layer.keys.dtype != state_dtype:
             raise ValueError(
                 f"This cache holds states in {layer.keys.dtype}, but the model computes them in {state_dtype}: make a "
                 "new cache after changing the type of a model."

@@ -73,3 +73,10 @@ def bilinear(pole: Pair, time_step: Tensor) -> tuple[Pair, Pair]:
     discrete = divided((1 + half[0], half[1]), below)
     log_pole = (torch.log(discrete[0].square() + discrete[1].square()) / 2, torch.atan2(discrete[1], discrete[0]))
     return log_pole, divided((time_step.expand_as(half[0]), torch.zeros_like(half[0])), below)
+
+
+def logarithm(pole: Pair) -> Pair:
+    """Log z: log |z| and the principal angle; of 0, that of 1e-30, whose powers are 1 and then vanish."""
+    real, imag = pole
+    real = real + 1e-30 * ((real == 0) & (imag == 0))
+    return (real.square() + imag.square()).log() / 2, torch.atan2(imag, real)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .convolution_dlr import convolve
 from .layout_dlr import sort_steps, take_steps
@@ -52,3 +53,33 @@ def stream(
         since = (torch.arange(L, device=u.device) - (L - counts).unsqueeze(1)).clamp(min=0)
         y = y + take_steps(response(spectrum, state, L), since)
     return take_steps(y, order.places), final_state(spectrum, u, state, counts)
+
+
+def short_filter(
+    x: Tensor, taps: Tensor, recent: Tensor | None = None, padding: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A causal filter of a few taps for each channel, y[t] = Σ_{s<S} taps[:,s] x[t-S+1+s], and what later steps need.
+
+    As shifts: a convolution of torch takes several times as long on a CPU.
+
+    Args:
+        x: [B, L, C], zero where a step is padding.
+        taps: [C, S]; the last one multiplies the present step.
+        recent: [B, S-1, C], the inputs before these, the oldest first; None is zero.
+        padding: [B], how many steps at the beginning of each row are padding where ``recent`` comes before the others;
+            None is none.
+
+    Returns:
+        y [B, L, C], of which padding is to be ignored, and the last S-1 inputs that count, [B, S-1, C].
+    """
+    (B, L, C), before = x.shape, taps.shape[1] - 1
+    if recent is None or padding is None:
+        x = torch.cat([x.new_zeros(B, before, C) if recent is None else recent, x], dim=1)
+    else:
+        x = functional.pad(x, (0, 0, before, 0))
+        places = padding.unsqueeze(1) + torch.arange(before, device=x.device)
+        x = x.scatter(1, places.unsqueeze(-1).expand(-1, -1, C), recent)
+    y = x[:, :L] * taps[:, 0]
+    for shift in range(1, before + 1):
+        y = torch.addcmul(y, x[:, shift : shift + L], taps[:, shift])
+    return y, x[:, L:].clone()

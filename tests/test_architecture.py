@@ -10,6 +10,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 
 import modeling_dlr
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.modeling_striped_hyena import STRIPED_HYENA_CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "modeling_dlr"
@@ -21,6 +22,16 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith(("_dlr", "
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "labels_dlr": set(),
+    "blocks_striped_hyena": {"torch", "transformers", ".configuration_striped_hyena"}
+    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "memo", "ops", "poles", "precision")}
+    | {".streaming_dlr"},
+    "configuration_striped_hyena": {"huggingface_hub", "transformers"}
+    | {".configuration_dlr", ".kernel_parameters_dlr", ".labels_dlr", ".saved_dlr"},
+    "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena", ".configuration_striped_hyena"}
+    | {
+        f".{name}_dlr"
+        for name in ("cache", "checks", "family", "generation", "layout", "losses", "parallel", "pooling")
+    },
     "family_dlr": {".kernel_parameters_dlr"},
     "versions_dlr": {"transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
@@ -236,7 +247,8 @@ def test_scripts_use_public_names(path: Path):
 def test_public_names():
     """Every public name exists, and every class that an Auto class finds is public."""
     assert all(vars(modeling_dlr)[name] is not None for name in modeling_dlr.__all__)
-    assert {model.__name__ for model in AUTO_CLASSES.values()} <= set(modeling_dlr.__all__)
+    classes = [*AUTO_CLASSES.values(), *STRIPED_HYENA_CLASSES.values()]
+    assert {model.__name__ for model in classes} <= set(modeling_dlr.__all__)
 
 
 @pytest.mark.parametrize(

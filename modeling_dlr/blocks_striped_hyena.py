@@ -1,0 +1,398 @@
+"""The blocks of Evo-1 and StripedHyena-7B: gated long convolution or attention, each followed by an MLP.
+
+The long filter of a channel is h[t] = Re Σ_n R_n P_n^t: a diagonal linear recurrence, computed by the operations of
+`ops_dlr`. Modules have the names of the published weights. Without a gradient, long sequences are computed piece by
+piece, so that a block needs little more memory than its input and output.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Cache
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils.generic import maybe_autocast
+
+from .attention_dlr import NOWHERE, attend, rotate, visible
+from .cache_dlr import HyenaCacheLayer, state_layer
+from .configuration_striped_hyena import StripedHyenaConfig
+from .convolution_dlr import convolve
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, sort_steps, take_steps
+from .memo_dlr import Memo
+from .ops_dlr import Spectrum, State, at_least_float32, evaluate_kernel, powers_of, step
+from .poles_dlr import log_uniform, logarithm
+from .precision_dlr import in_float64
+from .streaming_dlr import short_filter, stream
+
+# Numbers of an activation that are computed at a time where no gradient is taken: 32 MB of float32.
+_NUMBERS_PER_PIECE = 2**23
+
+
+def piece_length(x: Tensor, width: int) -> int:
+    """Steps of x [B, L, H] to compute at a time where each becomes ``width`` numbers: all where a gradient is taken."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return x.shape[1]
+    return max(1, _NUMBERS_PER_PIECE // max(1, x.shape[0] * width))
+
+
+def in_pieces(function: Callable[..., Tensor], width: int, *inputs: Tensor) -> Tensor:
+    """``function`` of tensors [B, L, ...], step by step, to [B, L, ...]; it makes ``width`` numbers of each step."""
+    L, size = inputs[0].shape[1], piece_length(inputs[0], width)
+    if size >= L:
+        return function(*inputs)
+    first = function(*(x[:, :size] for x in inputs))
+    output = first.new_empty(first.shape[0], L, *first.shape[2:])
+    output[:, :size] = first
+    for start in range(size, L, size):
+        output[:, start : start + size] = function(*(x[:, start : start + size] for x in inputs))
+    return output
+
+
+class StripedHyenaRMSNorm(nn.Module):
+    """g x / (√mean(x²) + eps), or g x / √(mean(x²) + eps) with ``use_flash_rmsnorm``, in at least float32."""
+
+    def __init__(self, config: StripedHyenaConfig):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(config.hidden_size))
+        self.eps, self.under_root = float(config.eps), config.use_flash_rmsnorm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] to [..., H]."""
+        wide = at_least_float32(x)
+        square = wide.square().mean(-1, keepdim=True)
+        root = (square + self.eps).sqrt() if self.under_root else square.sqrt() + self.eps
+        # Of a step that is 0, with eps = 0, the norm is 0.
+        return (self.scale * (wide / root.clamp(min=torch.finfo(wide.dtype).tiny))).to(x.dtype)
+
+
+class StripedHyenaMLP(nn.Module):
+    """l3(act(l1 x) · l2 x)."""
+
+    def __init__(self, config: StripedHyenaConfig):
+        super().__init__()
+        H, inner = config.hidden_size, config.inner_mlp_size or 0  # None only until __post_init__ has set it
+        self.l1, self.l2 = nn.Linear(H, inner, bias=False), nn.Linear(H, inner, bias=False)
+        self.l3 = nn.Linear(inner, H, bias=False)
+        self.act = ACT2FN[config.mlp_activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., H] to [..., H]."""
+        return self.l3(self.act(self.l1(x)) * self.l2(x))
+
+
+class StripedHyenaFilter(nn.Module):
+    """The short and the long filter of a block.
+
+    Poles P and residues R are free complex numbers as (re, im); they are the only parameters that stay float32 in a
+    model of a half type, where a pole of 0.999 would be 1.
+    """
+
+    def __init__(self, config: StripedHyenaConfig):
+        super().__init__()
+        H, groups = config.hidden_size, config.hyena_filter_groups
+        exact = torch.promote_types(torch.float32, torch.get_default_dtype())
+        shape = (H // groups, config.state_size, 1, 2)
+        self.short_filter_weight = nn.Parameter(torch.zeros(3 * H, 1, config.short_filter_length))
+        self.short_filter_bias = nn.Parameter(torch.zeros(3 * H)) if config.short_filter_bias else None
+        self.poles = nn.Parameter(torch.zeros(shape, dtype=exact))
+        self.residues = nn.Parameter(torch.zeros(shape, dtype=exact))
+        self.D = nn.Parameter(torch.zeros(H))
+        self.channels_per_filter = groups
+        self.remembered: Memo[tuple[Spectrum, Tensor]] = Memo()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StripedHyenaFilter":
+        # Every cast and move of torch comes by here.
+        exact = {id(x) for pair in ((p, p.grad) for p in (self.poles, self.residues)) for x in pair if x is not None}
+
+        def unrounded(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            rounded = id(tensor) in exact and torch.promote_types(moved.dtype, torch.float32) != moved.dtype
+            return tensor.to(moved.device) if rounded else moved
+
+        return super()._apply(unrounded, recurse)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw fresh values: poles inside the unit circle that last between two and a thousand steps."""
+        shape = self.poles.shape[:-1]
+        angle = 2 * torch.pi * torch.rand(shape)
+        magnitude = (-log_uniform(1e-3, 0.5, *shape).exp()).exp()
+        init.copy_(self.poles, torch.stack([magnitude * angle.cos(), magnitude * angle.sin()], dim=-1))
+        init.normal_(self.residues, std=self.poles.shape[1] ** -0.5)
+        init.normal_(self.D)
+        bound = self.short_filter_weight.shape[-1] ** -0.5
+        init.uniform_(self.short_filter_weight, -bound, bound)
+        if self.short_filter_bias is not None:
+            init.zeros_(self.short_filter_bias)
+
+    def spectrum(self) -> Spectrum:
+        """The long filters as log-poles [H, N] and weights [1, H, N]."""
+        poles, residues = in_float64(self.poles).squeeze(-2), at_least_float32(self.residues).squeeze(-2)
+        if self.channels_per_filter > 1:
+            poles, residues = (x.repeat_interleave(self.channels_per_filter, dim=0) for x in (poles, residues))
+        decay, angle = logarithm((poles[..., 0], poles[..., 1]))
+        return Spectrum(decay, angle, residues[None, ..., 0], residues[None, ..., 1])
+
+    def short(self, p: Tensor, recent: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Of p [B, L, 3H], in at least float32, and the inputs that later steps need; see `short_filter`."""
+        taps = at_least_float32(self.short_filter_weight[:, 0])
+        q, inputs = short_filter(p.to(taps.dtype), taps, None if recent is None else recent.to(taps.dtype), padding)
+        if self.short_filter_bias is not None:
+            q = q + self.short_filter_bias
+        return q, inputs.to(p.dtype)
+
+    def long(
+        self, u: Tensor, gate: Tensor, keep: Tensor | None, streams: bool, state: State | None
+    ) -> tuple[Tensor, State | None]:
+        """(h * u + D u) · gate, [B, L, H]; where it ``streams``, from a state, and with the one after these steps.
+
+        Without a gradient ``gate`` is overwritten, a few channels at a time.
+        """
+        if u.shape[1] == 1 and streams:
+            return self.step(u, gate, keep, state)
+        spectrum, D = self.spectrum(), at_least_float32(self.D).unsqueeze(0)
+        size = piece_length(u.transpose(1, 2), u.shape[1])
+        if size >= u.shape[2]:
+            return self._long(spectrum, D, u, gate, keep, streams, state)
+        states = []
+        for start in range(0, u.shape[2], size):
+            h = slice(start, start + size)
+            of_h = Spectrum(spectrum.decay[h], spectrum.angle[h], *(w[:, h] for w in spectrum[2:4] if w is not None))
+            before = None if state is None else State(state.real[:, h], state.imag[:, h])
+            gate[..., h], after = self._long(of_h, D[:, h], u[..., h], gate[..., h], keep, streams, before)
+            states.append(after)
+        return gate, State(*(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))) if streams else None
+
+    @staticmethod
+    def _long(
+        spectrum: Spectrum,
+        D: Tensor,
+        u: Tensor,
+        gate: Tensor,
+        keep: Tensor | None,
+        streams: bool,
+        state: State | None,
+    ) -> tuple[Tensor, State | None]:
+        wide = u.to(spectrum.weights_real.dtype)
+        if streams:
+            y, state = stream(spectrum, D, wide, state, keep, lambda: evaluate_kernel(spectrum, u.shape[1]))
+        else:
+            y = convolve(wide, evaluate_kernel(spectrum, u.shape[1]), None, D)
+        return (y[:, :, 0] * gate).to(u.dtype), state
+
+    def step(self, u: Tensor, gate: Tensor, keep: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+        """The same for one step, [B, 1, H]."""
+        spectrum, factors = self._poles_and_powers()
+        wide = u[:, 0].to(spectrum.weights_real.dtype)
+        y, moved = step(spectrum, at_least_float32(self.D).unsqueeze(0), wide, state, factors)
+        if keep is not None:  # u is 0 where the step is padding, and so is a first state
+            moved = (
+                moved
+                if state is None
+                else State(*(torch.where(keep.unsqueeze(2), new, old) for new, old in zip(moved, state, strict=True)))
+            )
+        return (y * gate).to(u.dtype), moved
+
+    def _poles_and_powers(self) -> tuple[Spectrum, Tensor]:
+        """The spectrum, and what moves a state by one step, computed once while the parameters stay the same."""
+        parameters = (self.poles, self.residues)
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            spectrum = self.spectrum()
+            return spectrum, powers_of(spectrum, 1)
+        found = self.remembered.recall(parameters)
+        if found is None:
+            spectrum = self.spectrum()
+            # Copies: the weights of a spectrum are views of the parameters, which may be written into.
+            weights = (part.clone() for part in (spectrum.weights_real, spectrum.weights_imag))
+            found = Spectrum(spectrum.decay, spectrum.angle, *weights), powers_of(spectrum, 1)
+            self.remembered.keep(parameters, found)
+        return found
+
+
+class StripedHyenaBlock(GradientCheckpointingLayer):
+    """x + mix(pre_norm(x)), then x + mlp(post_norm(x))."""
+
+    def __init__(self, config: StripedHyenaConfig):
+        super().__init__()
+        self.pre_norm, self.post_norm = StripedHyenaRMSNorm(config), StripedHyenaRMSNorm(config)
+        self.mlp, self.inner_size = StripedHyenaMLP(config), config.inner_mlp_size or 0
+
+    def forward(
+        self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, cache: Cache | None = None
+    ) -> Tensor:
+        """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
+        if not hidden_states.shape[1]:
+            return hidden_states
+        mixed = self.mix(hidden_states, layout, cache)
+        return in_pieces(lambda x: x + self.mlp(self.post_norm(x)), self.inner_size, mixed)
+
+    def mix(self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+        """The first of the two lines."""
+        raise NotImplementedError
+
+
+class StripedHyenaConvolutionBlock(StripedHyenaBlock):
+    """A block that mixes the steps by x2 · (h * (x1 · v) + D (x1 · v)), where x2, x1, v are projected and filtered."""
+
+    def __init__(self, config: StripedHyenaConfig, layer_idx: int):
+        super().__init__(config)
+        H = config.hidden_size
+        self.projections = nn.Linear(H, 3 * H)
+        self.filter = StripedHyenaFilter(config)
+        self.out_filter_dense = nn.Linear(H, H)
+        self.layer_idx, self.width = layer_idx, 3 * H
+        self.heads = config.num_attention_heads if config.column_split_hyena else 1
+
+    def mix(self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+        """Document by document, steps that count one after the other."""
+        if layout.documents is not None:
+            return apart(hidden_states, layout.documents, self.mix)
+        keep, order = layout.here, layout.order
+        if cache is not None and keep is not None and keep.shape[1] > 1:
+            order = sort_steps(~keep)
+        if order is None or keep is None:
+            return self._mix(hidden_states, keep, cache)
+        mixed = self._mix(take_steps(hidden_states, order.steps), take_steps(keep, order.steps), cache)
+        return take_steps(mixed, order.places)
+
+    def _mix(self, x: Tensor, keep: Tensor | None, cache: Cache | None) -> Tensor:
+        # pyrefly: ignore[bad-assignment] - check_cache has seen to it
+        layer: HyenaCacheLayer | None = None if cache is None else state_layer(cache, self.layer_idx)
+        contents = None if layer is None else layer.contents()
+        gate, u, recent = self._project(x, keep, None if layer is None else layer.recent)
+        with maybe_autocast(x.device.type, enabled=False):
+            state = None if contents is None else State(*contents)
+            y, state = self.filter.long(u, gate, keep, layer is not None, state)
+        if layer is not None and state is not None:
+            layer.update(*state, x.shape[1], recent)
+        return in_pieces(lambda x, y: x + self.out_filter_dense(y), self.width, x, y)
+
+    def _project(self, x: Tensor, keep: Tensor | None, recent: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """X [B, L, H] to the gate x2 and to u = x1 · v, both [B, L, H], and the last inputs of the short filter."""
+        L, size = x.shape[1], piece_length(x, self.width)
+        padding = None if keep is None or recent is None else (~keep).sum(1)
+        gates, inputs = [], []
+        for start in range(0, L, size):
+            piece = slice(start, min(start + size, L))
+            before = None if padding is None else (padding - start).clamp(0, piece.stop - start)
+            p = self.projections(self.pre_norm(x[:, piece]))
+            padded = None if keep is None else ~keep[:, piece].unsqueeze(-1)
+            if padded is not None:
+                p = p.masked_fill(padded, 0)
+            with maybe_autocast(x.device.type, enabled=False):
+                q, recent = self.filter.short(p, recent, before)
+                gate, x1, v = (part.flatten(2) for part in q.unflatten(2, (self.heads, 3, -1)).unbind(3))
+                u = x1 * v if padded is None else (x1 * v).masked_fill(padded, 0)
+            gates.append(gate.to(p.dtype))
+            inputs.append(u.to(p.dtype))
+        assert recent is not None  # noqa: S101 - there was at least one piece; this tells the type checker
+        return _joined(gates), _joined(inputs), recent
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+
+
+class StripedHyenaRotary(nn.Module):
+    """The rotary frequencies as the published files have them. Nothing reads them: rounded to bfloat16 they are wrong.
+
+    Whatever was loaded, what is saved are those of the configuration.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, config: StripedHyenaConfig):
+        super().__init__()
+        self.head_dim, self.theta = config.head_dim, float(config.rotary_emb_base)
+        self.register_buffer("inv_freq", self.frequencies().to(torch.get_default_dtype()))
+        self.register_state_dict_post_hook(_write_frequencies)
+
+    def frequencies(self) -> Tensor:
+        """theta^(-2i/d) for i = 0 … d/2-1."""
+        return self.theta ** (torch.arange(0, self.head_dim, 2, dtype=torch.float32) / -self.head_dim)
+
+
+def _write_frequencies(module: nn.Module, state_dict: dict[str, Any], prefix: str, _: Any) -> None:
+    saved = state_dict.get(f"{prefix}inv_freq")
+    if isinstance(module, StripedHyenaRotary) and saved is not None and saved.device.type != "meta":
+        state_dict[f"{prefix}inv_freq"] = module.frequencies().to(saved)
+
+
+class StripedHyenaAttention(nn.Module):
+    """Causal softmax attention with rotary positions on halves of each head, where heads may share keys and values."""
+
+    def __init__(self, config: StripedHyenaConfig, layer_idx: int):
+        super().__init__()
+        H, self.head_dim, self.groups = config.hidden_size, config.head_dim, config.proj_groups
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.Wqkv = nn.Linear(H, (self.heads + 2 * self.key_heads) * self.head_dim, bias=config.qkv_proj_bias)
+        self.out_proj = nn.Linear(H, H, bias=config.mha_out_proj_bias)
+        self.rotary_emb = StripedHyenaRotary(config)
+        self.config, self.layer_idx, self.theta = config, layer_idx, float(config.rotary_emb_base)
+        self.stretch = config.rotary_emb_scaling_factor if config.use_interpolated_rotary_pos_emb else 1
+
+    def forward(
+        self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """[B, L, H] to [B, L, H], and the weights [B, heads, L, P + L] with ``attn_implementation="eager"``."""
+        if layout.documents is not None:
+            return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
+        return self._attend(hidden_states, layout, cache)
+
+    def _attend(self, x: Tensor, layout: Layout, cache: Cache | None = None) -> tuple[Tensor, Tensor | None]:
+        length, past = x.shape[1], layout.past
+        positions = layout.positions(length, x.device)
+        here = positions[:, past:].expand(x.shape[0], -1)
+        rotated = in_pieces(self._project, 2 * self.Wqkv.out_features, x, here)
+        heads = rotated.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        q, k, v = heads.split([self.heads, self.key_heads, self.key_heads], dim=1)
+        if cache is not None:  # a static cache returns all that it has room for
+            k, v = (part[:, :, : past + length] for part in cache.update(k, v, self.layer_idx))
+        reads, causal = None, past == 0
+        if layout.mask is not None or (past and length > 1):
+            if layout.mask is not None:
+                positions = positions.masked_fill(~layout.mask, NOWHERE)
+            reads, causal = visible(positions[:, past:], positions, causal=True).unsqueeze(1), False
+        y, weights = self._softmax(q, k, v, reads, causal)
+        return in_pieces(self.out_proj, x.shape[2], y.transpose(1, 2).flatten(2)), weights
+
+    def _project(self, x: Tensor, positions: Tensor) -> Tensor:
+        """[B, l, H] and [B, l] to queries, keys and values, the first two turned, [B, l, (heads + 2 key_heads) · d]."""
+        qkv = self.Wqkv(x)
+        turned, v = qkv.tensor_split([(self.heads + self.key_heads) * self.head_dim], dim=2)
+        # Channels i and i + d/2 side by side, which is how `rotate` pairs them; queries and keys alike.
+        pairs = turned.unflatten(2, (-1, 2, self.head_dim // 2)).transpose(3, 4).flatten(3).transpose(1, 2)
+        turned = rotate(pairs, in_float64(positions) / self.stretch, self.theta).transpose(1, 2).flatten(2)
+        return torch.cat([turned.to(v.dtype), v], dim=2)
+
+    def _softmax(
+        self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None, causal: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        if self.config._attn_implementation == "eager":
+            k, v = (part.repeat_interleave(self.groups, dim=1) for part in (k, v))
+            return attend(q * self.head_dim**-0.5, k, v, reads, causal)
+        grouped = self.groups > 1
+        return functional.scaled_dot_product_attention(q, k, v, reads, is_causal=causal, enable_gqa=grouped), None
+
+
+class StripedHyenaAttentionBlock(StripedHyenaBlock):
+    """A block that mixes the steps by attention."""
+
+    def __init__(self, config: StripedHyenaConfig, layer_idx: int):
+        super().__init__(config)
+        self.inner_mha_cls = StripedHyenaAttention(config, layer_idx)
+
+    def mix(self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
+        """X + attention(pre_norm(x))."""
+        normed = in_pieces(self.pre_norm, hidden_states.shape[2], hidden_states)
+        return hidden_states + self.inner_mha_cls(normed, layout, cache)[0]
+
+
+BLOCKS: dict[str, type[StripedHyenaConvolutionBlock] | type[StripedHyenaAttentionBlock]] = {
+    "hyena": StripedHyenaConvolutionBlock,
+    "full_attention": StripedHyenaAttentionBlock,
+}

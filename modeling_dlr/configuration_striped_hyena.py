@@ -1,0 +1,262 @@
+"""`StripedHyenaConfig`: the fields of Evo-1 and StripedHyena-7B, by the names that their files have on the Hub.
+
+This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
+"""
+
+from dataclasses import fields
+from reprlib import repr as short
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .configuration_dlr import check_dtype, config_field
+from .kernel_parameters_dlr import NOT_NEGATIVE, PROBABILITY, SIZE, Range, did_you_mean
+from .labels_dlr import ProblemType, check_label2id, check_problem_type, complete_labels, ordered_id2label, relabelled
+from .saved_dlr import LEFT_TO_TRANSFORMERS, OF_TRANSFORMERS, check_kept, check_readable, one_line, parted
+
+# Keys of the published files that change no answer: switches of kernels, of training and of caches of fixed size.
+UNREAD = frozenset({
+    "column_split", "inference_mode", "log_intermediate_values", "make_vocab_size_divisible_by", "max_sequence_len",
+    "model_parallel_size", "num_filters", "pipe_parallel_size", "prefill_style", "print_activations", "smeared_gqa",
+    "split_k0", "use_flash_attention_2", "use_flash_attn", "use_flash_depthwise", "use_flashfft",
+})  # fmt: skip
+
+# What an argument of `from_pretrained` may be beside a field: of the loading itself.
+_OF_LOADING = frozenset({"gguf_file", "return_unused_kwargs"})
+
+logger = logging.get_logger(__name__)
+
+
+@strict
+class StripedHyenaConfig(PreTrainedConfig):
+    """Configuration of a StripedHyena: gated long convolutions with a few attention layers between them.
+
+    Fields have the names of the published files, and answer to those of transformers, too (``num_hidden_layers`` is
+    ``num_layers``, ``rms_norm_eps`` is ``eps``). What the published files say besides is kept and not read.
+
+    Raises:
+        ValueError: for a name that is no field, with the nearest one.
+        StrictDataclassError: of huggingface_hub, for a value of the wrong type or out of range, or a contradiction.
+
+    >>> config = StripedHyenaConfig(hidden_size=64, num_layers=4, num_attention_heads=4, attn_layer_idxs=[2])
+    >>> config.num_hidden_layers, config.layer_types
+    (4, ['hyena', 'hyena', 'full_attention', 'hyena'])
+    """
+
+    model_type = "stripedhyena"
+    keys_to_ignore_at_inference = ["cache"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "num_hidden_layers": "num_layers",
+        "intermediate_size": "inner_mlp_size",
+        "hidden_act": "mlp_activation",
+        "rms_norm_eps": "eps",
+        "rope_theta": "rotary_emb_base",
+        "max_position_embeddings": "max_seqlen",
+        "tie_word_embeddings": "tie_embeddings",
+    }
+
+    vocab_size: int = config_field(512, "number of tokens", SIZE)
+    hidden_size: int = config_field(4096, "width of the hidden states", SIZE, "H")
+    num_layers: int = config_field(32, "number of blocks", Range(1, 10_000))
+    attn_layer_idxs: list[int] | None = config_field(None, "blocks that attend, counted from 0; None is none of them")
+    hyena_layer_idxs: list[int] | None = config_field(None, "blocks that convolve; None is all others")
+    state_size: int = config_field(8, "complex poles of a channel", SIZE, "N")
+    hyena_filter_groups: int = config_field(1, "channels that share the poles and residues of one filter", SIZE)
+    short_filter_length: int = config_field(3, "taps of the short filter", SIZE, "S")
+    short_filter_bias: bool = config_field(True, "the short filter has a bias")
+    column_split_hyena: bool = config_field(
+        True, "projections hold x2, x1 and v head by head; False is thirds of all channels"
+    )
+    num_attention_heads: int = config_field(32, "heads, of queries and of `column_split_hyena`", SIZE)
+    proj_groups: int = config_field(1, "query heads that share one head of keys and values", SIZE)
+    qkv_proj_bias: bool = config_field(True, "queries, keys and values have a bias")
+    mha_out_proj_bias: bool = config_field(True, "the output of attention has a bias")
+    rotary_emb_base: float | int = config_field(10000, "base of the rotary frequencies", Range(0, open_minimum=True))
+    use_interpolated_rotary_pos_emb: bool = config_field(False, "divide positions by rotary_emb_scaling_factor")
+    rotary_emb_scaling_factor: float | int = config_field(1, "see above", Range(0, open_minimum=True))
+    inner_mlp_size: int | None = config_field(
+        None, "width of the MLP; None is 8H/3, rounded up to a multiple of inner_size_multiple_of", SIZE
+    )
+    inner_size_multiple_of: int = config_field(64, "see above", SIZE)
+    mlp_activation: Literal["gelu", "silu"] = config_field("silu", "activation of the MLP's gate")
+    eps: float | int = config_field(1e-6, "added under, or to, the root of every norm", NOT_NEGATIVE)
+    use_flash_rmsnorm: bool = config_field(
+        False, "add eps to the mean of squares (StripedHyena-7B); False adds it to its root (Evo)"
+    )
+    final_norm: bool = config_field(True, "normalise before the projection onto the vocabulary")
+    tie_embeddings: bool = config_field(True, "that projection is the embedding")
+    max_seqlen: int = config_field(8192, "steps of pretraining; it limits nothing", SIZE)
+    initializer_range: float | int = config_field(0.02, "std of fresh weights", NOT_NEGATIVE)
+    classifier_dropout: float | int = config_field(0.0, "dropout before a classifier", PROBABILITY)
+    pooling: Literal["mean", "last", "first", "max"] = config_field(
+        "mean", "how the classifier of sequences reduces the steps that are not padding"
+    )
+    pad_token_id: int | None = config_field(None, "token of padding")
+    bos_token_id: int | None = config_field(None, "token that begins a sequence")
+    eos_token_id: int | list[int] | None = config_field(None, "token or tokens that end a sequence")
+    use_cache: bool = config_field(True, "return the states as cache")
+
+    # Fields of transformers, declared again so that `strict` sees their types.
+    id2label: dict | None = None
+    label2id: dict | None = None
+    problem_type: ProblemType | None = None
+    dtype: Any = None
+    is_encoder_decoder: bool = False
+
+    def __post_init__(self, **kwargs):
+        for name in kwargs.keys() & self.attribute_map.keys():
+            setattr(self, name, kwargs.pop(name))
+        for name in kwargs:
+            if name not in self.known_names() and not name.startswith("_"):
+                _refuse(name, self.known_names())
+        check_dtype(self.dtype)
+        check_dtype(kwargs.get("torch_dtype"))
+        if self.inner_mlp_size is None:
+            multiple = self.inner_size_multiple_of * (kwargs.get("model_parallel_size") or 1)
+            self.inner_mlp_size = -(-(8 * self.hidden_size // 3) // multiple) * multiple
+        self.id2label, self.label2id = complete_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def known_names(cls) -> frozenset[str]:
+        """The names that the constructor takes: fields, their names in transformers, and keys that nothing reads."""
+        return OF_TRANSFORMERS | UNREAD | cls.attribute_map.keys() | {spec.name for spec in fields(cls)}
+
+    @property
+    def layer_types(self) -> list[str]:
+        """What mixes the steps in each block: "hyena" or "full_attention"."""
+        attends = set(self.attn_layer_idxs or ())
+        return ["full_attention" if i in attends else "hyena" for i in range(self.num_layers)]
+
+    @property
+    def num_key_value_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_attention_heads // self.proj_groups
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.hidden_size // self.num_attention_heads
+
+    def validate_layer_type(self):
+        """Every block convolves or attends. The published files also list blocks after the last: these are ignored."""
+        attend, convolve = set(self.attn_layer_idxs or ()), set(self.hyena_layer_idxs or ())
+        wrong = sorted(i for i in attend if not 0 <= i < self.num_layers)
+        if wrong:
+            raise ValueError(
+                f"attn_layer_idxs must lie in 0 … num_layers-1 = {self.num_layers - 1}, got {wrong}: leave these out."
+            )
+        if self.hyena_layer_idxs is None:
+            return
+        both = sorted(attend & convolve)
+        neither = [i for i in range(self.num_layers) if i not in attend | convolve]
+        if both or neither:
+            raise ValueError(
+                "every block must be in one of attn_layer_idxs and hyena_layer_idxs, but "
+                f"{short(both)} are in both and {short(neither)} in neither: leave hyena_layer_idxs out."
+            )
+
+    def validate_heads(self):
+        """Heads share the channels evenly, keys the heads, and rotary positions turn pairs of channels."""
+        H, heads, groups = self.hidden_size, self.num_attention_heads, self.proj_groups
+        if H % heads or (self.attn_layer_idxs and H % (2 * heads)):
+            raise ValueError(
+                f"hidden_size must be a multiple of num_attention_heads, and of twice as many where a block attends, "
+                f"got {H} and {heads}."
+            )
+        if heads % groups:
+            raise ValueError(f"num_attention_heads must be a multiple of proj_groups, got {heads} and {groups}.")
+
+    def validate_filters(self):
+        """Groups of channels are whole, and there is a filter for every channel."""
+        if self.hidden_size % self.hyena_filter_groups:
+            raise ValueError(
+                "hyena_filter_groups channels share a filter, so it must divide hidden_size, got "
+                f"{self.hyena_filter_groups} and {self.hidden_size}: published models have 1."
+            )
+        filters = getattr(self, "num_filters", None)
+        if filters not in (None, self.hidden_size):
+            raise ValueError(
+                f"num_filters must be hidden_size={self.hidden_size}, got {short(filters)}: leave num_filters out."
+            )
+        if getattr(self, "smeared_gqa", False):
+            raise ValueError("smeared_gqa=True is no part of a published model: leave it out.")
+
+    def validate_labels(self):
+        """What a head predicts."""
+        id2label = ordered_id2label(self.id2label or {})
+        check_label2id(id2label, self.label2id or {})
+        check_problem_type(self.problem_type, len(id2label))
+
+    def validate_special_tokens(self):
+        """Special tokens are of the vocabulary."""
+        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+        for name, token in [
+            ("pad_token_id", self.pad_token_id),
+            ("bos_token_id", self.bos_token_id),
+            *(("eos_token_id", token) for token in ends),
+        ]:
+            if token is not None and not 0 <= token < self.vocab_size:
+                raise ValueError(
+                    f"{name} must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {token}: set vocab_size to the "
+                    "length of the tokenizer."
+                )
+
+    def validate_direction(self):
+        """StripedHyena reads from left to right."""
+        if self.is_encoder_decoder:
+            raise ValueError("is_encoder_decoder=True needs an encoder, and StripedHyena has none: leave it out.")
+
+    def validate_kept(self):
+        """What the configuration holds beside its fields can be written, and read again."""
+        kept = {name for name in self.__dict__.keys() - self.known_names() if not name.startswith("_")}
+        check_kept({name: self.__dict__[name] for name in kept}, type(self))
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
+        """As in transformers; fields among ``kwargs`` are checked like those of the dictionary.
+
+        Names of the dictionary that are no fields are kept, and a warning lists them; an unknown one among ``kwargs``
+        is refused, unless the caller wants those back that no configuration knows.
+
+        Raises:
+            ValueError: for a field that is refused, the dictionary of another kind of model, or an unknown argument.
+        """
+        check_readable(config_dict, cls.model_type)
+        read, kept = parted(config_dict, cls, cls.known_names())
+        given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - LEFT_TO_TRANSFORMERS}
+        given = {"dtype": given.pop("torch_dtype")} | given if "torch_dtype" in given else given
+        if given.get("dtype") == "auto":
+            del given["dtype"]  # the type of the saved weights, which the file says
+        for name in kwargs.keys() - _OF_LOADING:
+            if not name.startswith("_") and not kwargs.get("return_unused_kwargs") and "name_or_path" not in kwargs:
+                _refuse(name, cls.known_names())
+        try:
+            returned = super().from_dict(
+                relabelled(cls._by_own_names(read), given) | cls._by_own_names(given), **kwargs
+            )
+            config = returned[0] if isinstance(returned, tuple) else returned
+            config.__dict__.update(kept)
+            config.validate()
+        except StrictDataclassError as error:
+            raise ValueError(one_line(error)) from error
+        if kept:
+            logger.warning_once(f"StripedHyenaConfig keeps names of a file that it does not read: {sorted(kept)}.")
+        return returned
+
+    @classmethod
+    def _by_own_names(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {cls.attribute_map.get(name, name): value for name, value in values.items()}
+
+
+def _refuse(name: Any, known: frozenset[str]) -> None:
+    hint = did_you_mean(name, sorted(known)) or f"known names are {sorted(known)}."
+    raise ValueError(f"StripedHyenaConfig: unknown name {short(name)}; {hint}")
+
+
+StripedHyenaConfig.register_for_auto_class()
+
+__all__ = ["StripedHyenaConfig"]
