@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -33,6 +33,8 @@ from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
 from .ops_dlr import State, all_finite, at_least_float32
 from .parallel_dlr import check_whole_sequences
 from .streaming_dlr import stream
+
+logger = logging.get_logger(__name__)
 
 
 class GEGLU(nn.Module):
@@ -234,8 +236,9 @@ class DLRPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["DLRBlock"]
     _keep_in_fp32_modules_strict = ["kernel"]
     _can_record_outputs = {"hidden_states": DLRBlock, "attentions": OutputRecorder(DLRAttention, index=1)}
-    _skip_keys_device_placement = ["cache"]
     _is_stateful = True
+    # A state goes from the first step to the last, and positions of attention are counted from the inputs given.
+    _supports_context_parallel = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):  # noqa: PLR0912 - one branch per kind of module
@@ -442,14 +445,13 @@ class DLRModel(DLRPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
 
     def _check_weights(self, layout: Layout) -> None:
-        """Refuse to record weights of attention that nothing computes."""
+        """Say once that weights which nothing computes are not recorded, as attention of transformers does."""
         if self.attends and self.config._attn_implementation != "eager":
-            raise ValueError(
-                f"output_attentions=True needs attention that holds its weights, but attn_implementation is "
-                f"{self.config._attn_implementation!r}: call model.set_attn_implementation('eager'), or "
-                "leave output_attentions False."
+            logger.warning_once(
+                f"{self.config._attn_implementation!r} attention holds no weights, so that output_attentions=True "
+                "answers none: call model.set_attn_implementation('eager')."
             )
-        if self.attends and layout.documents is not None:
+        elif self.attends and layout.documents is not None:
             raise ValueError(
                 "output_attentions=True needs one document per row, but several share one: pass each by itself."
             )

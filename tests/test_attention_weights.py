@@ -1,5 +1,6 @@
 """Attention that shows its weights: the same answers, and weights that say what was read."""
 
+import logging
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from test_streaming import CUTS, streamed
 from tiny import assert_same_tensors, draw_input, gradients_of, perturbed, tiny_config
 from tolerances import assert_close
 from torch import Tensor
+from transformers import LlamaConfig, LlamaModel
 
 from modeling_dlr import DLRForCausalLM, DLRForTokenClassification, DLRModel
 from modeling_dlr.attention_dlr import DLRAttention
@@ -112,13 +114,28 @@ def test_generation_returns_weights():
     assert [token[1].shape for token in output.attentions] == [(2, HEADS, 7, 7), (2, HEADS, 1, 8), (2, HEADS, 1, 9)]
 
 
+@by_hybrid
+def test_nothing_to_record(fields: dict[str, Any], caplog: pytest.LogCaptureFixture):
+    """Where nothing computes weights there are none, as in Llama, and a warning says once what to do."""
+    logging.Logger.warning_once.cache_clear()
+    llama = LlamaModel(LlamaConfig(vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=3))
+    model = build(**fields)
+    inputs = batch_of(model)
+    plain = model(**inputs).last_hidden_state
+    with caplog.at_level("WARNING", logger=DLRModel.__module__):
+        for _ in range(2):
+            output = model(**inputs, output_attentions=True)
+            assert output.attentions == llama(**inputs, output_attentions=True).attentions == ()
+            assert torch.equal(output.last_hidden_state, plain)
+    (record,) = [record for record in caplog.records if "output_attentions=True answers none" in record.message]
+    assert "call model.set_attn_implementation('eager')" in record.message
+
+
 def test_refused(monkeypatch: pytest.MonkeyPatch):
-    """Weights that nothing computes are refused with the cure, before any work."""
+    """Weights over several documents of a row are refused, before any work."""
     monkeypatch.setattr(DLRAttention, "forward", lambda *_: pytest.fail("attention ran"))
     model = build(**HYBRIDS["one of each"])
-    inputs = draw_input("tokens", model.config, 1, 4)
-    with pytest.raises(ValueError, match=r"'sdpa': call model.set_attn_implementation\('eager'\)"):
-        model(**inputs, output_attentions=True)
     model.set_attn_implementation("eager")
+    inputs = draw_input("tokens", model.config, 1, 4)
     with pytest.raises(ValueError, match="one document per row, but several share one"):
         model(**inputs, position_ids=torch.tensor([[0, 1, 0, 1]]), output_attentions=True)
