@@ -2,7 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .derivatives_dlr import first_derivatives
 
 # Numbers that the transforms of a block may hold, to stay in the cache.
 _NUMBERS_PER_BLOCK = 2**19
@@ -94,7 +95,7 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx, grad: Tensor):
         u, kernel, reverse_kernel, skip = ctx.saved_tensors
         C, work = kernel.shape[0], _Workspace(u, kernel)

@@ -46,6 +46,17 @@ class Generates:
         # pyrefly: ignore[missing-attribute] - of GenerationMixin, which comes after this class
         return super().generate(inputs, generation_config, *args, **kwargs)
 
+    def init_continuous_batching(self, *args, **kwargs) -> Any:
+        """Refused: its memory holds the keys and values of attention, page by page, and no state.
+
+        Raises:
+            NotImplementedError: saying what to call.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not do continuous batching (generate_batch, cache_implementation='paged'): "
+            "call generate with a padded batch and its attention_mask."
+        )
+
     @staticmethod
     def create_masks_for_generate(*, attention_mask: Tensor | None = None, **_) -> Tensor | None:
         """The mask as it is: every layer reads one number per step."""

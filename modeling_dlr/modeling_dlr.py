@@ -237,8 +237,6 @@ class DLRPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = ["kernel"]
     _can_record_outputs = {"hidden_states": DLRBlock, "attentions": OutputRecorder(DLRAttention, index=1)}
     _is_stateful = True
-    # A state goes from the first step to the last, and positions of attention are counted from the inputs given.
-    _supports_context_parallel = False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):  # noqa: PLR0912 - one branch per kind of module

@@ -282,11 +282,16 @@ def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps
 
 
 def check_length(length: int) -> None:
-    """Refuse kernels without a step.
+    """Refuse kernels without a step, and those of a traced program, which would keep the length of its example.
 
     Raises:
         ValueError: naming the length.
+        RuntimeError: naming what takes every length.
     """
+    if torch.jit.is_tracing():
+        raise RuntimeError(
+            "torch.jit.trace would fix the length of sequences: use torch.export, or torch.onnx.export(dynamo=True)."
+        )
     if length < 1:
         raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from .derivatives_dlr import first_derivatives
 from .memo_dlr import Memo
 from .precision_dlr import in_float64
 from .products_dlr import product_with_transposed
@@ -127,7 +127,7 @@ class _Product(torch.autograd.Function):
         return _remembered_product(memo, (decay, angle, real, imag), length)
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx, grad: Tensor):
         decay, angle, real, imag = ctx.saved_tensors
         return *_gradients(decay, angle, real, imag, grad), None, None
@@ -143,7 +143,7 @@ class _Adjoint(torch.autograd.Function):
         return real, minus_imag.neg()
 
     @staticmethod
-    @once_differentiable
+    @first_derivatives
     def backward(ctx, grad_real: Tensor, grad_imag: Tensor):
         decay, angle, g = ctx.saved_tensors
         W = (grad_real, -grad_imag)
