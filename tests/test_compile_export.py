@@ -134,6 +134,37 @@ def test_every_head_exported_for_every_size(auto: str):
         torch.testing.assert_close(dict(program(**inputs)), dict(model(**inputs)), rtol=1e-4, atol=1e-4)
 
 
+class Step(nn.Module):
+    """One token and the states before it, two tensors per layer, to its logits and the states after it."""
+
+    def __init__(self, model: DLRForCausalLM):
+        super().__init__()
+        self.model = model
+
+    def forward(self, token: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        cache = DynamicCache(config=self.model.config)
+        for layer, real, imag in zip(cache.layers, states[::2], states[1::2], strict=True):
+            layer.update(real, imag, steps=1)
+        output = self.model(token, cache=cache, use_cache=True)
+        assert output.cache is cache
+        return output.logits, *(part for layer in cache.layers for part in layer.contents())
+
+
+@torch.no_grad()
+def test_exported_step_with_its_state():
+    """The state as input and output of one exported step streams a sequence as the whole is read, in any batch."""
+    model = perturbed(DLRForCausalLM(tiny_config())).eval()
+    shape = model.config.hidden_size, model.config.state_size
+    example = torch.ones(2, 1, dtype=torch.long), *(torch.zeros(2, *shape) for _ in range(4))
+    axes = {0: Dim.DYNAMIC}
+    program = torch.export.export(Step(model).eval(), example, dynamic_shapes=(axes, (axes,) * 4)).module()
+    ids, states, logits = torch.randint(1, 11, (3, 15)), [torch.zeros(3, *shape) for _ in range(4)], []
+    for token in ids.split(1, dim=1):
+        answer, *states = program(token, *states)
+        logits.append(answer)
+    torch.testing.assert_close(torch.cat(logits, dim=1), model(ids).logits, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_attention_is_not_exported_with_a_cache():
     """A cache of attention layers, whose length an export would make a constant, is refused."""

@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES
 from tiny import perturbed, tiny_config
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
+from transformers import AutoModelForCausalLM, CompileConfig, DynamicCache, GenerationConfig
 
 from modeling_dlr import DLRForCausalLM
 
@@ -89,6 +89,23 @@ def test_kinds_of_caches(layers: dict[str, Any], options: dict[str, Any], beams:
     model, inputs = language_model(**layers), prompts()
     expected = generate(model, inputs, do_sample=False, num_beams=beams)
     assert torch.equal(generate(model, inputs, do_sample=False, num_beams=beams, **options), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_implementation": "dynamic"},
+        {"cache_implementation": "static", "compile_config": CompileConfig(backend="eager")},
+        {"cache_implementation": "hybrid"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["DLR", "hybrid"])
+def test_other_names_of_caches(name: str, options: dict[str, Any]):
+    """Every name of a cache that needs no other hardware gives the same tokens; asking to compile changes none."""
+    model, inputs = language_model(**LAYERS[name]), prompts()
+    expected = generate(model, inputs, do_sample=False, use_cache=False)
+    assert torch.equal(generate(model, inputs, do_sample=False, **options), expected)
 
 
 @by_layers

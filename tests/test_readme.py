@@ -12,7 +12,9 @@ from pytest_examples import CodeExample, EvalExample, find_examples
 import make
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configuration/README.md", "docs/hub.md")]
+DOCUMENTS = [
+    ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configuration/README.md", "docs/hub.md", "docs/export.md")
+]
 PYTHON_BLOCKS = {
     path: list(examples) for path, examples in itertools.groupby(find_examples(*DOCUMENTS), lambda block: block.path)
 }
@@ -27,8 +29,14 @@ def blocks(document: Path, *languages: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "python_blocks", PYTHON_BLOCKS.values(), ids=[str(path.relative_to(ROOT)) for path in PYTHON_BLOCKS]
+    "python_blocks",
+    [
+        pytest.param(examples, id=path.name, marks=pytest.mark.slow if path.name == "export.md" else ())
+        for path, examples in PYTHON_BLOCKS.items()
+    ],
 )
+# torch's own exporter still asks its trees by the old name.
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
 def test_python_blocks_run(
     python_blocks: list[CodeExample], eval_example: EvalExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
