@@ -17,7 +17,7 @@ import torch
 from measure import RESULTS, build_mixer, run_benchmark
 from torch import Tensor
 
-from modeling_dlr.decoding_dlr import Version, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr.decoding_dlr import begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_kernel, final_state, powers_of, scan, step
 
 HIDDEN_SIZE = 4
@@ -81,13 +81,13 @@ class Decoder:
     def __init__(self, spectrum: Spectrum, skip: Tensor):
         zero = torch.zeros(1, HIDDEN_SIZE, spectrum.decay.shape[-1])
         self.tables, self.start = lookahead_tables(spectrum, skip), State(zero, zero)
-        self.block = begin_block(self.tables, Version.of(()), self.start)
+        self.block = begin_block(self.tables, self.start)
 
     def __call__(self, u: Tensor, _: None) -> tuple[Tensor, None]:
         """[1, H] to [1, 1, H]."""
         if self.block.is_full:
             self.start = state_after(self.block, self.start)
-            self.block = begin_block(self.tables, Version.of(()), self.start)
+            self.block = begin_block(self.tables, self.start)
         return next_output(self.block, u), None
 
 

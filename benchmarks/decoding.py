@@ -18,13 +18,11 @@ from measure import RESULTS, paired_ratio, run_benchmark
 from torch import Tensor
 
 from modeling_dlr import DLRKernel
-from modeling_dlr.decoding_dlr import Block, Version, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr.decoding_dlr import Block, begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import State, powers_of, step
 
 _TOKENS = 256
 _ROUNDS = 7
-# The version of no parameters: the tables of this benchmark depend on none.
-NOW = Version.of(())
 
 
 class Row(NamedTuple):
@@ -65,7 +63,7 @@ def measure(row: Row) -> dict[str, Any]:
         block, start = x
         if block.is_full:
             start = state_after(block, start)
-            block = begin_block(tables, NOW, start)
+            block = begin_block(tables, start)
         return next_output(block, u), (block, start)
 
     ways: dict[str, tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]] = {
@@ -76,7 +74,7 @@ def measure(row: Row) -> dict[str, Any]:
     runs: dict[str, list[list[float]]] = {way: [] for way in ways}
     for _ in range(_ROUNDS + 1):
         for way, (advance, state) in ways.items():
-            runs[way].append(timed(advance, u, (begin_block(tables, NOW, zero), zero) if way == "lookahead" else state))
+            runs[way].append(timed(advance, u, (begin_block(tables, zero), zero) if way == "lookahead" else state))
     means = {way: [statistics.mean(run) for run in seconds[1:]] for way, seconds in runs.items()}
     slowest = [max(run[i : i + block]) for run in runs["lookahead"][1:] for i in range(0, _TOKENS, block)]
     return {

@@ -1,12 +1,11 @@
 """The recurrent state as a layer of a transformers cache: of constant size, however long the sequence."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
 
-from .decoding_dlr import Block, LookaheadTables, Version, begin_block, next_output, state_after
+from .decoding_dlr import Block, LookaheadTables, begin_block, next_output, state_after
+from .memo_dlr import Snapshot
 from .ops_dlr import State
 
 
@@ -25,11 +24,13 @@ class DLRCacheLayer(CacheLayerMixin):
         super().__init__(**kwargs)
         self.cumulative_length = 0
         self.block: Block | None = None
+        self.made_from: Snapshot | None = None  # the tensors from which the tables of the block were made
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take a first state."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values, self.block = key_states, value_states, None
+        self.keys, self.values = key_states, value_states
+        self.block = self.made_from = None
         self.is_initialized = True
 
     def contents(self) -> tuple[Tensor, Tensor] | None:
@@ -42,7 +43,7 @@ class DLRCacheLayer(CacheLayerMixin):
     def __getstate__(self) -> dict:
         """What a copy and a pickle hold: the state as it is now, without a block and its tables."""
         keys, values = self.contents() or (None, None)
-        return self.__dict__ | {"keys": keys, "values": values, "block": None}
+        return self.__dict__ | {"keys": keys, "values": values, "block": None, "made_from": None}
 
     def update(self, key_states: Tensor, value_states: Tensor, steps: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Replace the state by the one ``steps`` steps later; real and imaginary part, each [B, H, N]."""
@@ -50,27 +51,32 @@ class DLRCacheLayer(CacheLayerMixin):
         self.cumulative_length += steps
         return key_states, value_states
 
-    def is_inside_block(self) -> bool:
-        """Whether the next step, if it is a token without a gradient, may leave the state alone."""
-        return self.block is not None and not self.block.is_full
+    def is_in_block_of(self, tensors: tuple[Tensor | None, ...]) -> bool:
+        """Whether the next token belongs to a block whose tables were made from these tensors, as they are now."""
+        block, made_from = self.block, self.made_from
+        if block is None or made_from is None or block.is_full or not block.is_writable:
+            return False
+        return made_from.is_untouched(tensors)
 
-    def decode(self, u: Tensor, parameters: tuple[Tensor, ...], tables: Callable[[], LookaheadTables]) -> Tensor:
-        """The output of one more step, u [B, H] to y [B, C, H], without a gradient.
+    def begin_block(self, tables: LookaheadTables, made_from: tuple[Tensor, ...], u: Tensor) -> None:
+        """Begin a block with the present state, or a state of zero.
 
         Args:
-            u: the input.
-            parameters: on which the tables depend; a block ends where they change.
-            tables: gives those of the parameters.
+            tables: of the layer's kernel and skip.
+            made_from: the tensors from which they were made.
+            u: the next input, [B, H], for the shape and type of the state.
         """
-        block = self.block
-        if block is None or not block.goes_on_with(parameters):
-            contents, found = self.contents(), tables()
-            zero = u.new_zeros(*u.shape, found.decay.shape[-1])
-            state = State(zero, zero) if contents is None else State(*(part.detach() for part in contents))
-            self.lazy_initialization(*state)
-            self.block = block = begin_block(found, Version.of(parameters), state)
+        contents = self.contents()
+        zero = u.new_zeros(*u.shape, tables.decay.shape[-1])
+        state = State(zero, zero) if contents is None else State(*(part.detach() for part in contents))
+        self.lazy_initialization(*state)
+        self.block, self.made_from = begin_block(tables, state), Snapshot(made_from)
+
+    def decode(self, u: Tensor) -> Tensor:
+        """The output of one more step in a block that is not full, u [B, H] to y [B, C, H], without a gradient."""
+        assert self.block is not None  # noqa: S101 - `begin_block` came before; this tells the type checker
         self.cumulative_length += 1
-        return next_output(block, u)
+        return next_output(self.block, u)
 
     def get_seq_length(self) -> int:
         """Steps seen so far, padding included."""
@@ -86,7 +92,7 @@ class DLRCacheLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.keys = self.values = self.block = None
+        self.keys = self.values = self.block = self.made_from = None
         self.is_initialized = False
         super().reset()
 
@@ -165,14 +171,6 @@ def steps_seen(cache: Cache) -> int:
     layers = [layer for layer in cache.layers if type(layer).__name__ != PoolingCacheLayer.__name__]
     lengths = [layer.get_seq_length() for layer in layers if isinstance(layer, CacheLayerMixin)]
     return int(next((length for length in lengths if not isinstance(length, Tensor)), lengths[0] if lengths else 0))
-
-
-def inside_blocks(cache: Cache | None) -> bool:
-    """Whether one more token may leave every recurrent state alone."""
-    # By name, for every folder of remote code has classes of its own.
-    states = [layer for layer in cache.layers if type(layer).__name__ == DLRCacheLayer.__name__] if cache else []
-    # pyrefly: ignore[missing-attribute] - the one class that is asked for has it
-    return bool(states) and all(layer.is_inside_block() for layer in states)
 
 
 def pooling_layer(cache: Cache, num_layers: int) -> PoolingCacheLayer:

@@ -4,7 +4,7 @@ Values (of token ids, labels, masks) are read on the CPU only, where that costs 
 waited for at every step: CUDA asserts them without that, as compiled programs do, and other devices are not asked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -203,23 +203,49 @@ def _check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:
         raise ValueError(f"{name} must have the shape {expected}, got {list(value.shape)}.")
 
 
+def check_finite(named: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse parameters with NaN or infinity, before they spoil a state.
+
+    Skipped on accelerators, where it would synchronize, while tracing, and for shards. The logarithm of 0 is let pass.
+
+    Args:
+        named: pairs of the name that the error says, with the path of the module, and the tensor.
+
+    Raises:
+        ValueError: naming the first such parameter.
+    """
+    for name, part in named:
+        if type(part.detach()) is not Tensor or not values_are_cheap(part):
+            continue
+        values = part.exp() if ".log_" in f".{name}" else part
+        if not all_finite(values):
+            wrong = part[~values.isfinite()][0].item()
+            raise ValueError(f"{name} must be finite, got {wrong}: lower the learning rate, or clip gradients.")
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no number is infinite or NaN. A finite sum says so in a third of the time of looking at every number."""
+    return bool(x.sum().isfinite()) or bool(x.isfinite().all())
+
+
 def values_are_cheap(tensor: Tensor) -> bool:
     """Whether looking at the values of a tensor costs little, and is possible at all: not while a program is traced."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
-    return _has_memory(tensor)
+    return has_memory(tensor)
 
 
 def _asserts(tensor: Tensor) -> bool:
     """Whether the device of a tensor can assert something of its values without being waited for."""
     if tensor.device.type not in ASSERTING_DEVICES or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
-    return torch.compiler.is_compiling() or _has_memory(tensor)
+    return torch.compiler.is_compiling() or has_memory(tensor)
 
 
-def _has_memory(tensor: Tensor) -> bool:
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the values of a tensor are anywhere: not under vmap, nor of a fake tensor."""
     try:
         tensor.data_ptr()
-    except RuntimeError:  # under vmap, or of a fake tensor
+    except RuntimeError:
         return False
     return True

@@ -7,12 +7,12 @@ their rounding is applied T times less often than by stepping.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from .checks_dlr import has_memory
 from .ops_dlr import Spectrum, State, evaluate_kernel, power, product
 from .vandermonde_dlr import table_of_powers
 
@@ -26,74 +26,33 @@ class LookaheadTables(NamedTuple):
     Attributes:
         decay: Re log Λ, [N] or [H, N].
         angle: Im log Λ, likewise.
-        weights: W as (Re, Im), each [C, H, N].
+        weights_real: Re W, [C, H, N].
+        weights_imag: Im W, [C, H, N].
         lookahead: [G, T, 2N], Λ^{j+1} as [Re, -Im] for j = 0 … T-1; G is 1 (shared poles) or H.
         history: [G, T, 2N], Λ^{T-1-j} as [Re, Im].
-        taps: [T, C, H], K[j], and D added to K[0].
+        taps: [T, 1, C, H], K[j], and D added to K[0].
     """
 
     decay: Tensor
     angle: Tensor
-    weights: tuple[Tensor, Tensor]
+    weights_real: Tensor
+    weights_imag: Tensor
     lookahead: Tensor
     history: Tensor
     taps: Tensor
 
 
-def may_decode(parameters: tuple[Tensor, ...]) -> bool:
-    """Whether a layer with these parameters may decode in blocks.
+def may_decode(tensors: tuple[Tensor | None, ...]) -> TypeGuard[tuple[Tensor, ...]]:
+    """Whether a layer that is a function of these tensors may decode in blocks.
 
-    Not where a gradient goes through every step, where a program is traced, or where parameters have no storage (under
-    vmap) or do not count their changes (made in inference mode).
+    Not where there are none, one is missing (None) or a shard, has no storage (under vmap), or does not count writes
+    (made in inference mode).
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    try:
-        plain = [type(p) in (Tensor, nn.Parameter) and (p.data_ptr(), p._version) for p in parameters]
-    except RuntimeError:
-        return False
-    return all(plain)
-
-
-class OptimizerSteps:
-    """How many steps all optimizers of this process have taken."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    def __call__(self, *_) -> None:
-        """Count one more."""
-        self.taken += 1
-
-
-OPTIMIZER_STEPS = OptimizerSteps()
-register_optimizer_step_post_hook(OPTIMIZER_STEPS)
-
-
-class Version(NamedTuple):
-    """Parameters as they were: the storage of each, which lives on as long as this, and torch's count of its changes.
-
-    That count leaves out fused optimizers, so the steps of all optimizers are counted beside it. Changes through
-    ``.data`` are not counted.
-    """
-
-    storages: tuple[Tensor, ...]
-    changes: tuple[int, ...]
-    optimizer_steps: int
-
-    @classmethod
-    def of(cls, parameters: tuple[Tensor, ...]) -> "Version":
-        """The present version."""
-        return cls(tuple(p.detach() for p in parameters), tuple(p._version for p in parameters), OPTIMIZER_STEPS.taken)
-
-    def is_that_of(self, parameters: tuple[Tensor, ...]) -> bool:
-        """Whether they are the same, in the same place, and have not been written into since."""
-        if self.optimizer_steps != OPTIMIZER_STEPS.taken or len(parameters) != len(self.storages):
-            return False
-        return all(
-            new.data_ptr() == old.data_ptr() and new.dtype == old.dtype and new._version == count
-            for new, old, count in zip(parameters, self.storages, self.changes, strict=True)
-        )
+    plain = all(
+        part is not None and type(part) in (Tensor, nn.Parameter) and not part.is_inference() and has_memory(part)
+        for part in tensors
+    )
+    return bool(tensors) and plain
 
 
 @dataclass
@@ -102,14 +61,12 @@ class Block:
 
     Attributes:
         tables: of its spectrum.
-        version: of the parameters that the tables were made from.
         outputs: [T, B, C, H], as far as the state and the tokens so far make them.
         inputs: [T, B, H], the tokens so far.
         position: how many they are.
     """
 
     tables: LookaheadTables
-    version: Version
     outputs: Tensor
     inputs: Tensor
     position: int = 0
@@ -119,10 +76,10 @@ class Block:
         """Whether the next token needs a new block."""
         return self.position == len(self.inputs)
 
-    def goes_on_with(self, parameters: tuple[Tensor, ...]) -> bool:
-        """Whether the next token belongs to this block. What inference mode made can only be written into there."""
-        writable = self.inputs.is_inference() <= torch.is_inference_mode_enabled()
-        return writable and not self.is_full and self.version.is_that_of(parameters)
+    @property
+    def is_writable(self) -> bool:
+        """Whether a token may be written into it: what inference mode made can only be written into there."""
+        return torch.is_inference_mode_enabled() or not self.inputs.is_inference()
 
     def take_sequences(self, indices: Tensor) -> None:
         """Keep some sequences, or repeat them, as beam search does."""
@@ -143,31 +100,27 @@ def lookahead_tables(spectrum: Spectrum, skip: Tensor, block_length: int | None 
     T = min(max(fitting, _SHORTEST_BLOCK), _LONGEST_BLOCK) if block_length is None else block_length
     if T < 1:
         raise ValueError(f"A block has at least one token, got block_length={T}.")
-    taps = evaluate_kernel(spectrum, T).permute(2, 0, 1).contiguous()
+    taps = evaluate_kernel(spectrum, T).permute(2, 0, 1).unsqueeze(1).contiguous()
     taps[0] += skip
     powers = table_of_powers(decay, angle, T + 1, taps)  # [G, T+1, 2N]
     lookahead = powers[:, 1:].clone()
     lookahead[..., N:].neg_()
 
-    def packed(x: Tensor) -> Tensor:
-        return x.clone(memory_format=torch.contiguous_format)
-
     return LookaheadTables(
         spectrum.decay.clone(),
         spectrum.angle.clone(),
-        (
-            spectrum.weights_real.clone(memory_format=torch.contiguous_format),
-            spectrum.weights_imag.clone(memory_format=torch.contiguous_format),
-        ),
+        spectrum.weights_real.clone(memory_format=torch.contiguous_format),
+        spectrum.weights_imag.clone(memory_format=torch.contiguous_format),
         lookahead,
         powers[:, :-1].flip(1),
         taps,
     )
 
 
-def begin_block(tables: LookaheadTables, version: Version, state: State) -> Block:
+def begin_block(tables: LookaheadTables, state: State) -> Block:
     """A block of tokens from a recurrent state [B, H, N]."""
-    (W_real, W_imag), (T, C, H), B = tables.weights, tables.taps.shape, len(state.real)
+    W_real, W_imag, (T, _, C, H) = tables.weights_real, tables.weights_imag, tables.taps.shape
+    B = len(state.real)
     x_real, x_imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
     seen = x_real.new_empty(B, C, H, tables.lookahead.shape[-1])  # W x as [Re | Im]
     seen_real, seen_imag = seen.chunk(2, dim=-1)
@@ -177,7 +130,7 @@ def begin_block(tables: LookaheadTables, version: Version, state: State) -> Bloc
         outputs = (tables.lookahead[0] @ seen.flatten(0, -2).mT).view(T, B, C, H)
     else:
         outputs = torch.einsum("hjn,bchn->jbch", tables.lookahead, seen).contiguous()
-    return Block(tables, version, outputs, seen.new_zeros(T, B, H))
+    return Block(tables, outputs, seen.new_zeros(T, B, H))
 
 
 def next_output(block: Block, u: Tensor) -> Tensor:
@@ -185,7 +138,7 @@ def next_output(block: Block, u: Tensor) -> Tensor:
     j = block.position
     block.inputs[j] = u
     coming = block.outputs[j:]
-    coming.addcmul_(block.tables.taps[: len(coming)].unsqueeze(1), u.unsqueeze(1))
+    coming.addcmul_(block.tables.taps[: len(coming)], u.unsqueeze(1))
     block.position = j + 1
     return coming[0]
 

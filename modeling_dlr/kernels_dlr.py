@@ -6,17 +6,17 @@ float64, because a rounded angle is multiplied by up to a million steps.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checks_dlr import values_are_cheap
+from .checks_dlr import check_finite
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .memo_dlr import Memo
-from .ops_dlr import Spectrum, all_finite, at_least_float32, check_length, evaluate_read_out, turned
+from .ops_dlr import Spectrum, at_least_float32, check_length, evaluate_read_out, turned
 from .poles_dlr import (
     bilinear,
     divided,
@@ -30,7 +30,6 @@ from .poles_dlr import (
     zero_order_hold,
 )
 from .precision_dlr import in_float64
-from .vandermonde_dlr import KeptProduct
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7
@@ -63,7 +62,7 @@ class Kernel(nn.Module, ABC):
                 f"{(num_channels, hidden_size, state_size)}."
             )
         self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
-        self.memo: Memo[KeptProduct] = Memo()
+        self.memo: Memo[tuple[Tensor]] = Memo()
         self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
         if self.options["kernel_type"] != self.kernel_type:
             raise ValueError(
@@ -75,6 +74,7 @@ class Kernel(nn.Module, ABC):
             self.register_parameter(name, nn.Parameter(value.to(dtype)))
         for name, value in self.initial_buffers().items():
             self.register_buffer(name, value.to(dtype))
+        self.parameter_names, self.buffer_names = tuple(self._parameters), tuple(self._buffers)
 
     @abstractmethod
     def initial_values(self) -> dict[str, Tensor]:
@@ -116,6 +116,7 @@ class Kernel(nn.Module, ABC):
         if length is None:
             return self.recurrence()
         check_length(length)
+        check_finite(self.named_parameters())
         limit = self.options["max_length"]
         return self.taps(length if limit is None else min(length, limit))
 
@@ -127,19 +128,6 @@ class Kernel(nn.Module, ABC):
             return moved if fits else tensor.to(moved.device)
 
         return super()._apply(unrounded, recurse)
-
-    def check_finite(self) -> None:
-        """Refuse parameters that are not finite, before they spoil a state; on an accelerator that would wait for it.
-
-        Raises:
-            ValueError: naming the first such parameter.
-        """
-        for name, parameter in self.named_parameters():
-            if not values_are_cheap(parameter):
-                continue
-            # A frequency of 0 is kept as the logarithm -inf.
-            if not all_finite(parameter.exp() if name.startswith("log_") else parameter):
-                raise ValueError(f"The {name} of a kernel must be finite: lower the learning rate, or clip gradients.")
 
     def draw_weights(self, std: float) -> Tensor:
         """N(0, std²) for W: [C, H, N, 2]."""
@@ -382,7 +370,6 @@ class SGConvKernel(Kernel):
         return torch.cat(parts, dim=-1)
 
     def taps(self, length: int) -> Tensor:
-        self.check_finite()
         kernel = self._unnormalised() / at_least_float32(self.norm)
         if length > kernel.shape[-1]:
             raise ValueError(
@@ -395,3 +382,24 @@ class SGConvKernel(Kernel):
 KERNELS: dict[str, type[Kernel]] = {
     kernel.kernel_type: kernel for kernel in (DLRKernel, DSSKernel, S4DKernel, SGConvKernel)
 }
+
+
+def runs_as_written(module: nn.Module, classes: Collection[type[nn.Module]]) -> bool:
+    """Whether a call of a module is the forward of one of these classes, and of nothing else.
+
+    Not so with hooks (pruning, offloading), a parametrisation, an adapter's wrapper, or a subclass.
+    """
+    own = type(module) in classes and "forward" not in module.__dict__
+    return own and not module._forward_pre_hooks and not module._forward_hooks
+
+
+def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
+    """The tensors that ``kernel(None)`` is a function of, or none at all where something else has a say in it.
+
+    One that was taken out of the kernel, as sharding does, is None.
+    """
+    if not runs_as_written(kernel, KERNELS.values()):
+        return ()
+    assert isinstance(kernel, Kernel)  # noqa: S101 - this tells the type checker
+    parameters = map(kernel._parameters.get, kernel.parameter_names)
+    return *parameters, *map(kernel._buffers.get, kernel.buffer_names)

@@ -47,6 +47,7 @@ class Layout(NamedTuple):
         documents: groups that cover the row when several documents share it; None is one document per row.
         order: in which the steps that count come last; None if they lie together already.
         pads: whether these L steps may hold padding.
+        in_blocks: whether these steps are one token that every recurrent layer decodes in the block it is in already.
     """
 
     past: int = 0
@@ -54,6 +55,7 @@ class Layout(NamedTuple):
     documents: list[Documents] | None = None
     order: Order | None = None
     pads: bool = True
+    in_blocks: bool = False
 
     @property
     def here(self) -> Tensor | None:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
@@ -19,62 +18,21 @@ from transformers.utils.generic import maybe_autocast, merge_with_config_default
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
-from .cache_dlr import check_cache, inside_blocks, state_layer, steps_seen
-from .checks_dlr import check_inputs, values_are_cheap, warn_of_empty_rows
+from .cache_dlr import DLRCacheLayer, check_cache, state_layer, steps_seen
+from .checks_dlr import check_finite, check_inputs, values_are_cheap, warn_of_empty_rows
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
 from .family_dlr import auto_map, refuse_unknown_arguments
-from .kernel_parameters_dlr import refuse_unknown_names
-from .kernels_dlr import KERNELS, Kernel
+from .kernels_dlr import KERNELS, Kernel, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
-from .norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
-from .ops_dlr import State, all_finite, at_least_float32
+from .norms_dlr import DROPOUTS, OUTPUT_GATES, MaskedBatchNorm, ScalarLayerNorm, build_activation, build_norm, normalise
+from .ops_dlr import State, at_least_float32
 from .parallel_dlr import check_whole_sequences
 from .streaming_dlr import stream
 
 logger = logging.get_logger(__name__)
-
-
-class GEGLU(nn.Module):
-    """a · gelu(b) for the two halves a, b of the last dimension (arXiv 2002.05202)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., 2H] to [..., H]."""
-        value, gate = x.chunk(2, dim=-1)
-        return value * functional.gelu(gate)
-
-
-class ElementDropout(nn.Dropout):
-    """Dropout by comparison with uniform numbers on the CPU, where drawing bits takes ten times as long."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Of any shape."""
-        if not self.training or self.p in (0, 1) or input.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(input)
-        kept = torch.rand(input.shape, dtype=torch.float32, device=input.device) >= self.p
-        return input * kept.to(input.dtype).div_(1 - self.p)
-
-
-class ChannelDropout(nn.Dropout):
-    """Drops whole channels of a sequence: what is dropped at one step is dropped at all."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        """[B, L, H] to [B, L, H]."""
-        return functional.dropout1d(input.transpose(1, 2), self.p, self.training).transpose(1, 2)
-
-
-OUTPUT_GATES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "glu": nn.GLU, "geglu": GEGLU}
-DROPOUTS: dict[str, type[nn.Dropout]] = {"element": ElementDropout, "channel": ChannelDropout}
-
-
-def build_activation(field: str, name: str | None) -> nn.Module:
-    """The activation that transformers knows under ``name``; None is the identity."""
-    if name is None:
-        return nn.Identity()
-    refuse_unknown_names(field, [name], ACT2FN)
-    return ACT2FN[name]
 
 
 class Mixer(nn.Module):
@@ -137,17 +95,42 @@ class DLRMixer(Mixer):
             y = convolve(take_steps(u, layout.order.steps), forward, backward, self.skip(u.dtype))
             return take_steps(y, layout.order.places)
         layer = state_layer(cache, self.layer_idx)
-        parameters = (*self.kernel.parameters(), self.D)
-        if u.shape[1] == 1 and mask is None and may_decode(parameters):
-            return layer.decode(u[:, 0], parameters, self.decoding_tables).unsqueeze(1)
+        if layout.in_blocks or (u.shape[1] == 1 and mask is None and self.begin_block(layer, u[:, 0])):
+            return layer.decode(u[:, 0]).unsqueeze(1)
         contents = layer.contents()
         state = None if contents is None else State(*contents)
         y, state = stream(self.kernel(None), self.skip(u.dtype), u, state, mask, lambda: self.taps(u))
         layer.update(*state, u.shape[1])
         return y
 
+    def block_tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensors from which blocks are made, the kernel's and D; none where this layer has to take steps.
+
+        Steps read the kernel anew for every token. They are for gradients, and for layers in which something besides
+        those tensors has a say: hooks, parametrisations, pruning, adapters around the kernel.
+        """
+        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if tracing or torch.is_grad_enabled() or not runs_as_written(self, (DLRMixer,)):
+            return ()
+        found = tensors_of(self.kernel)
+        return (*found, self.D) if found else ()
+
+    def is_in_block(self, layer: DLRCacheLayer) -> bool:
+        """Whether the next token belongs to the block that a layer of a cache is in."""
+        return layer.is_in_block_of(self.block_tensors())
+
+    def begin_block(self, layer: DLRCacheLayer, u: Tensor) -> bool:
+        """Have a layer of a cache in a block that takes u [B, H] as its next token; False where there are no blocks."""
+        tensors = self.block_tensors()
+        if layer.is_in_block_of(tensors):
+            return True
+        if not may_decode(tensors):
+            return False
+        layer.begin_block(self.decoding_tables(), tensors, u)
+        return True
+
     def decoding_tables(self) -> LookaheadTables:
-        """The tables of the present kernel and D, computed once while they stay the same."""
+        """The tables of the present kernel and D, computed once while their values stay the same."""
         spectrum = self.kernel(None)
         present = (*(part for part in spectrum if part is not None), self.D)
         tables = self.tables.recall(present)
@@ -162,8 +145,7 @@ class DLRMixer(Mixer):
         Raises:
             ValueError: if it is not finite.
         """
-        if values_are_cheap(self.D) and not all_finite(self.D):
-            raise ValueError("The skip D of a layer must be finite: lower the learning rate, or clip gradients.")
+        check_finite([("D", self.D)])
         return self.D.to(dtype)
 
     def taps(self, u: Tensor) -> Tensor:
@@ -374,11 +356,32 @@ class DLRModel(DLRPreTrainedModel):
             )
         if not streams:  # in a stream a row may begin later
             warn_of_empty_rows(length, layout.here)
-        elif not (length == 1 and inside_blocks(cache)):
-            for module in self.modules():
-                if isinstance(module, Kernel):
-                    module.check_finite()
+        if cache is not None and length == 1 and self._is_in_blocks(cache, layout):
+            layout = layout._replace(in_blocks=True)
+        elif not torch.compiler.is_compiling():
+            self._check_finite()
         return Reading(batch_size, length, layout, streams)
+
+    def _is_in_blocks(self, cache: Cache, layout: Layout) -> bool:
+        """Whether every recurrent layer decodes the next token in the block that it is in already.
+
+        Asked here, of all layers, so that a parameter that is not finite is refused before any state has moved.
+        """
+        if layout.here is not None:
+            return False
+        for i, kind in enumerate(self.layer_types):
+            mixer = self.layers[i].mixer
+            if kind == "dlr" and not (isinstance(mixer, DLRMixer) and mixer.is_in_block(state_layer(cache, i))):
+                return False
+        return True
+
+    def _check_finite(self) -> None:
+        """Refuse parameters of recurrent layers that are not finite, by the names that they have in the model."""
+        for path, module in self.layers.named_modules(prefix=f"{self.base_model_prefix}.layers"):
+            if isinstance(module, Kernel):
+                check_finite(module.named_parameters(path))
+            elif isinstance(module, DLRMixer):
+                check_finite(module.named_parameters(path, recurse=False))
 
     def _streams(self, cache: Cache | None, use_cache: bool | None, batch_size: int) -> bool:
         """Whether a state goes on from here: a cache that is handed in, or one that is asked for and can be."""

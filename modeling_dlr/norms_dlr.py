@@ -1,9 +1,12 @@
-"""Normalisation layers of the block, chosen by ``norm_type``."""
+"""The layers of a block that the configuration chooses by name: norms, activations, gates and dropouts."""
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
 
 from .configuration_dlr import DLRConfig
+from .kernel_parameters_dlr import refuse_unknown_names
 from .ops_dlr import at_least_float32
 
 
@@ -97,3 +100,43 @@ def build_norm(config: DLRConfig) -> nn.Module:
         "scalar_layer": lambda: ScalarLayerNorm(eps=eps),
         "batch": lambda: MaskedBatchNorm(config.hidden_size, eps=eps),
     }[config.norm_type]()
+
+
+class GEGLU(nn.Module):
+    """a · gelu(b) for the two halves a, b of the last dimension (arXiv 2002.05202)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., 2H] to [..., H]."""
+        value, gate = x.chunk(2, dim=-1)
+        return value * functional.gelu(gate)
+
+
+class ElementDropout(nn.Dropout):
+    """Dropout by comparison with uniform numbers on the CPU, where drawing bits takes ten times as long."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Of any shape."""
+        if not self.training or self.p in (0, 1) or input.device.type != "cpu" or torch.compiler.is_compiling():
+            return super().forward(input)
+        kept = torch.rand(input.shape, dtype=torch.float32, device=input.device) >= self.p
+        return input * kept.to(input.dtype).div_(1 - self.p)
+
+
+class ChannelDropout(nn.Dropout):
+    """Drops whole channels of a sequence: what is dropped at one step is dropped at all."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[B, L, H] to [B, L, H]."""
+        return functional.dropout1d(input.transpose(1, 2), self.p, self.training).transpose(1, 2)
+
+
+OUTPUT_GATES: dict[str | None, type[nn.Module]] = {None: nn.Identity, "glu": nn.GLU, "geglu": GEGLU}
+DROPOUTS: dict[str, type[nn.Dropout]] = {"element": ElementDropout, "channel": ChannelDropout}
+
+
+def build_activation(field: str, name: str | None) -> nn.Module:
+    """The activation that transformers knows under ``name``; None is the identity."""
+    if name is None:
+        return nn.Identity()
+    refuse_unknown_names(field, [name], ACT2FN)
+    return ACT2FN[name]

@@ -16,7 +16,6 @@ multiplied lie side by side, [Re | Im] in the last dimension.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,13 +30,6 @@ _NUMBERS_PER_CHUNK = 2**20
 _LARGEST_REMEMBERED = 2**26
 # Modes that fade sooner are not told apart by how long they last, nor are those of sequences not four times as long.
 _SHORTEST_LIFETIME = 2**12
-
-
-class KeptProduct(NamedTuple):
-    """A product, and torch's count of the changes made to it in place."""
-
-    product: Tensor
-    version: int
 
 
 def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +50,7 @@ def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Te
 
 
 def vandermonde_product(
-    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[KeptProduct] | None = None
+    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[tuple[Tensor]] | None = None
 ) -> Tensor:
     """Re Σ_n W[g,r,n] exp((decay + i angle)[g,n] · l) for l = 0 … length-1.
 
@@ -119,7 +111,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[KeptProduct] | None
+        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[tuple[Tensor]] | None
     ) -> Tensor:
         ctx.save_for_backward(decay, angle, real, imag)
         if memo is None or real.device.type != "cpu":
@@ -151,19 +143,21 @@ class _Adjoint(torch.autograd.Function):
         return d_decay, d_angle, _product(decay, angle, *W, g.shape[-1])
 
 
-def _remembered_product(memo: Memo[KeptProduct], inputs: tuple[Tensor, Tensor, Tensor, Tensor], length: int) -> Tensor:
+def _remembered_product(
+    memo: Memo[tuple[Tensor]], inputs: tuple[Tensor, Tensor, Tensor, Tensor], length: int
+) -> Tensor:
     """`_product`, computed once per optimizer step and once per frozen model, on the CPU.
 
     There the comparison costs a thousandth of the product. A shorter product is the beginning of a longer one. At most
     256 MB of float32 are remembered, and nothing of inference mode, where tensors do not count changes.
     """
     kept = memo.recall(inputs)
-    if kept is not None and kept.product.shape[-1] >= length and kept.product._version == kept.version:
-        return kept.product[..., :length]
+    if kept is not None and kept[0].shape[-1] >= length:
+        return kept[0][..., :length]
     memo.forget()
     product = _product(*inputs, length)
     if not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
-        memo.keep(inputs, KeptProduct(product.detach(), product._version))
+        memo.keep(inputs, (product.detach(),))
     return product
 
 

@@ -12,8 +12,16 @@ from tolerances import assert_close
 from torch import Tensor, nn
 from torch.nn import functional
 
-from modeling_dlr.modeling_dlr import GEGLU, ChannelDropout, DLRBlock, DLRMixer, ElementDropout
-from modeling_dlr.norms_dlr import MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
+from modeling_dlr.modeling_dlr import DLRBlock, DLRMixer
+from modeling_dlr.norms_dlr import (
+    GEGLU,
+    ChannelDropout,
+    ElementDropout,
+    MaskedBatchNorm,
+    ScalarLayerNorm,
+    build_norm,
+    normalise,
+)
 
 H = 3
 

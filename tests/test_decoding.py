@@ -1,23 +1,23 @@
 """Decoding token by token in blocks is the recurrence, from any state and back to it, and so generation uses it."""
 
 import copy
+import re
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from accelerate import cpu_offload
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import perturbed, tiny_config
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from transformers import DynamicCache
 
-from modeling_dlr import DLRModel, decoding_dlr
-from modeling_dlr.decoding_dlr import Block, Version, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr import DLRForCausalLM, DLRModel, decoding_dlr, memo_dlr
+from modeling_dlr.decoding_dlr import Block, begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import Spectrum, State, convolution, step
-
-# The version of no parameters.
-NOW = Version.of(())
 
 
 def random_spectrum(C: int, H: int, N: int, *, shared: bool, dtype: torch.dtype = torch.float64) -> Spectrum:
@@ -36,11 +36,11 @@ def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block_length: 
     spectrum, skip = random_spectrum(C, H, N, shared=shared), torch.randn(C, H, dtype=torch.float64)
     start = plain = State(torch.randn(B, H, N, dtype=torch.float64), torch.randn(B, H, N, dtype=torch.float64))
     tables = lookahead_tables(spectrum, skip, block_length)
-    block = begin_block(tables, NOW, start)
+    block = begin_block(tables, start)
     for u in torch.randn(L, B, H, dtype=torch.float64):
         if block.is_full:
             start = state_after(block, start)
-            block = begin_block(tables, NOW, start)
+            block = begin_block(tables, start)
         expected, plain = step(spectrum, skip, u, plain)
         torch.testing.assert_close(next_output(block, u), expected, rtol=1e-12, atol=1e-12)
         for mine, theirs in zip(state_after(block, start), plain, strict=True):
@@ -55,11 +55,11 @@ def test_blocks_are_more_exact_than_the_tolerance_of_steps():
     expected, _ = convolution(exact, skip.double(), u.double())
     tables = lookahead_tables(spectrum, skip, 64)
     state = State(torch.zeros(1, 3, 64), torch.zeros(1, 3, 64))
-    outputs, block = [], begin_block(tables, NOW, state)
+    outputs, block = [], begin_block(tables, state)
     for token in u.unbind(1):
         if block.is_full:
             state = state_after(block, state)
-            block = begin_block(tables, NOW, state)
+            block = begin_block(tables, state)
         outputs.append(next_output(block, token))
     error = (torch.stack(outputs, 1).double() - expected).abs().max() / expected.abs().max()
     assert error < 1e-5
@@ -97,8 +97,8 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Block]:
     """The blocks that are begun, of at most 8 tokens."""
     begun: list[Block] = []
 
-    def begin(tables: Any, version: Version, state: State) -> Block:
-        begun.append(begin_block(tables, version, state))
+    def begin(tables: Any, state: State) -> Block:
+        begun.append(begin_block(tables, state))
         return begun[-1]
 
     monkeypatch.setattr(decoding_dlr, "_LONGEST_BLOCK", 8)
@@ -181,7 +181,24 @@ def edit_through_data(model: DLRModel) -> None:
     model.layers[0].mixer.kernel.angle.data.add_(0.1)
 
 
-CHANGES = [edit_angle, optimizer_step, fused_optimizer_step, edit_in_place, edit_skip, load, move_skip, replace]
+def edit_one_number_through_data(model: DLRModel) -> None:
+    """Of weights that a snapshot takes a sample of, one that is not in it."""
+    weights = model.layers[0].mixer.kernel.weights
+    assert weights.numel() > memo_dlr._SAMPLE_SIZE
+    weights.data.view(-1)[1] += 5
+
+
+CHANGES = [
+    edit_angle,
+    optimizer_step,
+    fused_optimizer_step,
+    edit_in_place,
+    edit_skip,
+    edit_through_data,
+    load,
+    move_skip,
+    replace,
+]
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -199,11 +216,11 @@ def test_a_change_of_weights_ends_a_block(model: DLRModel, blocks: list[Block], 
     assert len(blocks) == 2
 
 
-@pytest.mark.parametrize("change", [*CHANGES, edit_through_data])
+@pytest.mark.parametrize("change", [*CHANGES, edit_one_number_through_data])
 @torch.no_grad()
-def test_tables_are_never_stale(model: DLRModel, blocks: list[Block], change: Callable[[DLRModel], None]):
+def test_tables_are_never_stale(blocks: list[Block], change: Callable[[DLRModel], None]):
     """Whatever changed the weights between two sequences, and computed once if nothing did."""
-    ids = draw(6)
+    model, ids = perturbed(DLRModel(tiny_config(num_hidden_layers=1, state_size=99)).eval()).double(), draw(6)
     outputs(model, DynamicCache(config=model.config), ids)
     outputs(model, DynamicCache(config=model.config), ids)
     assert blocks[0].tables is blocks[1].tables
@@ -260,6 +277,19 @@ def test_sequences_are_taken_and_copied_in_the_middle_of_a_block(model: DLRModel
     torch.testing.assert_close(outputs(model, cache, ids), model(ids).last_hidden_state)
 
 
+@torch.no_grad()
+def test_no_change_outlives_a_block(blocks: list[Block]):
+    """An edit that no sign shows is seen where the next block begins."""
+    model = perturbed(DLRModel(tiny_config(num_hidden_layers=1, state_size=99)).eval()).double()
+    ids, cache = draw(16), DynamicCache(config=model.config)
+    outputs(model, cache, ids[:, :8])
+    edit_one_number_through_data(model)
+    settled = copy.deepcopy(cache)
+    expected = model(ids[:, 8:], cache=settled).last_hidden_state
+    torch.testing.assert_close(outputs(model, cache, ids[:, 8:]), expected)
+    assert len(blocks) == 2
+
+
 class Switch(nn.Module):
     """A parametrisation whose state is no parameter."""
 
@@ -270,14 +300,111 @@ class Switch(nn.Module):
         return x * float(self.on)
 
 
+def adapted(model: DLRModel) -> PeftModel:
+    """With two adapters that hold kernels of their own, of which the first is in use."""
+    peft_model = get_peft_model(model, LoraConfig(target_modules=["out_proj"], modules_to_save=["kernel"]))
+    peft_model.add_adapter("other", LoraConfig(target_modules=["out_proj"], modules_to_save=["kernel"]))
+    with torch.no_grad():
+        for name, parameter in peft_model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.add_(0.1 + 0.2 * ("other" in name))
+    return peft_model
+
+
+def set_adapter(model: DLRModel) -> Any:
+    peft_model = adapted(model)
+    yield
+    peft_model.set_adapter("other")
+    yield
+
+
+def disable_adapter(model: DLRModel) -> Any:
+    peft_model = adapted(model)
+    yield
+    with peft_model.disable_adapter():
+        yield
+    yield
+
+
+def prune_weights(model: DLRModel) -> Any:
+    kernel = model.layers[0].mixer.kernel
+    yield
+    prune.random_unstructured(kernel, "weights", 0.5)
+    yield
+    kernel.weights_mask.zero_()
+    yield
+    kernel.weights_mask.fill_(1)
+    prune.remove(kernel, "weights")
+    yield
+
+
+def prune_skip(model: DLRModel) -> Any:
+    mixer = model.layers[0].mixer
+    prune.random_unstructured(mixer, "D", 0.5)
+    yield
+    mixer.D_mask.fill_(0)
+    yield
+    mixer.D_orig.data.add_(1)
+    mixer.D_mask.data.fill_(1)
+    yield
+
+
+def switch_parametrisation(model: DLRModel) -> Any:
+    kernel, switch = model.layers[0].mixer.kernel, Switch()
+    yield
+    parametrize.register_parametrization(kernel, "weights", switch)
+    for switch.on in (False, True, False):
+        yield
+    switch.on = True
+    parametrize.remove_parametrizations(kernel, "weights")
+    yield
+
+
+def double_output(kernel: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return 2 * output
+    return output._replace(weights_real=2 * output.weights_real, weights_imag=2 * output.weights_imag)
+
+
+def hook_output(model: DLRModel) -> Any:
+    kernel = model.layers[0].mixer.kernel
+    yield
+    hook = kernel.register_forward_hook(double_output)
+    yield
+    hook.remove()
+    yield
+
+
+def take_out(model: DLRModel) -> Any:
+    """As shards do: the parameter is an attribute that is no parameter any more."""
+    kernel = model.layers[0].mixer.kernel
+    yield
+    weights = kernel.weights.detach()
+    del kernel.weights
+    for kernel.weights in (2 * weights, 3 * weights):
+        yield
+
+
+OTHERS = [set_adapter, disable_adapter, prune_weights, prune_skip, switch_parametrisation, hook_output, take_out]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("changes", OTHERS)
 @torch.no_grad()
-def test_tables_follow_a_parametrisation(model: DLRModel, blocks: list[Block]):
-    """They are those of the spectrum, whatever that is made from."""
-    switch, ids = Switch(), draw(6)
-    parametrize.register_parametrization(model.layers[0].mixer.kernel, "weights", switch)
-    for switch.on in (True, False, True):
-        assert_decodes(model, ids)
-    assert len(blocks) == 3
+def test_what_else_makes_a_kernel_is_seen_at_once(model: DLRModel, changes: Callable[[DLRModel], Any]):
+    """A cache in the middle of a block and its own copy, which has no block, go on alike, at every change."""
+    ids, cache = draw(60), DynamicCache(config=model.config)
+    model(ids[:, :7], cache=cache)
+    answers = []
+    for i, _ in enumerate(changes(model)):
+        token = ids[:, 7 + 5 * i : 8 + 5 * i]
+        settled = copy.deepcopy(cache)
+        assert settled.layers[0].block is None
+        torch.testing.assert_close(outputs(model, cache, token), outputs(model, settled, token))
+        chunk = outputs(model, cache, ids[:, 8 + 5 * i : 12 + 5 * i])
+        torch.testing.assert_close(chunk, model(ids[:, 8 + 5 * i : 12 + 5 * i], cache=settled).last_hidden_state)
+        answers.append(model(ids).last_hidden_state)
+    assert all(not torch.allclose(*pair, rtol=1e-3) for pair in pairwise(answers))
 
 
 def test_tokens_without_a_gradient_cut_the_graph(model: DLRModel, blocks: list[Block]):
@@ -337,16 +464,27 @@ def test_offloaded_weights_are_fetched(model: DLRModel, blocks: list[Block]):
     torch.testing.assert_close(torch.cat(parts, dim=1), expected)
 
 
-@pytest.mark.parametrize("tokens", [1, 5], ids=["a token", "a chunk"])
+@pytest.mark.parametrize("head", [False, True], ids=["backbone", "head"])
+@pytest.mark.parametrize("seen", [0, 5, 8], ids="after {} tokens".format)
+@pytest.mark.parametrize(("tokens", "kernel_type"), [(1, "dlr"), (5, "dlr"), (1, "s4d")])
+@pytest.mark.parametrize(("of_kernel", "value"), [(True, torch.nan), (True, torch.inf), (False, -torch.inf)])
 @torch.no_grad()
-def test_a_spoiled_pole_moves_no_state(tokens: int, blocks: list[Block]):
-    """It is refused before the layers below it have gone on, by a chunk and by the first token of a block."""
-    model = DLRModel(tiny_config(num_hidden_layers=2)).eval()
-    ids, cache = draw(9), DynamicCache(config=model.config)
-    model(ids[:, :4], cache=cache)
-    before = [layer.keys.clone() for layer in cache.layers]
-    model.layers[1].mixer.kernel.angle[0] = torch.nan
-    with pytest.raises(ValueError, match="The angle of a kernel must be finite"):
-        model(ids[:, 4 : 4 + tokens], cache=cache)
-    assert [layer.get_seq_length() for layer in cache.layers] == [4, 4]
-    assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
+def test_what_is_not_finite_moves_no_state(
+    of_kernel: bool, value: float, tokens: int, kernel_type: str, seen: int, head: bool, blocks: list[Block]
+):
+    """It is refused by its name before the layers below it have gone on, wherever in a block."""
+    config = tiny_config(num_hidden_layers=2, kernel_parameters={"kernel_type": kernel_type})
+    model = (DLRForCausalLM if head else DLRModel)(config).eval()
+    mixer = (model.model if head else model).layers[1].mixer
+    name = ("angle" if kernel_type == "dlr" else "log_time_step") if of_kernel else "D"
+    ids, cache = draw(20), DynamicCache(config=model.config)
+    for i in range(seen):
+        model(ids[:, i : i + 1], cache=cache)
+    states = copy.deepcopy(cache).layers
+    (mixer.kernel if of_kernel else mixer).get_parameter(name).view(-1)[0] = value
+    path = f"model.layers.1.mixer.{'kernel.' * of_kernel}{name}"
+    with pytest.raises(ValueError, match=f"^{re.escape(path)} must be finite, got {value}: lower the learning rate"):
+        model(ids[:, seen : seen + tokens], cache=cache)
+    assert [layer.get_seq_length() for layer in cache.layers] == [seen, seen]
+    for layer, before in zip(copy.deepcopy(cache).layers, states, strict=True):
+        assert before.keys is layer.keys is None or torch.equal(layer.keys, before.keys)

@@ -1,4 +1,4 @@
-"""Kernels are computed once per optimizer step and once per frozen model, and never stale."""
+"""Kernels are computed once per optimizer step and once per frozen model, and never stale; what a snapshot sees."""
 
 import copy
 import pickle
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_dlr import DLRKernel, vandermonde_dlr
+from modeling_dlr.memo_dlr import Memo, Snapshot
 
 
 @pytest.fixture
@@ -116,3 +117,76 @@ def test_longer_sequences_and_other_parameters_share_no_kernel(kernel: DLRKernel
         copy.deepcopy(kernel)(100)
         pickle.loads(pickle.dumps(kernel))(100)  # noqa: S301 - our own
     assert computed == [63, 100, 100, 100]
+
+
+def through_data(x: Tensor) -> Tensor:
+    x.data.add_(1)
+    return x
+
+
+def transposed(x: Tensor) -> Tensor:
+    x.data = x.data.mT
+    return x
+
+
+WRITES: dict[str, Callable[[Tensor], Tensor]] = {
+    "in place": lambda x: x.add_(1),
+    "in place, to the same values": lambda x: x.add_(0),
+    "through data": through_data,
+    "another place": lambda x: x.clone(),
+    "another type": lambda x: x.view(torch.int32),
+    "a part": lambda x: x[:1],
+    "transposed": transposed,
+}
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (99, 99)], ids=str)
+@pytest.mark.parametrize("contiguous", [True, False])
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_snapshot_sees(write: Callable[[Tensor], Tensor], contiguous: bool, shape: tuple[int, int]):
+    """Every write that torch counts or that reaches a number of the sample, and every other tensor."""
+    x, y = torch.randn(shape), torch.randn(7)
+    x = x if contiguous else x.mT
+    snapshot = Snapshot((x, y))
+    assert snapshot.is_untouched((x, y))
+    assert not snapshot.is_untouched((x,))
+    assert not snapshot.is_untouched((write(x), y))
+
+
+def test_a_snapshot_keeps_the_memory():
+    """A tensor that takes the place of one that was freed is not mistaken for it."""
+    x = nn.Parameter(torch.randn(99))
+    snapshot, value = Snapshot((x,)), x.detach().clone()
+    x.data = torch.empty(0)
+    x.data = value
+    assert not snapshot.is_untouched((x,))
+
+
+def test_samples_have_real_and_imaginary_parts():
+    """Of weights [C, H, N, 2], whatever powers of two their sizes are: every 512th number would be a real part."""
+    for part in (0, 1):
+        weights = torch.randn(2, 64, 128, 2)
+        snapshot = Snapshot((weights,))
+        weights.data[..., part] += 1
+        assert not snapshot.is_untouched((weights,))
+
+
+def test_nothing_is_read_or_kept_elsewhere():
+    """Where values cannot be read without a wait, they are not: a device without values stands for an accelerator."""
+    x = torch.empty(7, device="meta")
+    memo: Memo[tuple[Tensor]] = Memo()
+    memo.keep((x,), (x,))
+    assert memo.recall((x,)) is None
+    snapshot = Snapshot((x,))
+    x.data.add_(1)
+    assert snapshot.is_untouched((x,))
+    x.add_(1)
+    assert not snapshot.is_untouched((x,))
+
+
+def test_optimizers_of_the_process_are_left_alone():
+    """Importing hooks into none of them."""
+    from torch.optim import optimizer
+
+    hooks = [*optimizer._global_optimizer_pre_hooks.values(), *optimizer._global_optimizer_post_hooks.values()]
+    assert not [hook for hook in hooks if type(hook).__module__.startswith("modeling_dlr")]

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_dlr import convolution_dlr, vandermonde_dlr
+from modeling_dlr.checks_dlr import all_finite
 from modeling_dlr.convolution_dlr import convolve, transform_size
-from modeling_dlr.ops_dlr import Spectrum, State, all_finite, evaluate_kernel, evaluate_read_out, step
+from modeling_dlr.ops_dlr import Spectrum, State, evaluate_kernel, evaluate_read_out, step
 
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
 
