@@ -22,8 +22,9 @@ from .model_folder import check_model_folder
 from .own_code import foreign_code
 from .samples import SAMPLES, task_of
 
-# Of the stranger's process: seconds, and bytes besides those that its weights take when they are loaded and used.
-_SECONDS, _MEMORY, _WEIGHTS, _ANSWER = 600, 2**33, 8, 2**30
+# Of the stranger's process: seconds; bytes of memory, and so many times those of its weights; bytes of its answers to
+# tensors, and of those of its pipeline.
+_SECONDS, _MEMORY, _WEIGHTS, _ANSWER, _REPLIES = 600, 2**33, 8, 2**30, 2**26
 # What lets a process say nothing but how it failed; and how warnings begin that are printed all the same, torch's too.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 _WARNING = re.compile(r"^(\S+:\d+: )?\w*warning\b|^W\d{4} ", re.IGNORECASE)
@@ -141,7 +142,7 @@ def _their_answers(job: Path) -> stranger.Answers | None:
     """What the stranger left, which its folder's code may have written; None if it is no answer."""
     try:
         logits = load(read_bytes(job / "logits.safetensors", _ANSWER))
-        return stranger.Answers(logits, read_json(job / "answers.json", _ANSWER))
+        return stranger.Answers(logits, read_json(job / "answers.json", _REPLIES))
     except (InputError, SafetensorError):
         return None
 

@@ -218,7 +218,7 @@ in_time = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that
 def test_hostile_folders(
     case: str, folder: Path, no_stranger: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    """By verify and push, before any process is started."""
+    """Before any process is started, in lines that a terminal can show."""
     monkeypatch.setattr("hub_upload.file_kinds._MOST_FILES", 90)
     spoil, message = HOSTILE[case]
     spoil(folder)
