@@ -8,6 +8,7 @@ from families import FAMILIES
 from test_hybrids import HYBRIDS, SIZES
 from tiny import EXAMPLES, perturbed, tiny_config
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.export import Dim
 from transformers import DynamicCache
 
@@ -75,6 +76,22 @@ def test_compiled_for_every_batch_and_length():
     ):
         inputs = {"input_ids": torch.randint(1, 11, (batch, length)), **more}
         torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-6)
+
+
+@by_direction
+@torch.no_grad()
+def test_new_sizes_compile_nothing(bidirectional: bool):
+    """Once two sizes have been seen, any batch and length runs what is there, padded or not."""
+    model = perturbed(DLRForSequenceClassification(tiny_config(bidirectional=bidirectional))).eval()
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    counts = []
+    for batch, length in ((2, 9), (3, 7), (5, 31), (4, 300), (7, 8)):
+        inputs = batch_of(batch, length)
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits, rtol=1e-5, atol=1e-5)
+        counts.append(counter.frame_count)
+    assert counts[1:] == [2] * 4
 
 
 @pytest.mark.parametrize("fields", [{}, SIZES | HYBRIDS["one of each"]], ids=["DLR", "hybrid"])
