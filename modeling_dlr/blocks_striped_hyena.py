@@ -102,7 +102,7 @@ class StripedHyenaFilter(nn.Module):
         self.residues = nn.Parameter(torch.zeros(shape, dtype=exact))
         self.D = nn.Parameter(torch.zeros(H))
         self.channels_per_filter = groups
-        self.remembered: Memo[tuple[Spectrum, Tensor]] = Memo()
+        self.remembered: Memo[tuple[Tensor, ...]] = Memo()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StripedHyenaFilter":
         # Every cast and move of torch comes by here.
@@ -208,9 +208,10 @@ class StripedHyenaFilter(nn.Module):
             spectrum = self.spectrum()
             # Copies: the weights of a spectrum are views of the parameters, which may be written into.
             weights = (part.clone() for part in (spectrum.weights_real, spectrum.weights_imag))
-            found = Spectrum(spectrum.decay, spectrum.angle, *weights), powers_of(spectrum, 1)
+            found = (powers_of(spectrum, 1), spectrum.decay, spectrum.angle, *weights)
             self.remembered.keep(parameters, found)
-        return found
+        factors, *parts = found
+        return Spectrum(*parts), factors
 
 
 class StripedHyenaBlock(GradientCheckpointingLayer):
