@@ -31,7 +31,7 @@ class LocalAttentionLayer(DynamicLayer):
         max_cache_len: what a `StaticCache` would reserve; this layer needs no more than its chunks.
     """
 
-    _layer_type = "local_attention"
+    _layer_type = kind = "local_attention"
     is_sliding = True
     is_croppable = False
 

@@ -17,7 +17,7 @@ class DLRCacheLayer(CacheLayerMixin):
     come one by one, ``keys`` and ``values`` are the state at the start of a ``block``, which has what came since.
     """
 
-    _layer_type = "dlr"
+    _layer_type = kind = "dlr"
     supports_early_init = False  # the shape of a state is that of the first one
 
     def __init__(self, **kwargs):
@@ -123,7 +123,7 @@ class DLRCacheLayer(CacheLayerMixin):
 class HyenaCacheLayer(DLRCacheLayer):
     """The state of one hyena layer: that of its long filter, and ``recent``, the last inputs of its short one."""
 
-    _layer_type = "hyena"
+    _layer_type = kind = "hyena"
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -152,12 +152,21 @@ class PoolingCacheLayer(DLRCacheLayer):
     """What a pooling head has seen, a last layer of the cache: ``keys`` holds the value, ``values`` the count."""
 
     _layer_type = None
+    kind = "pooling"
 
 
 # pyrefly: ignore[bad-assignment] - the mapping is typed by the layers of transformers alone
 STATIC_LAYER_TYPE_MAPPING["dlr"] = DLRCacheLayer
 # pyrefly: ignore[bad-assignment] - likewise
 STATIC_LAYER_TYPE_MAPPING["hyena"] = HyenaCacheLayer
+
+
+def kind_of(layer: object) -> str:
+    """What a layer of a cache serves: "dlr", "local_attention" or "pooling", as its class declares, or full attention.
+
+    Not its class, for every folder of remote code has classes of its own, and those loaded last are registered.
+    """
+    return getattr(layer, "kind", "full_attention")
 
 
 def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
@@ -168,7 +177,7 @@ def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
 
 def steps_seen(cache: Cache) -> int:
     """How many steps a cache has seen, padding included: by a layer of the model that can say so without its device."""
-    layers = [layer for layer in cache.layers if type(layer).__name__ != PoolingCacheLayer.__name__]
+    layers = [layer for layer in cache.layers if kind_of(layer) != PoolingCacheLayer.kind]
     lengths = [layer.get_seq_length() for layer in layers if isinstance(layer, CacheLayerMixin)]
     return int(next((length for length in lengths if not isinstance(length, Tensor)), lengths[0] if lengths else 0))
 
@@ -199,15 +208,6 @@ def detach_cache(cache: Cache) -> Cache:
     return cache
 
 
-# By name, for every folder of remote code has classes of its own, and those loaded last are registered.
-_KINDS = {
-    "DLRCacheLayer": "dlr",
-    "HyenaCacheLayer": "hyena",
-    "LocalAttentionLayer": "local_attention",
-    "PoolingCacheLayer": "pooling",
-}
-
-
 def check_cache(
     cache: Cache,
     layer_types: list[str],
@@ -235,7 +235,7 @@ def check_cache(
             f"cache must be a cache of transformers, got a {type(cache).__name__}: make one with "
             "DynamicCache(config=model.config)."
         )
-    kinds = [_KINDS.get(type(layer).__name__, "full_attention") for layer in cache.layers]
+    kinds = [kind_of(layer) for layer in cache.layers]
     if kinds not in (layer_types, [*layer_types, "pooling"]):
         raise ValueError(
             f"This cache has layers {[type(layer).__name__ for layer in cache.layers]}, but the model has "

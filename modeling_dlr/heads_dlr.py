@@ -13,7 +13,7 @@ from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
-from .cache_dlr import PoolingCacheLayer, pooling_layer, steps_seen
+from .cache_dlr import PoolingCacheLayer, kind_of, pooling_layer, steps_seen
 from .configuration_dlr import DLRConfig
 from .losses_dlr import check_choices, check_labels, check_spans, cross_entropy, loss_by_problem_type, span_loss, spans
 from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel, Reading
@@ -156,10 +156,9 @@ class DLRPooledHead(DLRHead):
         Raises:
             ValueError: with how many they are.
         """
-        # By name, for every folder of remote code has a class of its own.
         rest = cache.layers[self.config.num_hidden_layers :]
         # pyrefly: ignore[missing-attribute] - the one class that is asked for has it
-        pooled = sum(layer.get_seq_length() for layer in rest if type(layer).__name__ == PoolingCacheLayer.__name__)
+        pooled = sum(layer.get_seq_length() for layer in rest if kind_of(layer) == PoolingCacheLayer.kind)
         seen = steps_seen(cache)
         if pooled != seen:
             raise ValueError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from modeling_dlr import DLRForSequenceClassification, DLRModel, detach_cache
+from modeling_dlr.cache_dlr import kind_of
 from modeling_dlr.ops_dlr import State
 from modeling_dlr.pooling_dlr import POOLINGS
 from modeling_dlr.streaming_dlr import stream
@@ -299,3 +300,16 @@ def test_a_cache_that_was_cropped_in_part():
         cache.crop(-5)
     with pytest.raises(ValueError, match=r"have seen \[2, 7\] steps"):
         model(**inputs, cache=cache)
+
+
+def test_layers_of_a_cache_say_what_they_serve():
+    """By what their class declares, for the class of another folder of the same code has any name."""
+    model = perturbed(DLRForSequenceClassification(tiny_config()).eval())
+    ids = draw_input("tokens", model.config, 2, 20)["input_ids"]
+    with torch.no_grad():
+        expected, cache = model(ids).logits, model(ids[:, :12], use_cache=True).cache
+    assert [kind_of(layer) for layer in cache.layers] == [*model.config.layer_types, "pooling"]
+    for i, layer in enumerate(cache.layers):
+        layer.__class__ = type(f"Another{i}", (type(layer),), {"_layer_type": None})
+    with torch.no_grad():
+        assert_close(model(ids[:, 12:], cache=cache).logits, expected, torch.float32)
