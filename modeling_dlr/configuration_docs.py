@@ -1,8 +1,8 @@
-"""Write `configuration/FIELDS.md` and `configuration/dlr_config.schema.json` from `DLRConfig` itself.
+"""Write `configuration/FIELDS.md` and `configuration/dlr_config.schema.json` from `DLRConfig`.
 
     python -m modeling_dlr.configuration_docs
 
-A test compares both files with what this module returns, so they cannot fall behind.
+A test checks that both files are up to date.
 """
 
 import json
@@ -17,7 +17,7 @@ from .kernel_parameters_dlr import KERNEL_FIELDS, KernelField, Range
 
 FOLDER = Path(__file__).resolve().parent.parent / "configuration"
 
-# The names of types for people and in JSON Schema.
+# Type names for readers and in JSON Schema.
 TYPE_NAMES = {bool: "bool", dict: "dict", float: "float", int: "int", str: "str", NoneType: "None"}
 JSON_TYPES = {bool: "boolean", dict: "object", float: "number", int: "integer", str: "string", NoneType: "null"}
 
@@ -39,7 +39,7 @@ each by a name of its own, and fills `label2id` and `num_labels`.
 
 
 def own_fields() -> list[Field[Any]]:
-    """The fields that `DLRConfig` declares, as opposed to those it inherits."""
+    """The fields that `DLRConfig` declares itself, without inherited ones."""
     return [spec for spec in fields(DLRConfig) if "meaning" in spec.metadata]
 
 
@@ -54,7 +54,7 @@ def fields_markdown() -> str:
 
 
 def shared_kernel_fields() -> dict[str, KernelField]:
-    """The keys of ``kernel_parameters`` that mean the same, with the same default, in every kernel_type."""
+    """The keys of ``kernel_parameters`` that are identical, default included, in every kernel_type."""
     first, *others = KERNEL_FIELDS.values()
     return {name: spec for name, spec in first.items() if all(specs.get(name) == spec for specs in others)}
 
@@ -145,7 +145,7 @@ def _schema_of_values(choices: Sequence[Any], kinds: Sequence[Any], allowed: Ran
 
 
 def _choices_and_kinds(annotation: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The values of a `Literal` (None included where it is allowed), or else the types of a union."""
+    """The values of a `Literal` (None included if allowed), or else the types of a union."""
     kinds = (annotation,) if isinstance(annotation, type) or get_origin(annotation) is Literal else get_args(annotation)
     literals = [kind for kind in kinds if get_origin(kind) is Literal]
     if not literals:

@@ -1,4 +1,4 @@
-"""See a layer: its poles, and some of its kernels in time and in frequency. Needs matplotlib.
+"""Plot a layer: its poles, and some of its kernels in time and in frequency. Needs matplotlib.
 
 pip install 'modeling-dlr[figures]'
 """
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LENGTH = 4096
 DEFAULT_CHANNELS = 2
-# Steps of the panel that shows single steps, decibels of the one in frequency, decades of the one of the memory.
+# Ranges of the panels: steps of the first, decibels of the frequency response, decades of the memory.
 _FIRST_STEPS = 64
 _DECIBELS = 80
 _DECADES = 6
@@ -36,7 +36,7 @@ class Curve(NamedTuple):
 
 
 class Poles(NamedTuple):
-    """The poles to draw: Λ complex, the size of their weights, and the steps in which they decay to 1/e; each [n]."""
+    """The poles to draw: complex Λ, the size of their weights, and their decay times to 1/e in steps; each [n]."""
 
     poles: np.ndarray
     weights: np.ndarray
@@ -46,28 +46,28 @@ class Poles(NamedTuple):
 def kernel_figure(
     model: nn.Module, *, layer: int = 0, channels: Sequence[int] | None = None, length: int | None = None
 ) -> "Figure":
-    """Draw what a layer of a model remembers.
+    """Plot the poles and kernels of one layer.
 
-    Above, its poles on the unit disk and by how long they last; SGConv has none. Below, kernels of some channels: the
-    first taps, step by step; how far back they reach, as the largest tap around each lag; and what they let pass, by
-    frequency. A causal model has one kernel per channel, a bidirectional one a second (dashed) that reads from the end,
-    and ``num_kernel_channels`` or a channel gate multiply them.
+    The upper row shows the poles on the unit disk, and their decay times; SGConv has no poles. The lower row shows the
+    kernels of some channels: their first steps, the largest value around each lag, and the frequency response. A causal
+    model has one kernel per channel. A bidirectional model has a second one (dashed), which reads from the end.
+    ``num_kernel_channels`` or a channel gate multiply the number of kernels.
 
     Args:
         model: any DLR model or head.
-        layer: which layer, counted from 0.
+        layer: index of the layer, counted from 0.
         channels: hidden channels whose kernels are drawn; by default the first two. The size of a weight is its root
-            mean square over their kernels.
-        length: taps to draw; by default 4096, or all of a kernel that has fewer.
+            mean square over the kernels of these channels.
+        length: number of kernel steps to draw; by default 4096, or the whole kernel if it is shorter.
 
     Returns:
-        A figure: ``kernel_figure(model).savefig("kernels.png")``.
+        A matplotlib figure: ``kernel_figure(model).savefig("kernels.png")``.
 
     Raises:
-        ImportError: without matplotlib.
-        TypeError: for a model that has no DLR layer.
-        IndexError: for a layer or a channel that the model does not have.
-        ValueError: for a length that is not positive, or no channels.
+        ImportError: if matplotlib is not installed.
+        TypeError: if the model has no DLR layer.
+        IndexError: if the model does not have this layer or channel.
+        ValueError: if the length is not positive, or if ``channels`` is empty.
 
     >>> from modeling_dlr import DLRConfig, DLRModel
     >>> model = DLRModel(DLRConfig(hidden_size=4, num_hidden_layers=1, state_size=16))
@@ -78,24 +78,24 @@ def kernel_figure(
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
-            "kernel_figure draws with matplotlib, which is not installed: pip install 'modeling-dlr[figures]'"
+            "kernel_figure needs matplotlib, which is not installed: pip install 'modeling-dlr[figures]'"
         ) from None
     mixers = (
         [module for module in model.modules() if isinstance(module, DLRMixer)] if isinstance(model, nn.Module) else []
     )
     if not mixers:
-        raise TypeError(f"kernel_figure draws DLR models, and {type(model).__name__} has no DLR layer.")
+        raise TypeError(f"kernel_figure needs a DLR model, but {type(model).__name__} has no DLR layer.")
     _check_range("layer", layer, len(mixers))
     mixer = mixers[layer]
     kernel = mixer.kernel
     channels = list(range(min(DEFAULT_CHANNELS, kernel.hidden_size)) if channels is None else channels)
     if not channels:
-        raise ValueError("kernel_figure draws the kernels of at least one channel, got channels=[].")
+        raise ValueError("kernel_figure needs at least one channel, got channels=[].")
     for channel in channels:
         _check_range("channel", channel, kernel.hidden_size)
     length = _default_length(kernel) if length is None else length
     if length < 1:
-        raise ValueError(f"A kernel has at least one step, got length={length}: pass a positive one.")
+        raise ValueError(f"kernel_figure needs at least one step, got length={length}: pass a positive length.")
     with torch.no_grad():
         kernels = kernel(length)
         curves = list(_curves(kernels, mixer.bidirectional, channels))
@@ -118,7 +118,7 @@ def kernel_figure(
 
 def _check_range(name: str, number: int, count: int) -> None:
     if number not in range(count):
-        raise IndexError(f"{name} must lie in 0 … {count - 1}, because the model has {count} of them; got {number}.")
+        raise IndexError(f"{name} must be in 0 … {count - 1}, because the model has {count} of them; got {number}.")
 
 
 def _default_length(kernel: Kernel) -> int:
@@ -128,7 +128,7 @@ def _default_length(kernel: Kernel) -> int:
 
 
 def _describe(kernel: Kernel) -> str:
-    """Such as "dlr 'complex', 256 poles, read_out 'real'"."""
+    """Describe a kernel in one line, such as "dlr 'complex', 256 poles, read_out 'real'"."""
     options, version = kernel.options, kernel.options.get("version", kernel.options.get("discretization"))
     name = options["kernel_type"] if version is None else f"{options['kernel_type']} {version!r}"
     if not isinstance(kernel, DiagonalKernel):
@@ -137,7 +137,7 @@ def _describe(kernel: Kernel) -> str:
 
 
 def _curves(kernels: Tensor, bidirectional: bool, channels: list[int]) -> Iterator[Curve]:
-    """The kernels [C, H, L] of some channels: a colour for each, and for those that read from the end a dashed line."""
+    """Yield the curves of some channels from kernels [C, H, L], one colour each; backward kernels are dashed."""
     directions = {"forward": "-", "backward": "--"} if bidirectional else {"": "-"}
     taps = kernels.double().cpu().numpy().reshape(len(directions), -1, *kernels.shape[1:])
     several = taps.shape[1] > 1
@@ -149,7 +149,7 @@ def _curves(kernels: Tensor, bidirectional: bool, channels: list[int]) -> Iterat
 
 
 def _poles(kernel: DiagonalKernel, length: int, channels: list[int]) -> Poles:
-    """The poles of some channels, or those that all channels share."""
+    """The poles of some channels, or the poles that all channels share."""
     spectrum = kernel.spectrum(length)
     shared = spectrum.decay.dim() == 1
     decay, angle = (part if shared else part[channels] for part in (spectrum.decay.double(), spectrum.angle.double()))
@@ -162,7 +162,7 @@ def _poles(kernel: DiagonalKernel, length: int, channels: list[int]) -> Poles:
 
 
 def _scatter(axes: "Axes", poles: Poles, x: np.ndarray, y: np.ndarray) -> "PathCollection":
-    """A dot per pole, coloured by its weight, the heavy ones on top."""
+    """Draw a dot per pole, coloured by the size of its weight, with the largest weights on top."""
     order = np.argsort(poles.weights)
     largest = max(float(poles.weights.max()), np.finfo(float).tiny)
     size = float(np.clip(4000 / len(order), 4, 40))
@@ -170,7 +170,7 @@ def _scatter(axes: "Axes", poles: Poles, x: np.ndarray, y: np.ndarray) -> "PathC
 
 
 def _draw_disk(axes: "Axes", poles: Poles) -> None:
-    """Where they lie in the unit disk: the angle is a frequency, the distance from the circle how fast they fade."""
+    """Draw the poles in the unit disk: the angle is a frequency, and poles far from the circle decay fast."""
     turn = np.linspace(0, 2 * np.pi, 361)
     axes.plot(np.cos(turn), np.sin(turn), color="0.7", linewidth=1)
     axes.axhline(0, color="0.9", linewidth=1, zorder=0)
@@ -185,23 +185,23 @@ def _draw_disk(axes: "Axes", poles: Poles) -> None:
 
 
 def _draw_fading(axes: "Axes", poles: Poles) -> None:
-    """The same poles by how long they last, which close to the circle cannot be told in the disk."""
+    """Draw the decay times of the poles, which the disk does not show for poles close to the circle."""
     finite = np.isfinite(poles.memory)
     if finite.any():
         dots = _scatter(axes, poles, np.angle(poles.poles), np.where(finite, poles.memory, np.nan))
         axes.set_yscale("log")
         decades = np.log10([poles.memory[finite].min() / 1.5, poles.memory[finite].max() * 1.5])
         axes.set_ylim(10.0 ** np.floor(decades[0]), 10.0 ** np.ceil(decades[1]))
-        # pyrefly: ignore[missing-attribute] - a panel is in a figure
+        # pyrefly: ignore[missing-attribute] - the axes always have a figure here
         axes.figure.colorbar(dots, ax=axes, label="size of the weight |W|")
         axes.grid(color="0.9")
     else:
-        axes.text(0.5, 0.5, "None fades: |Λ| is 1 or more.", transform=axes.transAxes, ha="center", va="center")
+        axes.text(0.5, 0.5, "No pole decays: |Λ| is 1 or more.", transform=axes.transAxes, ha="center", va="center")
     axes.set_xlim(-1.05 * np.pi, 1.05 * np.pi)
     axes.set_xticks(np.pi * np.array([-1, -0.5, 0, 0.5, 1]), ["−π", "−π/2", "0", "π/2", "π"])
     axes.set_title("How long each pole lasts")
     axes.set_xlabel("angle of Λ (radians per step)")
-    axes.set_ylabel("until it has faded to 1/e (steps)")
+    axes.set_ylabel("decay time to 1/e (steps)")
 
 
 def _draw_no_poles(axes: "Axes", kernel: Kernel) -> None:
@@ -211,7 +211,7 @@ def _draw_no_poles(axes: "Axes", kernel: Kernel) -> None:
 
 
 def _draw_steps(axes: "Axes", curves: list[Curve]) -> None:
-    """The first taps, each a dot."""
+    """Draw the first steps of the kernels, a dot for each step."""
     for curve in curves:
         taps = curve.taps[:_FIRST_STEPS]
         axes.plot(taps, curve.line, color=curve.colour, label=curve.label, marker=".", markersize=4, linewidth=1)
@@ -222,7 +222,7 @@ def _draw_steps(axes: "Axes", curves: list[Curve]) -> None:
 
 
 def _draw_memory(axes: "Axes", curves: list[Curve]) -> None:
-    """The largest tap in each of two intervals of lags per octave: an envelope."""
+    """Draw an envelope of the kernels: their largest absolute value in two intervals of lags per octave."""
     highest = max(float(np.abs(curve.taps).max()) for curve in curves) or 1.0
     length = len(curves[0].taps)
     count = 2 + int(2 * np.log2(length))
@@ -242,8 +242,8 @@ def _draw_memory(axes: "Axes", curves: list[Curve]) -> None:
 
 
 def _draw_frequency(axes: "Axes", curves: list[Curve]) -> None:
-    """The gain at each frequency: the discrete Fourier transform of all taps, in decibels."""
-    n = max(512, len(curves[0].taps))  # zeros after a short kernel only draw its curve finer
+    """Draw the gain at each frequency: the discrete Fourier transform of the whole kernel, in decibels."""
+    n = max(512, len(curves[0].taps))  # zero padding makes the curve of a short kernel smoother
     gains = [np.abs(np.fft.rfft(curve.taps, n)[1:]) for curve in curves]
     highest = max(float(gain.max()) for gain in gains) or 1.0
     for curve, gain in zip(curves, gains, strict=True):
@@ -252,7 +252,7 @@ def _draw_frequency(axes: "Axes", curves: list[Curve]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(1 / n, 0.5)
     axes.grid(which="major", color="0.9")
-    axes.set_title("What they let pass")
+    axes.set_title("Frequency response")
     axes.set_xlabel("frequency (cycles per step, logarithmic)")
     axes.set_ylabel("gain (dB)")
     radians = axes.secondary_xaxis(

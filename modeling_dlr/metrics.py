@@ -1,8 +1,8 @@
-"""Metrics as `evaluate.Metric`s that need no download: `MaskedAccuracy().compute(predictions=…, references=…)`.
+"""Metrics as `evaluate.Metric`s without a download: `MaskedAccuracy().compute(predictions=…, references=…)`.
 
-Each comes twice: over all references at once, and (`Batch…`) as the DLR paper reports it, the mean over batches, which
-is another number and depends on the size of the batches. Arrays may have any shape that both share; `compute` scores
-them as they are, where examples that are added first are stored one by one.
+Each metric has two versions: over all references at once, and (`Batch…`) the mean over batches, which the DLR paper
+reports. The two differ, and the second depends on the batch size. Predictions and references may have any shape, the
+same for both. `compute` scores arrays directly, without storing them; `add_batch` stores them first.
 """
 
 from abc import abstractmethod
@@ -14,28 +14,28 @@ import evaluate
 import numpy as np
 
 IGNORED_CLASS = -100
-# The least variance that R² divides by (arXiv 2212.00768).
+# Lower bound on the variance that R² divides by (arXiv 2212.00768).
 _LEAST_VARIANCE = 1e-5
 
 
 class _Metric(evaluate.Metric):
-    """One number over the references that count."""
+    """One score over all references that are not ignored."""
 
     key: ClassVar[str]
 
     def compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, float] | None:
-        """Score predictions against references, with all that was added before.
+        """Score predictions against references, together with everything added before.
 
         Args:
-            predictions: an array, tensor or list of any shape; None if all has been added.
-            references: likewise, of the same shape.
-            options: those of the metric.
+            predictions: an array, tensor or list of any shape; None to score only what was added.
+            references: an array, tensor or list of the same shape, or None.
+            options: options of the metric.
 
         Returns:
-            The score by its name; None on processes that evaluate only gathers from.
+            A dictionary from the metric's name to its score; None on all but the main process of a distributed run.
 
         Raises:
-            ValueError: if the shapes differ, or nothing counts.
+            ValueError: if the shapes differ, or if every reference is ignored.
         """
         added_before = self.writer is not None or self.num_process > 1
         if predictions is None or references is None or added_before:
@@ -43,10 +43,10 @@ class _Metric(evaluate.Metric):
         return self._compute(*self._flat(predictions, references), **options)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **options: Any) -> None:
-        """Keep predictions and references, arrays of one shape, whatever that is, for a later `compute`.
+        """Store predictions and references for a later `compute`; both may have any shape, the same for both.
 
         Raises:
-            ValueError: if the shapes differ, or what should be classes is none.
+            ValueError: if the shapes differ, or if a class metric is given values that are not whole numbers.
         """
         predictions, references = self._flat(predictions, references)
         super().add_batch(predictions=predictions, references=references, **options)
@@ -55,8 +55,8 @@ class _Metric(evaluate.Metric):
         predictions, references = np.asarray(predictions), np.asarray(references)
         if predictions.shape != references.shape:
             raise ValueError(
-                f"predictions have the shape {list(predictions.shape)} and references {list(references.shape)}: one "
-                "answer is needed for each; of the logits of classes take the argmax."
+                f"predictions and references must have the same shape, got {list(predictions.shape)} and "
+                f"{list(references.shape)}: give one prediction per reference, for logits of classes the argmax."
             )
         return predictions.ravel(), references.ravel()
 
@@ -77,7 +77,7 @@ class _Metric(evaluate.Metric):
 
 
 class _ClassMetric(_Metric):
-    """Of class indices; ``ignore_index`` does not count."""
+    """A metric of class indices; references equal to ``ignore_index`` are ignored."""
 
     def _features(self) -> datasets.Features:
         return datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
@@ -96,7 +96,7 @@ class _ClassMetric(_Metric):
 def _classes(what: str, values: Any) -> np.ndarray:
     given = np.asarray(values)
     if given.dtype.kind not in "biuf" or (given % 1 != 0).any():
-        raise ValueError(f"{what} must be indices of classes, whole numbers, got {given.ravel()[:5].tolist()}, …")
+        raise ValueError(f"{what} must be class indices (whole numbers), got {given.ravel()[:5].tolist()}, …")
     return given
 
 
@@ -108,7 +108,7 @@ def _refuse_nothing(counts: np.ndarray, ignored: str) -> None:
 
 
 class MaskedAccuracy(_ClassMetric):
-    """Share of right answers among the references that are not ``ignore_index`` (-100).
+    """Share of correct predictions; references equal to ``ignore_index`` (-100) are ignored.
 
     >>> MaskedAccuracy().compute(predictions=[1, 0, 2], references=[1, -100, 0])
     {'accuracy': 0.5}
@@ -121,7 +121,7 @@ class MaskedAccuracy(_ClassMetric):
 
 
 class MacroF1(_ClassMetric):
-    """F1 averaged over the classes that occur in the references or the predictions, ``ignore_index`` (-100) apart.
+    """F1 averaged over the classes that occur in references or predictions; ``ignore_index`` (-100) is ignored.
 
     >>> MacroF1().compute(predictions=[0, 0, 1, 1], references=[0, 1, 1, -100])
     {'f1_macro': 0.6666666666666666}
@@ -138,7 +138,7 @@ class MacroF1(_ClassMetric):
 
 
 class BalancedAccuracy(_ClassMetric):
-    """Recall averaged over the classes that occur in the references, ``ignore_index`` (-100) apart.
+    """Recall averaged over the classes that occur in the references; ``ignore_index`` (-100) is ignored.
 
     >>> BalancedAccuracy().compute(predictions=[0, 0, 1, 1], references=[0, 1, 1, -100])
     {'accuracy_balanced': 0.75}
@@ -151,7 +151,7 @@ class BalancedAccuracy(_ClassMetric):
 
 
 class R2(_Metric):
-    """1 - the mean squared error over the variance of all references together, at least 1e-5; NaN does not count.
+    """1 - MSE / variance, where the variance is that of all references and at least 1e-5; NaN references are ignored.
 
     >>> R2().compute(predictions=[0.0, 0.5, 1.0], references=[0.0, float("nan"), 2.0])
     {'r2': 0.5}
@@ -173,7 +173,7 @@ class R2(_Metric):
 
 
 class _PerBatch(_Metric):
-    """The mean of a metric over batches; an incomplete last batch is left out, as the official loaders do."""
+    """The mean of a metric over batches; an incomplete last batch is dropped, as in the official code."""
 
     def _compute(self, predictions: Any, references: Any, batch_size: int, **options: int) -> dict[str, float]:
         scores = [
@@ -187,19 +187,19 @@ def _batches(
     predictions: np.ndarray, references: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if batch_size < 1:
-        raise ValueError(f"batch_size is the number of references in one batch, at least 1, got {batch_size}.")
+        raise ValueError(f"batch_size, the number of references in one batch, must be at least 1, got {batch_size}.")
     count = len(references) // batch_size
     if not count:
         raise ValueError(
-            f"batch_size={batch_size} is more than the {len(references)} references there are: give the number of "
-            "references in one batch, which is sequences times steps."
+            f"batch_size={batch_size} must be at most the number of references, {len(references)}: give the number "
+            "of references in one batch, which is sequences times steps."
         )
     for start in range(0, count * batch_size, batch_size):
         yield predictions[start : start + batch_size], references[start : start + batch_size]
 
 
 class BatchMaskedAccuracy(_PerBatch, MaskedAccuracy):
-    """`MaskedAccuracy` averaged over batches of ``batch_size`` references; 1 where all of a batch is ignored.
+    """`MaskedAccuracy` averaged over batches of ``batch_size`` references; a fully ignored batch scores 1.
 
     >>> BatchMaskedAccuracy().compute(predictions=[1, 0, 2, 2], references=[1, -100, 0, 2], batch_size=2)
     {'accuracy_batch_mean': 0.75}
@@ -229,7 +229,7 @@ class BatchBalancedAccuracy(_PerBatch, BalancedAccuracy):
     """
 
 
-# pyrefly: ignore[inconsistent-inheritance] - what is computed of a batch needs to know its size
+# pyrefly: ignore[inconsistent-inheritance] - a metric over batches needs the batch size as an argument
 class BatchR2(_PerBatch, R2):
     """`R2` averaged over batches of ``batch_size`` references.
 

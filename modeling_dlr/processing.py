@@ -1,23 +1,23 @@
-"""Processors for sound and images, set up for these models: what they save, the Auto classes of transformers load.
+"""Processors for sound and images, configured for these models.
 
-They are objects of transformers, so `AutoFeatureExtractor` and `AutoImageProcessor` load them without this package.
-Beside a model, transformers asks about the model's code first: give `trust_remote_code=True`. Images need Pillow (extra
-`tasks`).
+They are objects of transformers, so `AutoFeatureExtractor` and `AutoImageProcessor` load a saved one without this
+package. In a folder with a model, pass `trust_remote_code=True`, because transformers asks about the model's code
+first. Images need Pillow (extra `tasks`).
 """
 
 from transformers import SegformerImageProcessorPil, Wav2Vec2FeatureExtractor
 
 
 def sound_extractor(sampling_rate: int, *, do_normalize: bool = True) -> Wav2Vec2FeatureExtractor:
-    """Recordings of one channel to `input_values` [B, L] and the mask that keeps padding out of the answers.
+    """Build a feature extractor: recordings of one channel to `input_values` [B, L] and an attention mask [B, L].
 
-    Called with recordings of another ``sampling_rate``, it refuses them. `pipeline("audio-classification")` resamples
-    what comes as ``{"raw": array, "sampling_rate": rate}``, for which it needs torchaudio, and takes an array without a
-    rate at its word.
+    It refuses recordings with another ``sampling_rate``. `pipeline("audio-classification")` resamples inputs of the
+    form ``{"raw": array, "sampling_rate": rate}``, which needs torchaudio, and assumes that a plain array has the right
+    rate.
 
     Args:
-        sampling_rate: samples per second of the recordings that the model is trained on.
-        do_normalize: bring every recording to mean 0 and variance 1.
+        sampling_rate: samples per second of the model's training data.
+        do_normalize: scale every recording to mean 0 and variance 1.
 
     Raises:
         ValueError: for a sampling rate below 1.
@@ -34,26 +34,26 @@ def sound_extractor(sampling_rate: int, *, do_normalize: bool = True) -> Wav2Vec
 
 
 def pixel_processor(height: int | None = None, width: int | None = None) -> SegformerImageProcessorPil:
-    """Images to `pixel_values` [B, 3, h, w] from -1 (black) to 1, for classification and segmentation alike.
+    """Build an image processor: images to `pixel_values` [B, 3, h, w] from -1 (black) to 1.
 
-    Images of every mode become RGB, as pipelines make them; a model of one channel reads RGB in grey.
-
-    It has the class of SegFormer's, the only thing of it that is used: besides images it prepares maps of labels, and
-    turns logits into masks of the size of the image.
+    It serves classification and segmentation. Images of every mode are converted to RGB, as in pipelines; a model with
+    one input channel converts RGB to grey. The class is SegFormer's, because it also prepares label maps and
+    turns logits into masks of the image's size; nothing else of SegFormer is used.
 
     Args:
-        height: of the images that the model is trained on, to which others are resized.
-        width: likewise; without height and width, images keep their size, and those of a batch must share it.
+        height: height of the model's training images; other images are resized to it.
+        width: width of the model's training images. Without height and width, images keep their size, and all images
+            of a batch must have the same size.
 
     Raises:
-        ValueError: for only one of height and width.
+        ValueError: if only one of height and width is given.
 
     >>> from PIL import Image
     >>> pixel_processor(2, 3)(Image.new("L", (30, 20), 255), return_tensors="pt")["pixel_values"][0, 0].tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
     if (height is None) != (width is None):
-        raise ValueError(f"height and width belong together, got {height} and {width}: give both, or neither.")
+        raise ValueError(f"height and width must be given together, got {height} and {width}: give both, or neither.")
     return SegformerImageProcessorPil(
         do_resize=height is not None,
         size=None if height is None or width is None else {"height": height, "width": width},

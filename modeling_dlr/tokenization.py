@@ -1,6 +1,7 @@
-"""Tokenizers built in code as stock fast tokenizers: what they save, `AutoTokenizer` loads without this package.
+"""Tokenizers for bytes, symbols and BPE, built as fast tokenizers of transformers.
 
-Beside a model, transformers asks about the model's code first: give `AutoTokenizer` ``trust_remote_code=True``, too.
+`AutoTokenizer` loads a saved one without this package. In a folder with a model, pass ``trust_remote_code=True``,
+because transformers asks about the model's code first.
 """
 
 from collections import Counter
@@ -23,21 +24,23 @@ SPECIAL_TOKENS = {
 def byte_tokenizer(
     *, add_prefix_space: bool = True, merge_spaces: bool = False, split_special_tokens: bool = False
 ) -> PreTrainedTokenizerFast:
-    """A space before the text, then one token per UTF-8 byte: 5 special tokens and 256 bytes, 261 in all.
+    """Build a byte tokenizer: a space before the text, then one token per UTF-8 byte.
 
-    Keeps character offsets. Of a pair of texts, ``</s>`` ends the first.
+    The vocabulary has 5 special tokens and 256 bytes, 261 tokens in all. The tokenizer keeps character offsets. In a
+    pair of texts, ``</s>`` ends the first text.
 
-    With ``is_split_into_words=True`` every word begins with a space, so that words read as the text that they form; the
-    space has the word's id and, as its offsets, those of the word's first character. A script that labels only the
-    first token of every word labels this space: let it label all tokens, or merge spaces.
+    With ``is_split_into_words=True`` every word begins with a space, so a list of words gives the same tokens as the
+    joined text. The space has the word's id and the offsets of the word's first character. A script that labels only
+    the first token of every word would label this space: label all tokens instead, or set ``merge_spaces=True``.
 
     Args:
-        add_prefix_space: begin every text that does not begin with a space with one, as transformers' tokenizers do
-            under this name. Without it every token is one byte of the text, and words are joined: for labels of every
-            byte, and for words that are single characters.
-        merge_spaces: make one token of a space and the byte after it, 516 in all: the first token of a word has its
-            first byte, as `pipeline("token-classification", aggregation_strategy="first")` takes it.
-        split_special_tokens: read a "<mask>" in the text as six bytes, so that every byte of any text is one token.
+        add_prefix_space: add a space before every text that does not begin with one, as in other tokenizers of
+            transformers. Without it, every token is one byte of the text, and words are joined without a space. Use
+            False for labels of every byte, and for words that are single characters.
+        merge_spaces: merge a space and the byte after it into one token, which gives 516 tokens in all. The first token
+            of a word then holds its first byte, which
+            `pipeline("token-classification", aggregation_strategy="first")` needs.
+        split_special_tokens: read "<mask>" in a text as six bytes, so that every byte of any text is one token.
 
     >>> tokenizer = byte_tokenizer()
     >>> len(tokenizer), tokenizer("né").input_ids, tokenizer.decode(tokenizer("né").input_ids)
@@ -66,21 +69,23 @@ def symbol_tokenizer(
     separated: bool = True,
     case: Literal["lower", "upper"] | None = None,
 ) -> PreTrainedTokenizerFast:
-    """One token per symbol, for texts of symbols with spaces between them or without. Keeps character offsets.
+    """Build a tokenizer with one token per symbol, for texts with or without spaces between symbols.
+
+    The tokenizer keeps character offsets.
 
     Args:
-        symbols: the vocabulary, special tokens included; a symbol's place is its id.
+        symbols: the vocabulary, special tokens included; a symbol's index is its id.
         special_tokens: which symbols are ``pad_token``, ``unk_token``, ``bos_token``, ``eos_token`` or ``mask_token``.
-            ``unk_token``, which stands for every unknown symbol, is needed.
+            ``unk_token`` is required; it replaces every unknown symbol.
         append_eos: end every text with the ``eos_token``.
-        separated: whether white space parts the symbols. Without it every character but white space is a symbol, as in
-            DNA and proteins.
-        case: bring texts into the case of the symbols first.
+        separated: whether white space separates the symbols. If False, every character except white space is a symbol,
+            as in DNA and proteins.
+        case: convert texts to the case of the symbols first.
 
     Raises:
-        ValueError: for a symbol that is empty, holds a space, is there twice, has several characters where each is a
-            symbol, or is of the other ``case``; and for special tokens that are not symbols, or have no such name, or
-            leave none for what is unknown or for the end.
+        ValueError: for a symbol that is empty, contains a space, occurs twice, is in the other ``case``, or has several
+            characters although ``separated`` is False; for special tokens that are not symbols or have an unknown
+            name; and for a missing ``unk_token``, or a missing ``eos_token`` if ``append_eos`` is True.
 
     >>> tokenizer = symbol_tokenizer(["<pad>", "<unk>", "X", "[MIN", "[MAX", *"0123456789"])
     >>> tokenizer("[MIN 3 [MAX 4 7 X X").input_ids, tokenizer.decode([3, 8, 2])
@@ -109,29 +114,30 @@ def symbol_tokenizer(
 def train_bpe_tokenizer(
     texts: Iterable[str], vocab_size: int, *, add_prefix_space: bool = True, show_progress: bool = True
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer fitted to ``texts``, with the five special tokens of `byte_tokenizer`.
+    """Train a byte-level BPE tokenizer on ``texts``, with the five special tokens of `byte_tokenizer`.
 
-    Texts and words begin with a space as there.
+    A space is added before texts and words, as in `byte_tokenizer`.
 
     Args:
-        texts: the training texts, and only those.
-        vocab_size: tokens wanted, the 261 of the byte tokenizer included.
-        add_prefix_space: begin every text that does not begin with a space with one; without it words are joined.
-        show_progress: draw a progress bar.
+        texts: the training texts; do not include validation or test texts.
+        vocab_size: size of the vocabulary, including the 261 tokens of the byte tokenizer.
+        add_prefix_space: add a space before every text that does not begin with one; without it, words are joined
+            without a space.
+        show_progress: show a progress bar.
 
     Raises:
-        TypeError: if ``texts`` is one string, whose items are letters.
-        ValueError: if there are no texts, or ``vocab_size`` leaves no room for the bytes and the special tokens.
+        TypeError: if ``texts`` is a single string.
+        ValueError: if there are no texts, or if ``vocab_size`` is below 261, the bytes and special tokens.
     """
     if isinstance(texts, str):
-        raise TypeError(f"texts must be several texts, got the string {texts[:40]!r}: give [text], or a list of lines.")
+        raise TypeError(f"texts must be a list of texts, got the string {texts[:40]!r}: give [text], or its lines.")
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
         raise ValueError(f"vocab_size must be at least {smallest} (bytes and special tokens), got {vocab_size}.")
     texts = iter(texts)
     first = next(texts, None)
     if first is None:
-        raise ValueError("texts must hold at least one text to learn from, got none: byte_tokenizer() needs none.")
+        raise ValueError("texts must contain at least one text, got none: byte_tokenizer() needs no texts.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = _bytes(add_prefix_space, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -147,7 +153,7 @@ def train_bpe_tokenizer(
 
 
 def _bytes(add_prefix_space: bool, *, use_regex: bool) -> pre_tokenizers.PreTokenizer:
-    """Bytes, with a space before the text; `ByteLevel` itself would put one after each special token, too."""
+    """Split into bytes, with a space before the text; `ByteLevel` alone would also add one after special tokens."""
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=use_regex)
     if not add_prefix_space:
         return bytes_of
@@ -156,51 +162,51 @@ def _bytes(add_prefix_space: bool, *, use_regex: bool) -> pre_tokenizers.PreToke
 
 
 def _in_case(symbols: Sequence[str], case: Literal["lower", "upper"]) -> normalizers.Normalizer:
-    """What brings the letters of the symbols into their case."""
+    """A normalizer that converts the letters of the symbols to their case."""
     letters = sorted(filter(_has_two_cases, set("".join(symbols))))
     here = [letter for letter in letters if letter == getattr(letter, case)()]
     return normalizers.Sequence([normalizers.Replace(letter.swapcase(), letter) for letter in here])
 
 
 def _has_two_cases(letter: str) -> bool:
-    """Whether it has another case of one character; the capital of "ß" has two."""
+    """Whether the letter has another case that is one character; the capital of "ß" has two characters."""
     return len(letter.swapcase()) == 1 and letter != letter.swapcase()
 
 
 def _check_symbols(symbols: Sequence[str], special: set[str], separated: bool, case: str | None) -> None:
     wrong = [symbol for symbol, count in Counter(symbols).items() if count > 1 or symbol.split() != [symbol]]
     if wrong:
-        raise ValueError(f"Symbols must be words without spaces, each there once, got {wrong}: rename or drop these.")
+        raise ValueError(f"Symbols must be unique and without spaces, got {wrong}: rename or drop these.")
     ordinary = [symbol for symbol in symbols if symbol not in special]
     long = [symbol for symbol in ordinary if len(symbol) > 1]
     if long and not separated:
-        raise ValueError(f"Without separators every symbol is one character, got {long}: set separated=True.")
+        raise ValueError(f"With separated=False symbols must be single characters, got {long}: set separated=True.")
     if case not in (None, "lower", "upper"):
         raise ValueError(f"case must be 'lower', 'upper' or None, got {case!r}.")
     if case is None:
         return
     other = [symbol for symbol in ordinary if any(_has_two_cases(x) and x != getattr(x, case)() for x in symbol)]
     if other:
-        raise ValueError(f"With case={case!r} no text holds the symbols {other}: bring them into this case.")
+        raise ValueError(f"With case={case!r} the symbols {other} never occur: write them in this case.")
 
 
 def _check_special_tokens(symbols: Sequence[str], special_tokens: Mapping[str, str], append_eos: bool) -> None:
     unknown = {role: token for role, token in special_tokens.items() if token not in symbols}
     if unknown or not special_tokens.keys() <= SPECIAL_TOKENS.keys():
         raise ValueError(
-            f"special_tokens must give symbols to some of {', '.join(SPECIAL_TOKENS)}, got {dict(special_tokens)}: add "
+            f"special_tokens must map some of {', '.join(SPECIAL_TOKENS)} to symbols, got {dict(special_tokens)}: add "
             f"{', '.join(map(repr, unknown.values())) or 'nothing else'} to the symbols."
         )
     needed = {"unk_token", "eos_token"} if append_eos else {"unk_token"}
     if not needed <= special_tokens.keys():
         raise ValueError(
-            f"special_tokens must name {' and '.join(sorted(needed))}, got {dict(special_tokens)}: say which symbol "
-            "it is."
+            f"special_tokens must contain {' and '.join(sorted(needed))}, got {dict(special_tokens)}: add the missing "
+            "one."
         )
 
 
 def _pairs(tokenizer: Tokenizer) -> processors.TemplateProcessing:
-    """Nothing is added to one text; between two there is an end of the first."""
+    """Add nothing to a single text; end the first text of a pair with ``</s>``."""
     end = SPECIAL_TOKENS["eos_token"]
     return processors.TemplateProcessing("$A", f"$A {end} $B:1", [(end, tokenizer.token_to_id(end))])
 

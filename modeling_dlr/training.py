@@ -1,9 +1,9 @@
-"""Training the state properly: kernel parameters get their own learning rates and no weight decay.
+"""Optimizer groups: kernel parameters get their own learning rates and no weight decay.
 
     trainer = Trainer(model, args, ..., optimizer_cls_and_kwargs=optimizer_for_trainer(args, state_learning_rate=1e-3))
 
-A plain `Trainer` works too. What it loses: one learning rate must then suit both the projections and the poles, and its
-weight decay pulls every pole towards the undamped root Λ = 1.
+A plain `Trainer` works too, but then projections and poles share one learning rate, and weight decay pulls every pole
+towards Λ = 1, which has no damping.
 """
 
 from collections.abc import Mapping
@@ -24,21 +24,21 @@ def parameter_groups(
     *,
     decay_vectors: bool = False,
 ) -> list[dict[str, Any]]:
-    """The parameter groups of an optimizer, always in the same order.
+    """Build the parameter groups of an optimizer, always in the same order.
 
-    Weights of projections and embeddings decay; biases, norms and the skip D do not; kernel parameters never do, and
-    each kind of them (for DLR: ``decay_root``, ``angle``, ``weights``) is a group of its own.
+    Weight decay applies to the weights of projections and embeddings, not to biases, norms and the skip D, and never to
+    kernel parameters. Each kind of kernel parameter (for DLR: ``decay_root``, ``angle``, ``weights``) is one group.
 
     Args:
         model: a DLR model, or any model that contains one (PEFT, DistributedDataParallel, ...).
-        learning_rate: of everything that is not a kernel parameter.
-        weight_decay: of the weights of projections and embeddings.
-        state_learning_rate: of the kernel parameters: one rate, or one per kind (those left out take
+        learning_rate: learning rate of all other parameters.
+        weight_decay: weight decay of the weights of projections and embeddings.
+        state_learning_rate: learning rate of the kernel parameters: one rate, or one per kind (missing kinds use
             ``learning_rate``), or None for ``learning_rate``.
-        decay_vectors: whether biases, norms and D decay, too, as both papers had it.
+        decay_vectors: whether to apply weight decay to biases, norms and D, too, as in both papers.
 
     Returns:
-        Groups with the keys ``name``, ``params``, ``lr`` and ``weight_decay``; none of them empty.
+        A list of groups with the keys ``name``, ``params``, ``lr`` and ``weight_decay``; empty groups are left out.
 
     Raises:
         ValueError: if ``state_learning_rate`` names a kind that the model does not have, or a rate is negative.
@@ -78,10 +78,10 @@ def _group_of(name: str, parameter: nn.Parameter) -> str:
 
 
 class AdamWFactory:
-    """What the Trainer instantiates and then calls with the model to get its optimizer."""
+    """A factory that the Trainer instantiates and then calls with the model to get its optimizer."""
 
     def __call__(self, model: nn.Module, *, groups: dict[str, Any], adamw: dict[str, Any]) -> torch.optim.AdamW:
-        """AdamW over ``parameter_groups(model, **groups)``."""
+        """Build AdamW over ``parameter_groups(model, **groups)``."""
         return torch.optim.AdamW(parameter_groups(model, **groups), **adamw)
 
 
@@ -91,12 +91,12 @@ def optimizer_for_trainer(
     *,
     decay_vectors: bool = False,
 ) -> tuple[Any, dict[str, Any]]:
-    """The ``optimizer_cls_and_kwargs`` of a stock Trainer: AdamW with the rates, betas and decay of ``args``.
+    """Build the ``optimizer_cls_and_kwargs`` of a stock Trainer: AdamW with the values of ``args``.
 
     Args:
-        args: its learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon are used, and whether its optim,
-            which must be "adamw_torch" or "adamw_torch_fused", is the fused one.
-        state_learning_rate: as in `parameter_groups`. The scheduler scales it with all other rates.
+        args: gives learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon; its optim must be
+            "adamw_torch" or "adamw_torch_fused".
+        state_learning_rate: as in `parameter_groups`. The scheduler scales it like all other learning rates.
         decay_vectors: as in `parameter_groups`.
 
     Raises:
@@ -104,8 +104,8 @@ def optimizer_for_trainer(
     """
     if args.optim not in ("adamw_torch", "adamw_torch_fused"):
         raise ValueError(
-            f"optimizer_for_trainer makes AdamW, but optim={str(args.optim)!r}: use 'adamw_torch' or "
-            "'adamw_torch_fused', or give parameter_groups(model, ...) to an optimizer of your own."
+            f"optimizer_for_trainer builds AdamW, got optim={str(args.optim)!r}: use 'adamw_torch' or "
+            "'adamw_torch_fused', or pass parameter_groups(model, ...) to your own optimizer."
         )
     groups = {
         "learning_rate": args.learning_rate,

@@ -1,4 +1,4 @@
-"""A cross-entropy in which every class weighs the same, however rare it is: that of PathfinderSegmentation.
+"""Class-weighted cross-entropy, in which rare and frequent classes weigh the same; used by PathfinderSegmentation.
 
 trainer = Trainer(model, args, ..., compute_loss_func=class_weighted_loss)
 """
@@ -15,7 +15,9 @@ IGNORED_CLASS = -100
 
 
 def class_weighted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """The mean over the classes that occur in ``labels`` of each class's mean cross-entropy (arXiv 2212.00768, §4.2).
+    """Compute the mean cross-entropy of each class, then average over the classes in ``labels``.
+
+    Source: arXiv 2212.00768, §4.2.
 
     Args:
         logits: [..., C].
@@ -25,8 +27,8 @@ def class_weighted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         A scalar; 0 if every label is ignored.
 
     Raises:
-        TypeError: for labels that are no tensor.
-        ValueError: for labels of another shape or type, or outside 0 … C-1.
+        TypeError: if labels are not a tensor.
+        ValueError: if labels have another shape or a wrong type, or are outside 0 … C-1.
     """
     check_tensor("labels", labels, LABELS_CURE)
     *shape, classes = logits.shape
@@ -45,10 +47,10 @@ def class_weighted_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor
     """`class_weighted_cross_entropy` as the Trainer's ``compute_loss_func``.
 
     Args:
-        outputs: of a model, with ``logits``.
-        labels: as above.
-        num_items_in_batch: labels that count in the whole batch, when this call sees a part of it: the parts weigh as
-            much as they have such labels.
+        outputs: the model's outputs, with ``logits``.
+        labels: as in `class_weighted_cross_entropy`.
+        num_items_in_batch: number of labels in the whole batch that are not ignored, if this call sees a part of it.
+            The loss is then weighted with this part's share of those labels.
     """
     logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
     loss = class_weighted_cross_entropy(logits, labels)

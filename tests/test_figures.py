@@ -67,7 +67,7 @@ def test_curves_are_the_kernels(family: str, bidirectional: bool):
     model = model_of(family, bidirectional=bidirectional, num_kernel_channels=2)
     figure = kernel_figure(model, layer=1, channels=[2, 0], length=63)
     K = chosen_kernels(model, 1, [2, 0], 63)
-    steps, memory, frequency = (curves(figure, title) for title in ("The first", "How far", "What they"))
+    steps, memory, frequency = (curves(figure, title) for title in ("The first", "How far", "Frequency"))
     for (_, drawn), expected in zip(steps, K, strict=True):
         np.testing.assert_allclose(drawn, expected, rtol=1e-6, atol=1e-9)
     for (lags, envelope), expected in zip(memory, K, strict=True):
@@ -102,7 +102,7 @@ def test_dots_are_the_poles(family: str):
 def test_poles_that_never_fade_are_said_to():
     """Version 'imag' has |Λ| = 1: the panel of times says so."""
     figure = kernel_figure(model_of("DLR imag"), length=63)
-    assert [text.get_text() for text in panel(figure, "How long").texts] == ["None fades: |Λ| is 1 or more."]
+    assert [text.get_text() for text in panel(figure, "How long").texts] == ["No pole decays: |Λ| is 1 or more."]
 
 
 def test_kernel_without_poles_says_so():
@@ -121,7 +121,7 @@ def test_every_axis_has_a_label_and_a_unit(family: str):
     for axes in figure.axes:
         if axes.axison and axes.get_title():
             assert all("(" in label for label in (axes.get_xlabel(), axes.get_ylabel())), axes.get_title()
-    (radians,) = panel(figure, "What they").child_axes
+    (radians,) = panel(figure, "Frequency").child_axes
     assert radians.get_xlabel() == "frequency (radians per step)"
 
 
@@ -158,9 +158,9 @@ def test_smallest_sizes(length: int):
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"layer": 2}, IndexError, r"layer must lie in 0 … 1, .* got 2"),
-        ({"layer": -1}, IndexError, r"layer must lie in 0 … 1, .* got -1"),
-        ({"channels": [0, 3]}, IndexError, r"channel must lie in 0 … 2, .* got 3"),
+        ({"layer": 2}, IndexError, r"layer must be in 0 … 1, .* got 2"),
+        ({"layer": -1}, IndexError, r"layer must be in 0 … 1, .* got -1"),
+        ({"channels": [0, 3]}, IndexError, r"channel must be in 0 … 2, .* got 3"),
         ({"channels": []}, ValueError, "at least one channel"),
         ({"length": 0}, ValueError, "at least one step, got length=0"),
     ],

@@ -93,7 +93,7 @@ def test_subsets_by_index():
 
 
 def test_unknown_resolution():
-    with pytest.raises(ValueError, match="PathfinderSegmentation has images of resolution 32, 128, 256, 512, got 64"):
+    with pytest.raises(ValueError, match="PathfinderSegmentation needs a resolution of 32, 128, 256, 512, got 64"):
         build_task("pathfinder_segmentation", {"resolution": 64})
 
 

@@ -304,9 +304,9 @@ def test_bpe_reads_its_texts_once():
 @pytest.mark.parametrize(
     ("texts", "error", "says"),
     [
-        ("the cat", TypeError, r"must be several texts, got the string 'the cat': give \[text\]"),
-        ([], ValueError, r"at least one text to learn from, got none: byte_tokenizer\(\) needs none"),
-        (iter(()), ValueError, "at least one text to learn from"),
+        ("the cat", TypeError, r"must be a list of texts, got the string 'the cat': give \[text\]"),
+        ([], ValueError, r"at least one text, got none: byte_tokenizer\(\) needs no texts"),
+        (iter(()), ValueError, "at least one text, got none"),
     ],
     ids=["one string", "nothing", "an empty stream"],
 )
@@ -427,13 +427,13 @@ def test_symbols_of_one_alphabet():
 
 
 SYMBOLS_REFUSED = {
-    "twice": (["<unk>", "a", "a"], {"unk_token": "<unk>"}, False, r"each there once, got \['a'\]"),
+    "twice": (["<unk>", "a", "a"], {"unk_token": "<unk>"}, False, r"unique and without spaces, got \['a'\]"),
     "space": (["<unk>", "a b"], {"unk_token": "<unk>"}, False, r"without spaces.*\['a b'\]"),
     "nothing": (["<unk>", ""], {"unk_token": "<unk>"}, False, r"got \[''\]"),
     "not a symbol": (["a"], {"unk_token": "<unk>"}, False, r"unk_token.*: add '<unk>' to the symbols"),
     "no such role": (["a"], {"unk_token": "a", "end": "a"}, False, r"some of pad_token, .* got .*'end'"),
-    "none for the unknown": (["a"], {"pad_token": "a"}, False, "must name unk_token, got"),
-    "no end to append": (["a"], {"unk_token": "a"}, True, "must name eos_token and unk_token, got"),
+    "none for the unknown": (["a"], {"pad_token": "a"}, False, "must contain unk_token, got"),
+    "no end to append": (["a"], {"unk_token": "a"}, True, "must contain eos_token and unk_token, got"),
 }
 
 
@@ -449,8 +449,8 @@ def test_symbols_refused(symbols: list[str], special: dict[str, str], append_eos
 @pytest.mark.parametrize(
     ("symbols", "options", "says"),
     [
-        (["<unk>", "ATG"], {"separated": False}, r"every symbol is one character, got \['ATG'\]: set separated=True"),
-        (["<unk>", "a", "B"], {"case": "upper"}, r"case='upper' no text holds the symbols \['a'\]"),
+        (["<unk>", "ATG"], {"separated": False}, r"be single characters, got \['ATG'\]: set separated=True"),
+        (["<unk>", "a", "B"], {"case": "upper"}, r"case='upper' the symbols \['a'\] never occur"),
         (["<unk>", "a"], {"case": "title"}, "must be 'lower', 'upper' or None, got 'title'"),
     ],
     ids=["several characters", "the other case", "no such case"],

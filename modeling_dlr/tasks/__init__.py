@@ -1,8 +1,8 @@
-"""The 13 tasks of the DLR paper (arXiv 2212.00768), and ListOps and Pathfinder of the Long Range Arena, as data sets.
+"""Data sets: the 13 tasks of the DLR paper (arXiv 2212.00768), and ListOps and Pathfinder of the Long Range Arena.
 
     load_task("shift", split="train", num_examples=1000, length=512)
 
-Every task is a class whose fields are its options; `TASKS` has them by name.
+Every task is a class whose fields are its options; `TASKS` maps names to classes.
 """
 
 from .loading import TASKS, TaskName, build_task, load_task

@@ -1,8 +1,8 @@
-"""The eleven atomic tasks of the DLR paper (arXiv 2212.00768, §4.1): sequences of real numbers to be manipulated.
+"""The eleven atomic tasks of the DLR paper (arXiv 2212.00768, §4.1): simple operations on sequences of real numbers.
 
-Every class is a task: its fields are the options, and `sample` draws inputs x and targets y as the official code draws
-them. Sequences are N(0, 1) over their largest absolute value. To every step of x two numbers are added that tell where
-it is: cos and sin of 2π t / T, where T is the number of steps of x.
+Every class is a task. Its fields are the options, and `sample` draws inputs x and targets y as the official code does.
+Values are drawn from N(0, 1) and divided by the largest absolute value of their sequence. Every step t of x also has
+two position features, cos and sin of 2π t / T, where T is the number of steps of x.
 """
 
 import itertools
@@ -22,10 +22,10 @@ from .task import Task
 
 @dataclass(frozen=True)
 class AtomicTask(Task):
-    """A map of real sequences that is learned by mean squared error.
+    """A function from real sequences to real sequences, trained with the mean squared error.
 
     Args:
-        length: L, the values of a sequence.
+        length: L, the number of values in a sequence.
     """
 
     length: int = 512
@@ -37,50 +37,51 @@ class AtomicTask(Task):
             raise ValueError(f"{type(self).__name__} needs length >= {self.shortest}, got {self.length}.")
 
     def check(self, num_examples: int) -> None:
-        """Refuse several examples where they repeat: one free number of 24 bits is soon the same again, two are not."""
+        """Refuse several examples if they would repeat: a single free number has only 24 bits, so it soon recurs."""
         if num_examples > 1 and self.freedom < 2:
             lengths = itertools.count(self.length)
             enough = next(length for length in lengths if replace(self, length=length).freedom >= 2)
             raise ValueError(
                 f"{type(self).__name__}: examples of length={self.length} repeat, but num_examples={num_examples:,}: "
-                f"ask for length >= {enough}."
+                f"set length >= {enough}."
             )
 
     @property
     def freedom(self) -> int:
-        """How many numbers of x are free: what is normalised has one fewer than values, for the largest is +1 or -1."""
+        """How many numbers of x are free: one fewer than L, because normalisation makes the largest +1 or -1."""
         return self.length - 1
 
     @property
     def num_steps(self) -> int:
-        """T, the steps of x."""
+        """T, the number of steps of x."""
         return self.length
 
     @property
     def num_targets(self) -> int:
-        """The steps that count: the last ones."""
+        """How many steps have a target; they are the last ones."""
         return self.num_steps
 
     @property
     def input_size(self) -> int:
-        """Features of every step of x."""
+        """Number of features of every step of x."""
         return 3
 
     @property
     def num_labels(self) -> int:
-        """Values to be predicted at every step that counts."""
+        """Number of values to predict at every step that has a target."""
         return 1
 
     @abstractmethod
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Draw x without the two features of position, and y."""
+        """Draw x without the two position features, and y."""
 
     def sample(self, batch_shape: Sequence[int] = (), generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs [*batch_shape, T, input_size] and targets [*batch_shape, num_targets, num_labels], float32.
+        """Draw inputs [*batch_shape, T, input_size] and targets [*batch_shape, num_targets, num_labels], float32.
 
         Args:
-            batch_shape: of as many independent sequences.
-            generator: of the random numbers, on the CPU; None is the global one. The official code draws the same.
+            batch_shape: leading dimensions; every sequence is drawn independently.
+            generator: random generator on the CPU; None uses the global one. With the same generator, the official code
+                draws the same numbers.
 
         >>> x, y = CumSum(length=4).sample((2,), torch.Generator().manual_seed(0))
         >>> x.shape, y.shape
@@ -92,11 +93,11 @@ class AtomicTask(Task):
         return torch.cat((x, position.expand(*x.shape[:-1], 2)), dim=-1), y
 
     def sequence(self, batch: Sequence[int], generator: Generator | None) -> Tensor:
-        """[*batch, L, 1] normalised random values."""
+        """Draw normalised random values [*batch, L, 1]."""
         return normalised(torch.randn(*batch, self.length, 1, generator=generator), dim=-2)
 
     def candidates(self, seed: int, split: Split, index: int) -> Iterator[dict[str, Any]]:
-        """``input_values`` [T, input_size] and ``labels`` [T, num_labels], NaN where they are ignored."""
+        """Yield ``input_values`` [T, input_size] and ``labels`` [T, num_labels]; ignored labels are NaN."""
         generator = torch_generator(seed, split, index)
         while True:
             x, y = self.sample((), generator)
@@ -116,7 +117,7 @@ class AtomicTask(Task):
 
 @dataclass(frozen=True)
 class Shift(AtomicTask):
-    """The sequence delayed by ``num_shifts`` delays from 0 to L - L / num_shifts, a channel for each."""
+    """Delay the sequence by ``num_shifts`` delays, from 0 to L - L / num_shifts; each delay is one channel of y."""
 
     num_shifts: int = 8
 
@@ -131,7 +132,7 @@ class Shift(AtomicTask):
         return self.num_shifts
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Column k of y is x delayed by the k-th delay."""
+        """Draw x and y; column k of y is x delayed by the k-th delay."""
         x = self.sequence(batch, generator)
         delays = torch.linspace(0, self.length - self.length / self.num_shifts, self.num_shifts).long()
         return x, torch.cat([delayed(x, delay) for delay in delays.tolist()], dim=-1)
@@ -139,10 +140,10 @@ class Shift(AtomicTask):
 
 @dataclass(frozen=True)
 class CumSum(AtomicTask):
-    """The sum of all values so far, over the root of their number."""
+    """The sum of all values so far, divided by the square root of their number."""
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """A value for each step."""
+        """Draw x and y; y has one value for each step."""
         x = self.sequence(batch, generator)
         return x, x.cumsum(-2) / torch.arange(1, self.length + 1).sqrt().unsqueeze(-1)
 
@@ -152,14 +153,14 @@ class CumMax(AtomicTask):
     """The largest value so far."""
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """A value for each step."""
+        """Draw x and y; y has one value for each step."""
         x = self.sequence(batch, generator)
         return x, x.cummax(-2).values
 
 
 @dataclass(frozen=True)
 class Reverse(AtomicTask):
-    """After the sequence, L more steps in which it is to be said backwards."""
+    """Read L values, then output them in reverse order in the next L steps."""
 
     @property
     def num_steps(self) -> int:
@@ -172,33 +173,33 @@ class Reverse(AtomicTask):
         return self.length
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """L values, then L zeros; y has the values."""
+        """Draw x and y: x has L values and then L zeros; y has L values."""
         x = self.sequence(batch, generator)
         return torch.cat((x, torch.zeros_like(x)), dim=-2), self.answer(x)
 
     def answer(self, x: Tensor) -> Tensor:
-        """The sequence backwards."""
+        """Reverse the sequence."""
         return x.flip(-2)
 
 
 @dataclass(frozen=True)
 class Sort(Reverse):
-    """After the sequence, L more steps in which it is to be said in the order of the distance to its first value."""
+    """Read L values, then output them sorted by their distance to the first value in the next L steps."""
 
     def answer(self, x: Tensor) -> Tensor:
-        """Values by |x_t - x_0|, equals in their old order."""
+        """Sort values by |x_t - x_0|; equal distances keep their order."""
         order = (x - x[..., :1, :]).abs().argsort(dim=-2, stable=True)
         return x.gather(-2, order)
 
 
 @dataclass(frozen=True)
 class MaskedSelect(AtomicTask):
-    """After L + M values of which M are marked, M more steps in which the marked ones are to be said in their order.
+    """Read L + M values, M of them marked, then output the marked values in order in the next M steps.
 
     Args:
-        length: L, the values that are not marked.
-        num_marked: M.
-        consecutive: whether the marked ones lie side by side.
+        length: L, the number of values that are not marked.
+        num_marked: M, the number of marked values.
+        consecutive: whether the marked values are adjacent.
     """
 
     num_marked: int = 32
@@ -211,7 +212,7 @@ class MaskedSelect(AtomicTask):
 
     @property
     def freedom(self) -> int:
-        """L + M values are normalised together."""
+        """L + M - 1, because the L + M values are normalised together."""
         return self.length + self.num_marked - 1
 
     @property
@@ -226,11 +227,11 @@ class MaskedSelect(AtomicTask):
 
     @property
     def input_size(self) -> int:
-        """The value, the mark, and the position."""
+        """4: the value, the mark, and two position features."""
         return 4
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Values and marks; y has the marked values."""
+        """Draw x and y: x has values and marks; y has the marked values."""
         marked = self.marked(batch, generator)
         values = normalised(torch.randn(*batch, self.length + self.num_marked, generator=generator), dim=-1)
         marks = torch.zeros_like(values).scatter(-1, marked, 1.0)
@@ -239,7 +240,7 @@ class MaskedSelect(AtomicTask):
         return torch.cat((x, silence), dim=-2), values.gather(-1, marked).unsqueeze(-1)
 
     def marked(self, batch: Sequence[int], generator: Generator | None) -> Tensor:
-        """[*batch, M] increasing places."""
+        """Draw the positions of the marked values [*batch, M], in increasing order."""
         places = self.length + self.num_marked
         if self.consecutive:
             first = torch.randint(0, self.length, (*batch, 1), generator=generator)
@@ -249,16 +250,16 @@ class MaskedSelect(AtomicTask):
 
 @dataclass(frozen=True)
 class MaskedSelectFixed(MaskedSelect):
-    """`MaskedSelect` with the same places in every sequence of every split and seed."""
+    """`MaskedSelect` with the same marked positions in every sequence, for every split and seed."""
 
     def marked(self, batch: Sequence[int], generator: Generator | None) -> Tensor:
-        """The places that a generator of seed 0 gives."""
+        """The positions drawn by a generator with seed 0."""
         return super().marked((), Generator().manual_seed(0)).expand(*batch, -1)
 
 
 @dataclass(frozen=True)
 class Solve(AtomicTask):
-    """The equations A x = b with an orthogonal A, given as the rows of [A | b]; then x is to be said.
+    """Read the rows of [A | b] for an orthogonal matrix A, then output the solution x of A x = b.
 
     Args:
         length: L; there are N = floor(sqrt(1 + L) - 1) unknowns, so that N² + 2N <= L.
@@ -268,17 +269,17 @@ class Solve(AtomicTask):
 
     @property
     def freedom(self) -> int:
-        """N (N - 1) / 2 of the rotation A, and N - 1 of the direction x."""
+        """N (N - 1) / 2 for the rotation A, and N - 1 for the unit vector x."""
         N = self.num_targets
         return N * (N - 1) // 2 + N - 1
 
     @property
     def num_targets(self) -> int:
-        """N."""
+        """N, the number of unknowns."""
         return math.isqrt(1 + self.length) - 1
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """[A | b] flattened, then zeros; y is x, of norm 1."""
+        """Draw the inputs, [A | b] flattened and then zeros, and the targets, the solution with norm 1."""
         N = self.num_targets
         A = self.matrix(batch, generator)
         unknown = torch.randn(*batch, N, 1, generator=generator)
@@ -288,7 +289,7 @@ class Solve(AtomicTask):
         return torch.cat((rows, silence), dim=-1).unsqueeze(-1), unknown
 
     def matrix(self, batch: Sequence[int], generator: Generator | None) -> Tensor:
-        """[*batch, N, N]: U Vᵀ of the singular value decomposition of a Gaussian matrix."""
+        """Draw A [*batch, N, N]: U Vᵀ from the singular value decomposition of a Gaussian matrix."""
         N = self.num_targets
         U, _, Vt = torch.linalg.svd(torch.randn(*batch, N, N, generator=generator))
         return U @ Vt
@@ -296,31 +297,31 @@ class Solve(AtomicTask):
 
 @dataclass(frozen=True)
 class SolveFixed(Solve):
-    """`Solve` with the same A in every sequence of every split and seed."""
+    """`Solve` with the same matrix A in every sequence, for every split and seed."""
 
     @property
     def freedom(self) -> int:
-        """N - 1 of x."""
+        """N - 1 for the unit vector x."""
         return self.num_targets - 1
 
     def matrix(self, batch: Sequence[int], generator: Generator | None) -> Tensor:
-        """The matrix that a generator of seed 0 gives."""
+        """The matrix drawn by a generator with seed 0."""
         return super().matrix((), Generator().manual_seed(0)).expand(*batch, -1, -1)
 
 
 @dataclass(frozen=True)
 class ContextShift(AtomicTask):
-    """The input delayed by s, which its first two steps tell as cos and sin of 2π s / L."""
+    """Delay the input by s; its first two steps give s as cos and sin of 2π s / L."""
 
     shortest: ClassVar[int] = 3
 
     @property
     def freedom(self) -> int:
-        """L - 2 values are normalised."""
+        """L - 3, because L - 2 values are normalised."""
         return self.length - 3
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """Two steps of s, then L - 2 values; y is all of that, delayed."""
+        """Draw x and y: x has two steps that give s, then L - 2 values; y is x delayed by s."""
         L = self.length
         values = normalised(torch.randn(*batch, L - 2, generator=generator), dim=-1)
         delay = torch.randint(0, L - 2, (*batch, 1), generator=generator)
@@ -333,12 +334,12 @@ class ContextShift(AtomicTask):
 
 @dataclass(frozen=True)
 class MIPS(AtomicTask):
-    """Maximum inner product search: at every step the value v_j of the best q_i · k_j so far.
+    """Maximum inner product search: at every step i, output the value v_j for the j with the largest q_i · k_j.
 
     Args:
         length: L.
-        dim: D, the numbers of each query, key and value; each has the norm 1.
-        causal: whether only j <= i count.
+        dim: D, the size of each query, key and value vector; each has norm 1.
+        causal: whether to search only j <= i.
     """
 
     dim: int = 4
@@ -351,29 +352,29 @@ class MIPS(AtomicTask):
 
     @property
     def freedom(self) -> int:
-        """D - 1 of each vector; where D = 1 it is a sign, and 24 of these are as good as a number."""
+        """D - 1 for each vector; with D = 1 each vector is a sign, and 24 signs count as one number."""
         vectors = 3 * self.length
         return vectors * (self.dim - 1) if self.dim > 1 else vectors // 24
 
     @property
     def input_size(self) -> int:
-        """Query, key, value and position."""
+        """3 D + 2: query, key, value and two position features."""
         return 3 * self.dim + 2
 
     @property
     def num_labels(self) -> int:
-        """D."""
+        """D, the size of a value vector."""
         return self.dim
 
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
-        """q, k and v side by side; y is the best v."""
+        """Draw x and y: x is q, k and v concatenated; y is the v of the best match."""
         vectors = torch.randn(*batch, 3 * self.length, self.dim, generator=generator)
         q, k, v = (vectors / vectors.norm(dim=-1, keepdim=True)).chunk(3, dim=-2)
         best = self.best(q, k).unsqueeze(-1).expand(v.shape)
         return torch.cat((q, k, v), dim=-1), v.gather(-2, best)
 
     def best(self, q: Tensor, k: Tensor) -> Tensor:
-        """[*batch, L]: the place of the largest product, a few queries at a time."""
+        """The index of the largest product for each query [*batch, L], computed for 256 queries at a time."""
         found = []
         for start in range(0, self.length, 256):
             queries = q[..., start : start + 256, :]
@@ -387,10 +388,10 @@ class MIPS(AtomicTask):
 
 
 def normalised(values: Tensor, dim: int) -> Tensor:
-    """Values over the largest absolute one."""
+    """Divide values by the largest absolute value along ``dim``."""
     return values / values.abs().amax(dim, keepdim=True)
 
 
 def delayed(x: Tensor, delay: int) -> Tensor:
-    """[..., L, 1], zeros first."""
+    """Delay x [..., L, 1] by ``delay`` steps; the first steps are zeros."""
     return torch.cat((torch.zeros_like(x[..., :delay, :]), x[..., : x.shape[-2] - delay, :]), dim=-2)

@@ -1,7 +1,8 @@
-"""ListOps (arXiv 1804.06028): nested MIN, MAX, median and sum modulo 10 of digits, and all its sub-trees at once.
+"""ListOps (arXiv 1804.06028): evaluate nested expressions of MIN, MAX, median and sum modulo 10 over digits.
 
-`ListOps` is that of the Long Range Arena (arXiv 2011.04006): what is the whole expression worth? `ListOpsSubTrees` is
-that of the DLR paper (arXiv 2212.00768, §4.2): what is every sub-tree worth, said at the bracket that closes it?
+`ListOps` is the task of the Long Range Arena (arXiv 2011.04006): predict the value of the whole expression.
+`ListOpsSubTrees` is the task of the DLR paper (arXiv 2212.00768, §4.2): predict the value of every sub-tree, at the
+bracket that closes it.
 """
 
 import zlib
@@ -24,7 +25,7 @@ PAD, UNKNOWN, END = "<pad>", "<unk>", "<eos>"
 
 
 def median(values: list[int]) -> int:
-    """Rounded down where the two in the middle differ."""
+    """The median; for an even number of values, the mean of the middle two, rounded down."""
     ordered, middle = sorted(values), len(values) // 2
     return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) // 2
 
@@ -40,18 +41,18 @@ _IDS = {token: i for i, token in enumerate(VOCABULARY)}
 _OPERATOR_NAMES, _VALUES = tuple(OPERATORS), range(10)
 
 LEAF_PROBABILITY = 0.75
-# Expressions drawn in vain before it is said that there are none; of the tasks' own settings one in 300 will do.
+# Draws without a usable expression before an error is raised. With the default options, one draw in 300 is usable.
 _MAX_MISSES = 30_000
 IGNORED = -100
 
 
 class Expression:
-    """A random tree and, for each node that is not a leaf, in the order in which their brackets close: what it is.
+    """A random tree, with the properties of its inner nodes in the order in which their brackets close.
 
     Args:
-        random: the official code draws the same numbers from it.
-        max_depth: of the tree; its root has depth 1.
-        max_args: of an operator; each has at least 2.
+        random: random generator; with the same one, the official code draws the same tree.
+        max_depth: maximum depth of the tree; the root has depth 1.
+        max_args: maximum number of arguments of an operator; the minimum is 2.
     """
 
     def __init__(self, random: Random, max_depth: int, max_args: int):
@@ -64,13 +65,13 @@ class Expression:
         self.value, self.height = self._grow(random, max_depth, max_args)
 
     def _grow(self, random: Random, depth_left: int, max_args: int) -> tuple[int, int]:
-        """Append a node with all below it; its value and height."""
+        """Append a node and all nodes below it; return its value and height."""
         if depth_left == 1 or random.random() > 1 - LEAF_PROBABILITY:
             digit = random.choice(_VALUES)
             self.tokens.append(DIGITS[digit])
             return digit, 0
         start = len(self.tokens)
-        self.tokens.append("")  # the operator is drawn after what it is applied to
+        self.tokens.append("")  # the operator is drawn after its arguments
         children = [self._grow(random, depth_left - 1, max_args) for _ in range(random.randint(2, max_args))]
         operator = random.choice(_OPERATOR_NAMES)
         self.tokens[start] = operator
@@ -85,19 +86,19 @@ class Expression:
         return value, height
 
     def ids(self) -> np.ndarray:
-        """The tokens as places in `VOCABULARY`."""
+        """The tokens as indices into `VOCABULARY`."""
         return np.array([_IDS[token] for token in self.tokens])
 
 
 @dataclass(frozen=True)
 class ListOpsTask(Task):
-    """What both tasks share.
+    """Base class of both tasks.
 
     Args:
-        min_length: an expression has more tokens, brackets counted.
-        max_length: an expression has fewer; rows are padded to this length.
-        max_depth: of a tree; the root has depth 1.
-        max_args: of an operator; the least is 2.
+        min_length: every expression has more tokens than this; brackets count.
+        max_length: every expression has fewer tokens than this; rows are padded to this length.
+        max_depth: maximum depth of a tree; the root has depth 1.
+        max_args: maximum number of arguments of an operator; the minimum is 2.
     """
 
     min_length: int = 500
@@ -105,7 +106,7 @@ class ListOpsTask(Task):
     max_depth: int = 10
     max_args: int = 10
 
-    # Whether END closes a row.
+    # Whether every row ends with END.
     ends: ClassVar[bool]
 
     def __post_init__(self):
@@ -113,7 +114,7 @@ class ListOpsTask(Task):
         if self.min_length < 1 or self.max_depth < 2 or self.max_args < 2:
             raise ValueError(
                 f"{name} needs min_length >= 1, max_depth >= 2 and max_args >= 2, got {self.min_length}, "
-                f"{self.max_depth} and {self.max_args}: a lone digit is no expression."
+                f"{self.max_depth} and {self.max_args}: a single digit is not an expression."
             )
         if self.count_templates(limit=1) < 1:
             raise ValueError(
@@ -123,21 +124,21 @@ class ListOpsTask(Task):
 
     @property
     def vocab_size(self) -> int:
-        """Of the tokens in `VOCABULARY`."""
+        """Number of tokens in `VOCABULARY`."""
         return len(VOCABULARY)
 
     def tokenizer(self) -> Any:
-        """One token for each symbol of an expression."""
+        """A tokenizer with one token for each symbol of an expression."""
         from modeling_dlr.tokenization import symbol_tokenizer
 
         special_tokens = {"pad_token": PAD, "unk_token": UNKNOWN, "eos_token": END}
         return symbol_tokenizer(VOCABULARY, special_tokens=special_tokens, append_eos=self.ends)
 
     def expressions(self, random: Random) -> Iterator[Expression]:
-        """All that are long enough and not too long, as the official code draws them from ``random``.
+        """Yield the expressions of allowed length, in the order in which the official code draws them from ``random``.
 
         Raises:
-            ValueError: if they are too rare to be found.
+            ValueError: if no expression of allowed length is found in 30,000 draws.
         """
         misses = 0
         while misses < _MAX_MISSES:
@@ -153,7 +154,7 @@ class ListOpsTask(Task):
         )
 
     def candidates(self, seed: int, split: Split, index: int) -> Iterator[dict[str, Any]]:
-        """Rows of this split; where there are few expressions, each belongs to one split only."""
+        """Yield rows of this split; if there are few different expressions, each belongs to one split only."""
         of_other_splits = 0
         for expression in self.expressions(python_random(seed, split, index)):
             row = self.row(expression)
@@ -163,32 +164,32 @@ class ListOpsTask(Task):
                 of_other_splits += 1
             if of_other_splits == _MAX_MISSES:
                 raise ValueError(
-                    f"{type(self).__name__}: all of {_MAX_MISSES:,} expressions belong to other splits than {split}, "
-                    "for there are few: allow longer ones."
+                    f"{type(self).__name__}: {_MAX_MISSES:,} expressions were drawn, and none belongs to the split "
+                    f"{split}, because there are few different ones: allow longer expressions."
                 )
 
     @cached_property
     def _few(self) -> bool:
-        """Whether two splits might share expressions if nothing kept them apart."""
+        """Whether there are so few expressions that two splits would share some by chance."""
         return self.count_templates(limit=2.0**40) < 2.0**40
 
     def identity(self, row: dict[str, Any]) -> bytes:
-        """The expression without its digits: no two examples have the same."""
+        """The expression without its digits; no two examples have the same."""
         ids = np.minimum(row["input_ids"], _IDS["0"])
         return ids.astype(np.uint8).tobytes()
 
     def check(self, num_examples: int) -> None:
-        """Refuse more examples than there are expressions that differ in more than their digits."""
+        """Refuse ``num_examples`` above the number of expressions that differ in more than their digits."""
         there_are = self.count_templates(limit=float(num_examples))
         if there_are < num_examples:
             raise ValueError(
                 f"There are only {int(there_are):,} expressions with more than min_length={self.min_length} and fewer "
                 f"than max_length={self.max_length} tokens that differ in more than their digits, but "
-                f"num_examples={num_examples:,}: ask for fewer, or allow longer ones."
+                f"num_examples={num_examples:,}: ask for fewer examples, or allow longer expressions."
             )
 
     def count_templates(self, limit: float) -> float:
-        """How many expressions differ in more than their digits; ``limit`` or more where there are as many."""
+        """Count the expressions that differ in more than their digits; stop once the count reaches ``limit``."""
         by_length = _leaf(self.max_length)
         for _ in range(self.max_depth - 1):
             power, trees = np.convolve(by_length, by_length)[: self.max_length], _leaf(self.max_length)
@@ -203,11 +204,11 @@ class ListOpsTask(Task):
 
     @abstractmethod
     def row(self, expression: Expression) -> dict[str, Any]:
-        """The columns of one expression."""
+        """Return the columns of one expression."""
 
 
 def _leaf(length: int) -> np.ndarray:
-    """By the number of tokens: how many trees there are without their digits, if all are leaves."""
+    """Count the trees of depth 1 by their number of tokens, digits ignored: one tree, with one token."""
     counts = np.zeros(max(length, 3))
     counts[1] = 1
     return counts
@@ -215,7 +216,7 @@ def _leaf(length: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ListOps(ListOpsTask):
-    """One class for the whole expression, its value: columns ``input_ids``, ``attention_mask``, ``labels``."""
+    """Predict the value of the whole expression: columns ``input_ids``, ``attention_mask`` and ``labels``."""
 
     num_labels = 10
     ends: ClassVar[bool] = True
@@ -227,21 +228,21 @@ class ListOps(ListOpsTask):
         return datasets.Features({"input_ids": steps, "attention_mask": steps, "labels": datasets.Value("int64")})
 
     def row(self, expression: Expression) -> dict[str, Any]:
-        """The tokens and an ``<eos>``, padded on the right to ``max_length``; the value of the root."""
+        """Return the tokens and an ``<eos>``, padded on the right to ``max_length``; the label is the root's value."""
         ids = np.append(expression.ids(), _IDS[END])
         return padded(ids, self.max_length) | {"labels": expression.value}
 
 
 @dataclass(frozen=True)
 class ListOpsSubTrees(ListOpsTask):
-    """One class for every sub-tree at the bracket that closes it: ``input_ids``, ``attention_mask``, ``labels``.
+    """Predict a class for every sub-tree, at its closing bracket: ``input_ids``, ``attention_mask``, ``labels``.
 
     Args:
-        min_length: an expression has more tokens, brackets counted.
-        max_length: an expression has fewer; rows are padded to this length.
-        max_depth: of a tree; the root has depth 1.
-        max_args: of an operator; the least is 2.
-        target: what is to be said: the value, the height (a leaf has 0), or the operator by its place in `OPERATORS`.
+        min_length: every expression has more tokens than this; brackets count.
+        max_length: every expression has fewer tokens than this; rows are padded to this length.
+        max_depth: maximum depth of a tree; the root has depth 1.
+        max_args: maximum number of arguments of an operator; the minimum is 2.
+        target: what to predict: the value, the height (a leaf has height 0), or the operator's index in `OPERATORS`.
     """
 
     min_length: int = 7000
@@ -254,7 +255,7 @@ class ListOpsSubTrees(ListOpsTask):
 
     @property
     def num_labels(self) -> int:
-        """Classes."""
+        """Number of classes."""
         return {"value": 10, "height": self.max_depth, "operator": len(OPERATORS)}[self.target]
 
     @property
@@ -264,7 +265,7 @@ class ListOpsSubTrees(ListOpsTask):
         return datasets.Features({"input_ids": steps, "attention_mask": steps, "labels": steps})
 
     def row(self, expression: Expression) -> dict[str, Any]:
-        """The tokens, padded on the right to ``max_length``; a class at each closing bracket, elsewhere -100."""
+        """Return the tokens, padded on the right to ``max_length``; labels are -100 except at closing brackets."""
         labels = np.full(self.max_length, IGNORED)
         labels[expression.ends] = {
             "value": expression.values,
@@ -275,7 +276,7 @@ class ListOpsSubTrees(ListOpsTask):
 
 
 def padded(ids: np.ndarray, length: int) -> dict[str, np.ndarray]:
-    """``input_ids`` with pads on the right, and the ``attention_mask`` that tells them apart."""
+    """Pad ``input_ids`` on the right; ``attention_mask`` is 1 for tokens and 0 for padding."""
     input_ids = np.full(length, _IDS[PAD])
     input_ids[: len(ids)] = ids
     return {"input_ids": input_ids, "attention_mask": (np.arange(length) < len(ids)).astype(np.int64)}

@@ -1,4 +1,4 @@
-"""`load_task`: the rows of a task as a data set of 🤗 Datasets, cached or streamed."""
+"""`load_task`: load the rows of a task as a 🤗 Datasets data set, cached or streamed."""
 
 import difflib
 import itertools
@@ -72,13 +72,13 @@ TASKS: dict[TaskName, type[Task]] = {
     "pathfinder": Pathfinder,
 }
 
-# Goes into the fingerprint of what is cached: a new number whenever a task draws other rows than before.
+# Part of the cache's fingerprint. Increase it whenever a task draws other rows than before.
 _EDITION = 1
-# Parts of a stream: as many workers or processes can share it.
+# Number of shards of a stream: at most this many workers or processes can share it.
 _SHARDS = 64
-# What the writer of 🤗 Datasets holds, and then turns into three times as much, before it is written: rows, and bytes.
+# Limits on what the writer of 🤗 Datasets collects before it writes: rows, and bytes (it needs three times as many).
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 2**26
-# Rows drawn again before it is said that there are no others.
+# Draws for one place that may repeat earlier rows before an error is raised.
 _MAX_DRAWS = 1000
 
 
@@ -93,25 +93,25 @@ def load_task(
     cache_dir: str | Path | None = None,
     **options: Any,
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """A task's examples as torch tensors: ``input_values`` or ``input_ids``, and ``labels`` (ignored: NaN or -100).
+    """Load a task's examples as torch tensors: ``input_values`` or ``input_ids``, and ``labels``.
 
-    Example i depends on the seed, the split and i alone, so more examples or other splits change none that were there.
-    No two examples of a split are the same, and none is in two splits; a stream, which sees one example at a time,
-    promises only the second.
+    Ignored labels are NaN (real values) or -100 (classes). Example i depends only on the seed, the split and i, so a
+    larger ``num_examples`` keeps the earlier examples. No two examples of a split are the same, and no example is in
+    two splits. A stream sees one example at a time, so it guarantees only that no example is in two splits.
 
     Args:
         name: a key of `TASKS`.
         split: "train", "validation" or "test".
-        num_examples: how many.
-        seed: of all of them.
-        streaming: draw examples when they are read, and keep none; workers and processes then share the stream.
-        num_proc: processes that draw, where the data set is not cached yet.
-        cache_dir: where it is cached; None is where 🤗 Datasets caches.
+        num_examples: number of examples.
+        seed: random seed of the whole data set.
+        streaming: draw examples when they are read, without a cache; workers and processes share the stream.
+        num_proc: number of processes that draw the examples if they are not cached yet.
+        cache_dir: cache folder; None uses the default of 🤗 Datasets.
         options: the fields of ``TASKS[name]``, such as ``length=4096``.
 
     Raises:
-        ValueError: for an unknown task, split or option (naming the nearest), options that no example can have, or more
-            examples than there can be.
+        ValueError: for an unknown task, split or option (the message suggests the nearest), for options that no example
+            can meet, or if there are fewer different examples than ``num_examples``.
         ModuleNotFoundError: if the task needs a package that is not installed; the message names the extra.
 
     >>> data = load_task("shift", split="train", num_examples=3, length=16, streaming=True)
@@ -132,7 +132,7 @@ def load_task(
             split=datasets.NamedSplit(split),
         )
         if any(isinstance(column, datasets.List) for column in task.features.values()):
-            # Row by row, lists become tensors one number at a time; of an Arrow table they do so at once.
+            # Without Arrow tables, lists become tensors one number at a time, which is slow.
             stream = stream.with_format("arrow").map(_unchanged, batched=True, batch_size=1, features=task.features)
         return stream.with_format("torch")
     known_by = [_EDITION, name, asdict(task), split, num_examples, seed]
@@ -151,10 +151,10 @@ def load_task(
 
 
 def build_task(name: TaskName, options: dict[str, Any]) -> Task:
-    """The task of this name with these options.
+    """Build a task from its name and options.
 
     Raises:
-        ValueError: for an unknown name or option (naming the nearest), or a value of the wrong type.
+        ValueError: for an unknown name or option (the message suggests the nearest), or a value of the wrong type.
     """
     _refuse_unknown("task", name, TASKS)
     task_class = TASKS[name]
@@ -179,7 +179,7 @@ def _refuse_unknown(what: str, value: Any, known: Iterable[Any]) -> None:
 
 
 def _ranges(num_examples: int) -> list[tuple[int, int]]:
-    """Equal parts of the examples, in order."""
+    """Split the examples into shards of equal size, in order."""
     shards = min(_SHARDS, num_examples)
     bounds = [num_examples * i // shards for i in range(shards + 1)]
     return list(itertools.pairwise(bounds))
@@ -196,7 +196,7 @@ def _unchanged(table: Any) -> Any:
 
 
 def _as_columns(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with arrays of one dimension as lists of Python's numbers, which 🤗 Datasets writes without unpacking."""
+    """Turn one-dimensional arrays into lists of Python numbers, which 🤗 Datasets writes faster."""
     return {
         name: value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
         for name, value in row.items()
@@ -204,7 +204,7 @@ def _as_columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows_at_once(features: datasets.Features) -> int:
-    """Rows to be written together: at least one, however long it is."""
+    """How many rows to write together; at least one, however long a row is."""
     numbers = sum(
         math.prod(column.shape)
         if isinstance(column, datasets.Array2D)
@@ -215,7 +215,7 @@ def _rows_at_once(features: datasets.Features) -> int:
 
 
 def _cached(task: Task, seed: int, split: Split, num_examples: int, num_proc: int) -> Iterator[dict[str, Any]]:
-    """Every row in order, drawn in parallel; a row that is taken gives way to the next candidate for its place."""
+    """Yield every row in order, drawn in parallel; a row that repeats is replaced by the next candidate."""
     taken = set()
     for index, first in enumerate(_in_parallel(partial(_first, task, seed, split), num_examples, num_proc)):
         row, identity, draws = first, task.identity(first), 1
@@ -226,8 +226,8 @@ def _cached(task: Task, seed: int, split: Split, num_examples: int, num_proc: in
             identity, draws = task.identity(row), draws + 1
             if draws > _MAX_DRAWS:
                 raise ValueError(
-                    f"No example was found in {_MAX_DRAWS} draws that differs from the {index:,} before it, but "
-                    f"num_examples={num_examples:,}: ask for fewer, or allow longer ones."
+                    f"{_MAX_DRAWS} draws gave no example that differs from the {index:,} before it, but "
+                    f"num_examples={num_examples:,}: ask for fewer examples, or allow longer ones."
                 )
         taken.add(identity)
         yield _as_columns(row)
@@ -238,7 +238,7 @@ def _first(task: Task, seed: int, split: Split, index: int) -> dict[str, Any]:
 
 
 def _in_parallel(make: Callable[[int], dict[str, Any]], count: int, num_proc: int) -> Iterator[dict[str, Any]]:
-    """``make(0)``, ``make(1)``, … in order."""
+    """Yield ``make(0)``, ``make(1)``, … in order, computed by ``num_proc`` processes."""
     if num_proc == 1:
         yield from map(make, range(count))
         return
@@ -247,7 +247,7 @@ def _in_parallel(make: Callable[[int], dict[str, Any]], count: int, num_proc: in
 
 
 def _begin_worker() -> None:
-    """One thread draws, and another ends the process when its parent is gone, which a killed one cannot do."""
+    """Use one thread for torch, and start one that ends this process if its parent dies: a killed parent cannot."""
     torch.set_num_threads(1)
     threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 

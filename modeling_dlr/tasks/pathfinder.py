@@ -1,8 +1,8 @@
-"""Pathfinder (arXiv 1805.08315): which of the winding, broken paths of an image runs from marker to marker?
+"""Pathfinder (arXiv 1805.08315): images of winding, dashed paths, two of whose ends have markers.
 
-`Pathfinder` is that of the Long Range Arena (arXiv 2011.04006): are the two markers on one path?
-`PathfinderSegmentation` is that of the DLR paper (arXiv 2212.00768, §4.2): every pixel is to be told apart. Images are
-read pixel by pixel, row after row.
+`Pathfinder` is the task of the Long Range Arena (arXiv 2011.04006): are the two markers on one path?
+`PathfinderSegmentation` is the task of the DLR paper (arXiv 2212.00768, §4.2): classify every pixel. Models read images
+pixel by pixel, row after row.
 """
 
 import importlib.util
@@ -27,10 +27,10 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class PathfinderTask(Task):
-    """What both tasks share.
+    """Base class of both tasks.
 
     Args:
-        resolution: height and width of the images.
+        resolution: height and width of the images, in pixels.
     """
 
     resolution: int = 128
@@ -42,17 +42,17 @@ class PathfinderTask(Task):
     def __post_init__(self):
         if self.resolution not in self.settings:
             raise ValueError(
-                f"{type(self).__name__} has images of resolution {', '.join(map(str, self.settings))}, got "
+                f"{type(self).__name__} needs a resolution of {', '.join(map(str, self.settings))}, got "
                 f"{self.resolution}."
             )
 
     @property
     def num_steps(self) -> int:
-        """Pixels."""
+        """Number of pixels."""
         return self.resolution**2
 
     def check(self, num_examples: int) -> None:
-        """Any number of images can be drawn, with the libraries that draw them."""
+        """Raise ModuleNotFoundError if a drawing library is missing; any number of images can be drawn."""
         missing = [name for name in ("cv2", "PIL") if importlib.util.find_spec(name) is None]
         if missing:
             raise ModuleNotFoundError(
@@ -61,7 +61,7 @@ class PathfinderTask(Task):
             )
 
     def candidates(self, seed: int, split: Split, index: int) -> Iterator[dict[str, Any]]:
-        """Rows of pixels from -1 to 1, and labels."""
+        """Yield rows: pixels from -1 to 1, and labels."""
         from .pathfinder_sampling import Sampler
 
         sampler = Sampler(self.settings[self.resolution], numpy_random(seed, split, index))
@@ -69,18 +69,18 @@ class PathfinderTask(Task):
             yield self.row(sampler.draw())
 
     def pixels(self, drawing: "Drawing") -> np.ndarray:
-        """[resolution², 1] float32."""
+        """Scale the image to -1 … 1: [resolution², 1] float32."""
         grey = drawing.image.astype(np.float32) / np.float32(255)
         return ((grey - np.float32(0.5)) / np.float32(0.5)).reshape(-1, 1)
 
     @abstractmethod
     def row(self, drawing: "Drawing") -> dict[str, Any]:
-        """The columns of one image."""
+        """Return the columns of one image."""
 
 
 @dataclass(frozen=True)
 class Pathfinder(PathfinderTask):
-    """Class 1 if the markers are the two ends of one path: ``input_values`` [resolution², 1], ``labels`` []."""
+    """Class 1 if the markers are at the two ends of one path: ``input_values`` [resolution², 1], ``labels`` []."""
 
     resolution: int = 32
 
@@ -94,19 +94,20 @@ class Pathfinder(PathfinderTask):
         return datasets.Features({"input_values": pixels, "labels": datasets.Value("int64")})
 
     def row(self, drawing: "Drawing") -> dict[str, Any]:
-        """One class for the image."""
+        """Return the columns, with one class for the image."""
         return {"input_values": self.pixels(drawing), "labels": int(drawing.connected)}
 
 
 @dataclass(frozen=True)
 class PathfinderSegmentation(PathfinderTask):
-    """A class for every pixel: 2 on the path whose ends are both marked, 1 on another long path, 0 elsewhere.
+    """Predict a class for every pixel: 2 on the path with markers at both ends, 1 on another long path, 0 elsewhere.
 
     Columns ``input_values`` [T, 1] and ``labels`` [T], where T is resolution², or twice that if ``autoregressive``.
 
     Args:
-        resolution: height and width of the images.
-        autoregressive: as many zeros follow the pixels, and the classes are to be said there: for a causal model.
+        resolution: height and width of the images, in pixels.
+        autoregressive: append as many zeros as there are pixels, and predict the classes there. Use it for a causal
+            model, which has then seen the whole image.
     """
 
     autoregressive: bool = False
@@ -116,7 +117,7 @@ class PathfinderSegmentation(PathfinderTask):
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """T, the number of steps."""
         return self.resolution**2 * (2 if self.autoregressive else 1)
 
     @property
@@ -128,7 +129,7 @@ class PathfinderSegmentation(PathfinderTask):
         )
 
     def row(self, drawing: "Drawing") -> dict[str, Any]:
-        """One class for every pixel."""
+        """Return the columns, with one class for every pixel."""
         pixels, labels = self.pixels(drawing), self.classes(drawing).reshape(-1)
         if self.autoregressive:
             pixels = np.concatenate((pixels, np.zeros_like(pixels)))
@@ -136,7 +137,7 @@ class PathfinderSegmentation(PathfinderTask):
         return {"input_values": pixels, "labels": labels}
 
     def classes(self, drawing: "Drawing") -> np.ndarray:
-        """[resolution, resolution] int8."""
+        """The class of every pixel: [resolution, resolution] int8."""
         classes = np.where(drawing.paths.any(0), PATH, BACKGROUND).astype(np.int8)
         if drawing.connected:
             classes[drawing.paths[drawing.marked]] = CONNECTED_PATH

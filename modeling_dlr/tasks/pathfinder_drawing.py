@@ -1,6 +1,6 @@
-"""What Pathfinder is drawn with: dashes, the room they keep free, and discs, bit for bit as the official code's.
+"""Drawing tools of Pathfinder: dashes, the space around them, and discs, bit-identical to the official code.
 
-Coordinates are (y, x). Ink is float64, 1 where it is full; room is uint8, 255 where it is taken.
+Coordinates are (y, x). Ink is float64, 1 at full intensity. Room (the space that paths occupy) is uint8, 255 if taken.
 """
 
 import functools
@@ -15,18 +15,18 @@ from .pathfinder_settings import PathfinderSetting
 
 Point = tuple[int, int]
 FULL = 255
-# The rooms of two dashes may have this sum: less than 1.8 of 255.
+# Largest allowed sum of the rooms of two dashes at one pixel: less than 1.8 × 255.
 _MAX_OVERLAP = 458
 
 
 def translate(point: Point, orientation: float, distance: float) -> Point:
-    """The point at a distance in a direction (radians), rounded up."""
+    """The point at ``distance`` from ``point`` in a direction (radians), rounded up."""
     y, x = point
     return math.ceil(y + distance * math.sin(orientation)), math.ceil(x + distance * math.cos(orientation))
 
 
 def opposite(orientation: float) -> float:
-    """The direction back."""
+    """The opposite direction, in radians."""
     return orientation - math.pi if orientation >= 0 else orientation + math.pi
 
 
@@ -38,12 +38,12 @@ def disc_element(radius: int) -> np.ndarray:
 
 
 def paste(canvas: np.ndarray, picture: np.ndarray, corner: Point) -> None:
-    """Put a picture on a canvas where it is brighter, [..., h, w] on [..., R, R]; what lies outside is cut off.
+    """Paste a picture [..., h, w] onto a canvas [..., R, R] in place, as the maximum of both, cropped to the canvas.
 
     Args:
-        canvas: what is changed.
+        canvas: the array to change.
         picture: smaller than the canvas.
-        corner: where its upper left pixel comes to lie.
+        corner: position of the picture's upper left pixel on the canvas.
     """
     (top, left), (height, width), size = corner, picture.shape[-2:], canvas.shape[-1]
     if top < 0 or left < 0 or top + height > size or left + width > size:
@@ -54,44 +54,44 @@ def paste(canvas: np.ndarray, picture: np.ndarray, corner: Point) -> None:
 
 
 class Patch(NamedTuple):
-    """The part of a picture that matters, and where its upper left pixel lies, seen from the tip of the dash."""
+    """The relevant part of a picture, and the position of its upper left pixel relative to the tip of the dash."""
 
     pixels: np.ndarray
     corner: Point
 
     def corner_at(self, tip: Point) -> Point:
-        """Where the upper left pixel lies if the tip is there."""
+        """The position of the upper left pixel for a given tip."""
         return tip[0] + self.corner[0], tip[1] + self.corner[1]
 
 
 class Stroke(NamedTuple):
-    """A dash in one direction, ready to be laid at any tip."""
+    """A dash in one direction, which can be placed at any tip."""
 
     ink: Patch
     """[h, w] float64."""
     room: Patch
-    """[2, h, w] uint8: the room that the dash takes, and that widened by the margin, where no other tip may lie."""
+    """[2, h, w] uint8: the room that the dash takes, and the same widened by the margin, where no other tip may be."""
     allowance: Patch
-    """[h, w] uint8: how much of each pixel may be taken before, so that the dash may be laid there."""
+    """[h, w] uint8: how much of each pixel may already be taken if the dash is to be placed there."""
 
 
 class SeedElement(NamedTuple):
-    """The pixels that the room of a dash covers wholly, seen from an anchor in the middle."""
+    """The pixels that the room of a dash covers fully, relative to an anchor in the middle."""
 
     pixels: np.ndarray
     """[2 n + 1, 2 n + 1] uint8: a structuring element."""
     rows: tuple[int, int]
-    """The first and the last."""
+    """The first and the last row, relative to the anchor."""
     columns: tuple[int, int]
-    """Likewise."""
+    """The first and the last column, relative to the anchor."""
 
 
 class Pen:
-    """Dashes of one setting and margin in every direction; each is drawn once.
+    """Dashes of one setting and margin in every direction; each is drawn once and then reused.
 
     Args:
-        setting: how dashes look.
-        margin: what is kept free around them.
+        setting: the size and look of the dashes.
+        margin: free space around them, in pixels.
     """
 
     def __init__(self, setting: PathfinderSetting, margin: int):
@@ -101,7 +101,7 @@ class Pen:
         self._strokes: dict[float, Stroke] = {}
 
     def stroke(self, orientation: float) -> Stroke:
-        """The dash that begins at its tip and runs in a direction (radians)."""
+        """The dash from its tip in a direction (radians)."""
         found = self._strokes.get(orientation)
         if found is None:
             middle, scale = self.reach * self.setting.antialias, self.setting.antialias
@@ -128,9 +128,9 @@ class Pen:
 
     @functools.cache  # noqa: B019 - a pen lives as long as the process
     def seed_element(self, orientation: float) -> SeedElement | None:
-        """What must be free for a dash to be laid where there is none yet.
+        """The pixels that must be free for the first dash of a path.
 
-        None if in a corner of the image all of it would lie outside: the official code gives up then.
+        None if, in a corner of the image, all of them would be outside: the official code then gives up, too.
         """
         reach, resolution = self.setting.dash_length + self.margin, self.setting.resolution
         canvas = np.zeros((2, 2 * reach + 1, 2 * reach + 1), np.uint8)
@@ -146,7 +146,7 @@ class Pen:
 
 
 def _patch(picture: np.ndarray, matters: np.ndarray) -> Patch:
-    """Cut a picture around its middle, [..., n, n], down to the rows and columns where it matters."""
+    """Crop a picture [..., n, n] to the rows and columns where ``matters`` is true."""
     rows, columns = (np.flatnonzero(matters.any(axis)) for axis in (1, 0))
     cut = picture[..., rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     middle = len(matters) // 2
@@ -158,9 +158,9 @@ def _shrunk(picture: np.ndarray, side: int) -> np.ndarray:
 
 
 def draw_disc(canvas: np.ndarray, setting: PathfinderSetting, centre: Point) -> None:
-    """Put a marker's disc on a canvas."""
+    """Draw a marker's disc onto a canvas, in place."""
     scale, radius = setting.antialias, setting.marker_radius
-    reach = math.ceil(radius) + 4  # Lanczos looks 3 pixels far
+    reach = math.ceil(radius) + 4  # the Lanczos filter reaches 3 pixels
     (top, bottom), (left, right) = ((max(0, c - reach), min(setting.resolution, c + reach + 1)) for c in centre)
     y, x = np.ogrid[top * scale : bottom * scale, left * scale : right * scale]
     disc = (y - centre[0] * scale) ** 2 + (x - centre[1] * scale) ** 2 <= (radius * scale) ** 2

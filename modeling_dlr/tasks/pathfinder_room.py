@@ -1,4 +1,4 @@
-"""The room that paths have taken, and the ways in which a path may go on through what is left."""
+"""The space that paths occupy (room), and the directions in which a path can continue through the free space."""
 
 import functools
 import math
@@ -9,20 +9,20 @@ import numpy as np
 
 from .pathfinder_drawing import FULL, Patch, Pen, Point, Stroke, opposite, paste
 
-# A pixel is free up to this much room taken: 0.3 of 255.
+# A pixel counts as free if at most this much of it is taken: 0.3 × 255.
 _FREE = 76
-# How free a pixel is, by how much of it is taken.
+# The free share of a pixel, indexed by how much of it is taken.
 _FREE_SHARE = 1 - np.arange(FULL + 1) / FULL
 
 
 class Room:
-    """How much of each pixel of a window is taken, and how much of what lies within the margin of each.
+    """How much of each pixel of the image is taken, and how much of the area within the margin around it.
 
-    A rim around both saves asking where the window ends: nothing is taken there, and no tip may lie there.
+    A rim around the image makes boundary checks unnecessary: nothing is taken there, and no tip may be there.
 
     Args:
-        canvas: [2, R + 2 rim, R + 2 rim] uint8, which `take` changes.
-        rim: wider than anything that is asked about reaches.
+        canvas: [2, R + 2 rim, R + 2 rim] uint8; `take` changes it.
+        rim: width of the rim in pixels, larger than the reach of every lookup.
     """
 
     def __init__(self, canvas: np.ndarray, rim: int):
@@ -33,27 +33,27 @@ class Room:
 
     @classmethod
     def empty(cls, resolution: int, rim: int, margin: int) -> "Room":
-        """Nothing is taken but the edge."""
+        """A room in which only the edge is taken."""
         room = cls(np.zeros((2, resolution + 2 * rim, resolution + 2 * rim), np.uint8), rim)
         set_border(room.window, 1, FULL)
         set_border(room._canvas[1], rim + 1 + margin, FULL)
         return room
 
     def copy(self) -> "Room":
-        """The same, to be filled further."""
+        """A copy that can be filled independently."""
         return Room(self._canvas.copy(), self.rim)
 
     def take(self, room: Patch, tip: Point) -> None:
-        """Fill the room of a dash."""
+        """Mark the room of a dash as taken."""
         paste(self._windows, room.pixels, room.corner_at(tip))
 
     def chances(self, pivot: Point, fan: "Fan") -> np.ndarray:
-        """How probable each tip of a fan is: straight, with free room within its margin, and in the window."""
+        """The weight of each tip of a fan: larger if straight and free within its margin, 0 outside the image."""
         start = (pivot[0] + self.rim) * self._width + pivot[1] + self.rim + fan.start
         return fan.straightness * _FREE_SHARE.take(self._tips[start:].take(fan.places))
 
     def has(self, allowance: Patch, tip: Point) -> bool:
-        """Whether the room of a dash overlaps what is taken by no more than is allowed."""
+        """Whether the room of a dash overlaps the taken room by no more than is allowed."""
         pixels, (top, left) = allowance
         top, left = top + tip[0] + self.rim, left + tip[1] + self.rim
         taken = self._taken[top : top + pixels.shape[0], left : left + pixels.shape[1]]
@@ -64,39 +64,39 @@ class Room:
         return np.count_nonzero(self.window <= _FREE) / self.window.size
 
     def free_places(self, element: np.ndarray) -> np.ndarray:
-        """Where an element lies on free pixels only, and not on the edge, as flat indices of the window."""
+        """The places where an element covers free pixels only and not the edge, as flat indices of the image."""
         occupied = (self.window > _FREE).view(np.uint8)
         return np.flatnonzero(cv2.dilate(occupied, element) == 0)
 
 
 def set_border(canvas: np.ndarray, width: int, value: int) -> None:
-    """Fill the outermost pixels."""
+    """Set the outermost ``width`` pixels to ``value``."""
     canvas[:width] = canvas[-width:] = value
     canvas[:, :width] = canvas[:, -width:] = value
 
 
 class Fan(NamedTuple):
-    """All tips that a path can turn to from a pivot."""
+    """All tips to which a path can continue from a pivot."""
 
     offsets: list[Point]
-    """Where they lie, seen from the pivot."""
+    """The tips relative to the pivot."""
     orientations: list[float]
-    """In which direction."""
+    """The direction from the pivot to each tip, in radians."""
     strokes: list[Stroke]
-    """The dashes from them back to the pivot."""
+    """The dash from each tip back to the pivot."""
     straightness: np.ndarray
-    """[tips]: how probable each is where all is free, up to a factor."""
+    """[tips]: the weight of each tip if everything is free."""
     start: int
-    """The first place that a tip may have in a flat canvas of `Room`, seen from that of the pivot."""
+    """The smallest flat index of a tip in the canvas of `Room`, relative to that of the pivot."""
     places: np.ndarray
-    """[tips]: where they lie in the flat canvas, seen from ``start``."""
+    """[tips]: the flat index of each tip, relative to ``start``."""
 
 
 class Compass:
-    """The fans of a pen: one for each direction that a path can come from.
+    """The fans of a pen: one for each direction from which a path can arrive.
 
     Args:
-        pen: its setting and margin.
+        pen: gives the setting and the margin.
     """
 
     def __init__(self, pen: Pen):
@@ -110,7 +110,7 @@ class Compass:
         self.empty_room = Room.empty(setting.resolution, self.rim, pen.margin)
 
     def fan(self, pivot: Point, orientation: float) -> Fan:
-        """The tips around a pivot, for a path that comes in this direction."""
+        """The fan of tips around a pivot, for a path that arrives in this direction (radians)."""
         y, x = self._offsets(0, pivot[0]), self._offsets(1, pivot[1])
         key = (y, x, orientation)
         found = self._fans.get(key)
@@ -121,7 +121,7 @@ class Compass:
 
     @functools.cache  # noqa: B019 - a compass lives as long as the process
     def _offsets(self, axis: int, coordinate: int) -> bytes:
-        """One coordinate of the circle's points, rounded down as seen from 0: rounding differs with the place."""
+        """One coordinate of the circle's points relative to the pivot; it is rounded down in absolute coordinates."""
         return (np.floor(coordinate + self._circle[axis]).astype(np.int64) - coordinate).tobytes()
 
     def _build(self, y: np.ndarray, x: np.ndarray, orientation: float) -> Fan:

@@ -1,7 +1,7 @@
-"""The paths of Pathfinder: two long ones side by side and short ones around them, drawn dash by dash.
+"""The paths of Pathfinder: two long ones that begin near each other and short ones around them, drawn dash by dash.
 
-The rules are those of the official generator of the DLR paper, which follows arXiv 1805.08315: a path grows by dashes
-that turn a little and keep clear of all other paths; what fails is tried again. The random numbers are the same, too.
+The rules and the random numbers are those of the official generator of the DLR paper, which follows arXiv 1805.08315: a
+path grows by dashes that turn a little and keep their distance from all other paths; a failed step is tried again.
 """
 
 import bisect
@@ -24,22 +24,22 @@ _LEAST_CHANCE = 1e-4
 
 
 class Drawing(NamedTuple):
-    """An image of Pathfinder and what is to be found in it."""
+    """An image of Pathfinder with its ground truth."""
 
     image: np.ndarray
     """[R, R] uint8."""
     paths: np.ndarray
     """[2, R, R] bool: the pixels of the two long paths."""
     connected: bool
-    """Whether the two markers lie on one path."""
+    """Whether the two markers are on one path."""
     marked: int
-    """The path on whose beginning a marker lies."""
+    """The index of the path with a marker at its beginning."""
     beginnings: tuple[Point, Point]
     ends: tuple[Point, Point]
 
 
 class Dash(NamedTuple):
-    """A dash of a path. The next one follows at the pivot in the direction of ``orientation``, in radians."""
+    """A dash of a path. The next dash follows at the pivot in the direction ``orientation``, in radians."""
 
     stroke: Stroke
     tip: Point
@@ -57,18 +57,18 @@ def _compass(setting: PathfinderSetting, margin: int) -> Compass:
 
 @dataclass
 class Sampler:
-    """Draws images: ``Sampler(setting, RandomState(seed)).draw()``.
+    """Draw images: ``Sampler(setting, RandomState(seed)).draw()``.
 
     Args:
-        setting: how they look.
-        random: one stream of numbers for all images.
+        setting: the size and look of the images.
+        random: random generator, shared by all images.
     """
 
     setting: PathfinderSetting
     random: RandomState
 
     def draw(self) -> Drawing:
-        """The next image."""
+        """Draw the next image."""
         setting, random = self.setting, self.random
         connected = bool(random.randint(0, 2))
         self.margin = setting.margins[random.randint(0, len(setting.margins))]
@@ -100,7 +100,7 @@ class Sampler:
         return canvas
 
     def _pair(self) -> tuple[Path, Path] | None:
-        """Two long paths that begin near one another; None if they cannot grow."""
+        """Draw two long paths that begin near each other; None if they cannot grow."""
         self.room = self.compass.empty_room.copy()
         first = self._seed(border=2 * self.setting.seed_distance)
         second = first and self._seed_beside(first.tip)
@@ -114,7 +114,7 @@ class Sampler:
         return paths
 
     def _distractor(self, image: np.ndarray) -> bool:
-        """Add a short path to the image; False, and nothing added, if it cannot grow."""
+        """Add a short path to the image; return False and add nothing if it cannot grow."""
         setting, before = self.setting, self.room
         if before.free_share() < _LEAST_FREE_SHARE:
             return False
@@ -133,7 +133,7 @@ class Sampler:
         return True
 
     def _seed(self, border: int) -> Dash | None:
-        """A dash in free room: anywhere, or where there is no path yet at least ``border`` away from the edge."""
+        """Draw a path's first dash: in an empty image at least ``border`` pixels from the edge, else anywhere free."""
         for _ in range(_DASH_TRIES):
             orientation = math.radians(self.random.randint(-180, 180))
             element = self.compass.pen.seed_element(orientation)
@@ -148,7 +148,7 @@ class Sampler:
         return None
 
     def _inner_place(self, element: SeedElement, border: int) -> Point | None:
-        """One of those where the element lies ``border`` away from the edge."""
+        """Draw one of the places where the element is at least ``border`` pixels away from the edge."""
         rows, columns = (
             range(border - first, self.setting.resolution - border - last)
             for first, last in (element.rows, element.columns)
@@ -159,12 +159,12 @@ class Sampler:
         return rows[row], columns[column]
 
     def _free_place(self, element: SeedElement) -> Point | None:
-        """One of those where the element lies on free pixels."""
+        """Draw one of the places where the element covers free pixels only."""
         free = self.room.free_places(element.pixels)
         return divmod(int(free[self.random.randint(0, len(free))]), self.setting.resolution) if len(free) else None
 
     def _seed_beside(self, neighbour: Point) -> Dash | None:
-        """A dash at the seed distance from another."""
+        """Draw a first dash at the seed distance from another one."""
         distance = self.setting.seed_distance
         for _ in range(_DASH_TRIES):
             orientation = math.radians(self.random.randint(-180, 180))
@@ -176,7 +176,7 @@ class Sampler:
         return None
 
     def _first_dash(self, tail: Point, orientation: float) -> Dash | None:
-        """The dash from ``tail`` in a direction, if it and its margins lie within the image."""
+        """The dash from ``tail`` in a direction, or None if it or its margins leave the image."""
         length = self.setting.dash_length
         head = translate(tail, orientation, length)
         pivot = translate(head, opposite(orientation), length + self.margin)
@@ -185,7 +185,7 @@ class Sampler:
         return Dash(self.compass.pen.stroke(orientation), tail, pivot, orientation)
 
     def _grow(self, path: Path) -> bool:
-        """Add a dash to a path and take the room of the one before; False if no tip was found for it."""
+        """Add a dash to a path and take the room of the previous one; return False if no tip was found."""
         last, dash = path[-1], self._next_dash(path[-1])
         if dash is None:
             return False
@@ -194,7 +194,7 @@ class Sampler:
         return True
 
     def _next_dash(self, last: Dash) -> Dash | None:
-        """The next dash of a path: its tip is drawn among those that turn little and are free."""
+        """Draw the next dash of a path; a tip is more probable if it turns little and is free."""
         pivot = translate(last.pivot, last.orientation, self.setting.dash_length + 2 * self.margin)
         fan = self.compass.fan(pivot, last.orientation)
         cumulative = self.room.chances(pivot, fan).cumsum().tolist()

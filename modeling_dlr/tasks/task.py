@@ -1,4 +1,4 @@
-"""What a task is: options, columns, and the rows that a seed, a split and an index determine."""
+"""The base class of tasks: options, columns, and rows that depend on a seed, a split and an index."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
@@ -12,22 +12,22 @@ from .seeds import Split
 
 @dataclass(frozen=True)
 class Task(ABC):
-    """A task of `load_task`: its fields are the task's options."""
+    """A task of `load_task`; the fields of the class are the task's options."""
 
     @property
     @abstractmethod
     def features(self) -> datasets.Features:
-        """The columns."""
+        """The columns of a row."""
 
     @abstractmethod
     def candidates(self, seed: int, split: Split, index: int) -> Iterator[dict[str, Any]]:
-        """Rows for the place ``index`` of a split, without end: the first whose `identity` is not taken yet is it."""
+        """Yield rows for place ``index`` of a split, without end; the first with a new `identity` is used."""
 
     def identity(self, row: dict[str, Any]) -> Hashable:  # noqa: B027
-        """What no two examples of a split may share; None where two of them never do."""
+        """A key that no two examples of a split may share; None if examples never repeat."""
 
     def tokenizer(self) -> Any:  # noqa: B027
-        """What makes rows of text, to be saved with a model; None where there is no text."""
+        """The tokenizer to save with a model; None if the task has no text."""
 
     def check(self, num_examples: int) -> None:  # noqa: B027
-        """Raise ValueError if there cannot be so many different examples."""
+        """Raise ValueError if there are fewer different examples than ``num_examples``."""
