@@ -137,7 +137,7 @@ class StripedHyenaFilter(nn.Module):
         decay, angle = logarithm((poles[..., 0], poles[..., 1]))
         return Spectrum(decay, angle, residues[None, ..., 0], residues[None, ..., 1])
 
-    def short(self, p: Tensor, recent: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
+    def filter_short(self, p: Tensor, recent: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Of p [B, L, 3H], in at least float32, and the inputs that later steps need; see `short_filter`."""
         taps = at_least_float32(self.short_filter_weight[:, 0])
         q, inputs = short_filter(p.to(taps.dtype), taps, None if recent is None else recent.to(taps.dtype), padding)
@@ -145,7 +145,7 @@ class StripedHyenaFilter(nn.Module):
             q = q + self.short_filter_bias
         return q, inputs.to(p.dtype)
 
-    def long(
+    def filter_long(
         self, u: Tensor, gate: Tensor, keep: Tensor | None, streams: bool, state: State | None
     ) -> tuple[Tensor, State | None]:
         """(h * u + D u) · gate, [B, L, H]; where it ``streams``, from a state, and with the one after these steps.
@@ -157,18 +157,18 @@ class StripedHyenaFilter(nn.Module):
         spectrum, D = self.spectrum(), at_least_float32(self.D).unsqueeze(0)
         size = piece_length(u.transpose(1, 2), u.shape[1])
         if size >= u.shape[2]:
-            return self._long(spectrum, D, u, gate, keep, streams, state)
+            return self._filter_long(spectrum, D, u, gate, keep, streams, state)
         states = []
         for start in range(0, u.shape[2], size):
             h = slice(start, start + size)
             of_h = Spectrum(spectrum.decay[h], spectrum.angle[h], *(w[:, h] for w in spectrum[2:4] if w is not None))
             before = None if state is None else State(state.real[:, h], state.imag[:, h])
-            gate[..., h], after = self._long(of_h, D[:, h], u[..., h], gate[..., h], keep, streams, before)
+            gate[..., h], after = self._filter_long(of_h, D[:, h], u[..., h], gate[..., h], keep, streams, before)
             states.append(after)
         return gate, State(*(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))) if streams else None
 
     @staticmethod
-    def _long(
+    def _filter_long(
         spectrum: Spectrum,
         D: Tensor,
         u: Tensor,
@@ -267,7 +267,7 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
         gate, u, recent = self._project(x, keep, None if layer is None else layer.recent)
         with maybe_autocast(x.device.type, enabled=False):
             state = None if contents is None else State(*contents)
-            y, state = self.filter.long(u, gate, keep, layer is not None, state)
+            y, state = self.filter.filter_long(u, gate, keep, layer is not None, state)
         if layer is not None and state is not None:
             layer.update(*state, x.shape[1], recent)
         return in_pieces(lambda x, y: x + self.out_filter_dense(y), self.width, x, y)
@@ -285,7 +285,7 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
             if padded is not None:
                 p = p.masked_fill(padded, 0)
             with maybe_autocast(x.device.type, enabled=False):
-                q, recent = self.filter.short(p, recent, before)
+                q, recent = self.filter.filter_short(p, recent, before)
                 gate, x1, v = (part.flatten(2) for part in q.unflatten(2, (self.heads, 3, -1)).unbind(3))
                 u = x1 * v if padded is None else (x1 * v).masked_fill(padded, 0)
             gates.append(gate.to(p.dtype))

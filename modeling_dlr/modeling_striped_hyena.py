@@ -84,14 +84,29 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
-        """As in transformers, with a warning for weights that are known to be wrong."""
+        """As in transformers; weights that are known to be wrong are warned of.
+
+        Raises:
+            ValueError: for weights of the backbone that are missing, which would be random, and for others left over.
+        """
         name, revision = str(pretrained_model_name_or_path), kwargs.get("revision") or "main"
         if name in PERMUTED and not os.path.isdir(name) and not revision.startswith(RIGHT_REVISIONS):  # noqa: PTH112
             logger.warning(
                 f"{name} at the revision {revision!r} has wrongly permuted projections, and generates badly: pass "
                 f"revision={RIGHT_REVISIONS[0]!r}, as its card says."
             )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        asked = kwargs.pop("output_loading_info", False)
+        kwargs |= {"output_loading_info": True}
+        # pyrefly: ignore[not-iterable] - it returns two, then
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith("classifier."))
+        unexpected = sorted(key for key in info["unexpected_keys"] if not key.startswith("classifier."))
+        if (missing or unexpected) and getattr(model.config, "quantization_config", None) is None:
+            raise ValueError(
+                f"The weights of {name} must be those that its configuration describes, but {missing[:4]} are "
+                f"missing and {unexpected[:4]} left over: is this the config.json that belongs to them?"
+            )
+        return (model, info) if asked else model
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code of all heads beside the weights."""
@@ -153,9 +168,7 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         checkpoints = self.gradient_checkpointing and self.training
         if cache is not None:
-            shapes = (config.hidden_size, config.state_size), (config.num_key_value_heads, config.head_dim)
-            dtype = torch.promote_types(self.dtype, torch.float32)
-            check_cache(cache, self.layer_types, batch_size, shapes[0], dtype, shapes[1])
+            self._check_cache(cache, batch_size)
         past = 0 if cache is None else int(cache.get_seq_length())
         attends = "full_attention" in self.layer_types
         layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, attends)
@@ -176,6 +189,21 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         if not streams:  # in a stream a row may begin later
             warn_of_empty_rows(length, layout.here)
         return Reading(batch_size, length, layout, streams)
+
+    def _check_cache(self, cache: Cache, batch_size: int) -> None:
+        config = self.config
+        states, heads = (config.hidden_size, config.state_size), (config.num_key_value_heads, config.head_dim)
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        check_cache(cache, self.layer_types, batch_size, states, dtype, heads)
+        expected = config.short_filter_length - 1
+        for layer, kind in zip(cache.layers, self.layer_types, strict=True):
+            # pyrefly: ignore[missing-attribute] - check_cache has seen that the layer is one of hyena
+            recent = layer.recent if kind == "hyena" else None
+            if recent is not None and recent.shape[1] != expected:
+                raise ValueError(
+                    f"This cache holds {recent.shape[1]} inputs of a short filter, but the model needs {expected}: it "
+                    "belongs to another model."
+                )
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @capture_outputs
