@@ -320,7 +320,7 @@ def test_labels_on_an_accelerator(auto_class: str, monkeypatch: pytest.MonkeyPat
     Fake tensors know shapes and types only, and raise where somebody asks for a value.
     """
     asserted = []
-    monkeypatch.setattr(checks_dlr, "_has_memory", lambda tensor: tensor.device.type == "cuda")
+    monkeypatch.setattr(checks_dlr, "has_memory", lambda tensor: tensor.device.type == "cuda")
     monkeypatch.setattr(torch, "_assert_async", lambda holds, says: asserted.append((holds.device.type, says)))
     example = EXAMPLES[auto_class]
     config = tiny_config(**example.fields)

@@ -29,7 +29,7 @@ def asserting_device(monkeypatch: pytest.MonkeyPatch):
     """The stand-in asserts values without being waited for and has float64, as CUDA does and has."""
     monkeypatch.setattr(SmallTensor, "has_float64", True)
     monkeypatch.setattr(checks_dlr, "ASSERTING_DEVICES", (DEVICE.type,))
-    monkeypatch.setattr(checks_dlr, "_has_memory", lambda _: True)
+    monkeypatch.setattr(checks_dlr, "has_memory", lambda _: True)
 
 
 def there(tensors: dict[str, Tensor]) -> dict[str, Any]:
