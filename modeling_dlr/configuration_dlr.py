@@ -168,7 +168,7 @@ class DLRConfig(PreTrainedConfig):
     norm_type: Literal["layer", "scalar_layer", "batch"] = config_field(
         "layer",
         "LayerNorm, the official one with a single scale and shift for all channels, or BatchNorm over the steps that "
-        "are not padding",
+        "are not padding (in each process by itself, of its own batches)",
     )
     residual_type: Literal["plain", "decay"] = config_field(
         "plain", "x + y, or sqrt(1 - β²) x + β y with β = i^(-1/2) at layer i (R, D)"

@@ -38,9 +38,9 @@ class ScalarLayerNorm(nn.Module):
 class MaskedBatchNorm(nn.Module):
     """Batch normalisation over all steps of all sequences that are not padding, with nn.BatchNorm1d's names.
 
-    As there, gradient checkpointing runs the forward pass twice and so moves the running statistics twice.
-
-    Statistics are taken in at least float32. A batch of padding only leaves the running ones as they are.
+    Statistics are taken in at least float32. A batch of padding only leaves the running ones as they are, and so does
+    the second forward pass of gradient checkpointing. Each process of a distributed run has statistics of its own
+    batches, as with nn.BatchNorm1d; DDP saves those of the first.
 
     Args:
         hidden_size: H.
@@ -69,7 +69,8 @@ class MaskedBatchNorm(nn.Module):
             count = weights.sum()
             mean = (steps * weights).sum((0, 1)) / count.clamp(min=1)
             variance = ((steps - mean).square() * weights).sum((0, 1)) / count.clamp(min=1)
-            self._track(mean, variance, count)
+            if not _is_run_by_backward():
+                self._track(mean, variance, count)
         else:
             mean, variance = at_least_float32(self.running_mean), at_least_float32(self.running_var)
         normed = (x - mean) * (variance + self.eps).rsqrt()
@@ -82,6 +83,11 @@ class MaskedBatchNorm(nn.Module):
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         self.num_batches_tracked += 1
+
+
+def _is_run_by_backward() -> bool:
+    """Whether this forward pass is one that gradient checkpointing repeats in the backward pass."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 def normalise(norm_type: str, norm: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """What the official block has beside its kernel: BatchNorm, gates, channel dropout, decaying residual, more kernels."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tolerances import assert_close
 from torch import Tensor, nn
 from torch.nn import functional
 
+from modeling_dlr import DLRModel
 from modeling_dlr.modeling_dlr import DLRBlock, DLRMixer
 from modeling_dlr.norms_dlr import (
     GEGLU,
@@ -215,3 +217,23 @@ def test_mixer_of_several_kernels(fields: dict[str, Any], gate: Any, bidirection
     own = arrays_of(mixer)
     y = np.maximum(gate(oracle.convolution(forward, reverse, own["D"], u.cpu().numpy())), 0).reshape(2, 7, 2 * H)
     assert_close(mixer(u), y @ own["out_proj.weight"].T + own["out_proj.bias"], torch.float64)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_batch_norm_counts_a_batch_once_under_checkpointing(use_reentrant: bool):
+    """Running statistics and gradients are those without checkpointing, and the next batch counts again."""
+    config = tiny_config(norm_type="batch", layer_norm_eps=1e-5)
+    torch.manual_seed(0)
+    plain = perturbed(DLRModel(config)).double().train()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    for _ in range(2):
+        embedded = torch.randn(2, 7, config.hidden_size, dtype=torch.float64)
+        for model in (plain, checkpointed):
+            model(inputs_embeds=embedded.clone().requires_grad_()).last_hidden_state.square().sum().backward()
+    assert int(checkpointed.layers[0].norm.num_batches_tracked) == 2
+    for (name, ours), theirs in zip(checkpointed.named_buffers(), plain.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+    for ours, theirs in zip(checkpointed.parameters(), plain.parameters(), strict=True):
+        assert (ours.grad is None) is (theirs.grad is None)
+        assert ours.grad is None or torch.allclose(ours.grad, theirs.grad)

@@ -275,14 +275,24 @@ def tensor_version():
     assert x._version > before
 
 
+def graph_task():
+    """A backward pass has a number, and -1 is none."""
+    seen = []
+    x = torch.ones(1, requires_grad=True)
+    y = 2 * x
+    y.register_hook(lambda grad: seen.append(torch._C._current_graph_task_id()))
+    y.sum().backward()
+    assert torch._C._current_graph_task_id() == -1 < seen[0]
+
+
 INTERFACES: dict[str, Callable] = {
     function.__name__: function
     for function in (
         *(output_capturing, forward_decorators, output_cache_names, cache_layer_registry, gradient_checkpointing_layer),
         *(initialization, model_flags, model_names, attention_implementation, auto_docstring, transformers_kwargs),
         *(strict_configurations, model_card_internals, dynamic_modules, processors, hub_client),
-        *(unsafe_globals, onednn_product, assert_async, parallel_sequences, tensor_version, trainer_parts),
-        datasets_hasher,
+        *(unsafe_globals, onednn_product, assert_async, parallel_sequences, tensor_version, graph_task),
+        *(trainer_parts, datasets_hasher),
     )
 }
 
