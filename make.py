@@ -168,8 +168,8 @@ def release(arguments: list[str]) -> None:
     """Build the distributions, check them, and import the wheel in an environment that has nothing else."""
     python, place = set_up_from_lock(), ROOT / "dist"
     shutil.rmtree(place, ignore_errors=True)
-    steps = [["-m", "build", "--no-isolation", *arguments], ["-m", "twine", "check", "--strict", "dist/*"]]
-    for step in [*steps, ["-m", "pytest", "-q", "tests/test_wheel.py"]]:
+    steps = [["-m", "pip", "install", "--quiet", "build", "twine"], ["-m", "build", "--no-isolation", *arguments]]
+    for step in [*steps, ["-m", "twine", "check", "--strict", "dist/*"], ["-m", "pytest", "-q", "tests/test_wheel.py"]]:
         if status := run(python, step):
             raise SystemExit(status)
     (wheel,) = place.glob("*.whl")

@@ -308,7 +308,7 @@ def test_layers_of_a_cache_say_what_they_serve():
     ids = draw_input("tokens", model.config, 2, 20)["input_ids"]
     with torch.no_grad():
         expected, cache = model(ids).logits, model(ids[:, :12], use_cache=True).cache
-    assert [kind_of(layer) for layer in cache.layers] == [*model.config.layer_types, "pooling"]
+    assert [kind_of(layer) for layer in cache.layers] == [*(model.config.layer_types or []), "pooling"]
     for i, layer in enumerate(cache.layers):
         layer.__class__ = type(f"Another{i}", (type(layer),), {"_layer_type": None})
     with torch.no_grad():
