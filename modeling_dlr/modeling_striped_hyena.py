@@ -59,6 +59,7 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _supports_context_parallel = False
     _no_split_modules = ["StripedHyenaConvolutionBlock", "StripedHyenaAttentionBlock"]
     _keep_in_fp32_modules_strict = ["poles", "residues"]
     _keys_to_ignore_on_load_unexpected = [r"unembed\.weight$"]
@@ -66,7 +67,6 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
         "hidden_states": StripedHyenaBlock,
         "attentions": OutputRecorder(StripedHyenaAttention, index=1),
     }
-    _skip_keys_device_placement = ["cache"]
     _is_stateful = True
     _input_embed_layer = "embedding_layer"
 

@@ -22,7 +22,7 @@ OF_TRANSFORMERS = frozenset({
 LEFT_TO_TRANSFORMERS = frozenset({"auto_map", "custom_pipelines", "model_type", "name_or_path", "quantization_config"})
 
 # What transformers sets of itself on a configuration, beside the attributes of its class.
-_PRIVATE = frozenset({"_commit_hash", "_heterogeneity_spec", "_name_or_path", "_post_init_done"})
+PRIVATE = frozenset({"_commit_hash", "_heterogeneity_spec", "_name_or_path", "_post_init_done"})
 
 # config.json is read and written by functions that call themselves at each level.
 MAX_DEPTH = 32
@@ -68,7 +68,7 @@ def parted(config_dict: Mapping[str, Any], owner: type, known: frozenset[str]) -
 
 
 def _is_private(name: str, owner: type) -> bool:
-    return name in _PRIVATE or (name.startswith("_") and not name.startswith("__") and name in dir(owner))
+    return name in PRIVATE or (name.startswith("_") and not name.startswith("__") and name in dir(owner))
 
 
 def what_is_kept(names: Iterable[str], known: Iterable[str]) -> str:
