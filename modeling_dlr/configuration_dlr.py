@@ -41,8 +41,7 @@ from .labels_dlr import (
     relabelled,
     with_numbers,
 )
-from .names_dlr import refuse, refuse_misspelt
-from .saved_dlr import (
+from .names_dlr import (
     LEFT_TO_TRANSFORMERS,
     MAX_DEPTH,
     OF_TRANSFORMERS,
@@ -51,6 +50,8 @@ from .saved_dlr import (
     check_undeclared,
     one_line,
     parted,
+    refuse,
+    refuse_misspelt,
     what_is_kept,
 )
 

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from .configuration_dlr import check_dtype, config_field
 from .kernel_parameters_dlr import NOT_NEGATIVE, PROBABILITY, SIZE, Range, did_you_mean
 from .labels_dlr import ProblemType, check_label2id, check_problem_type, complete_labels, ordered_id2label, relabelled
-from .saved_dlr import LEFT_TO_TRANSFORMERS, OF_TRANSFORMERS, check_kept, check_readable, one_line, parted
+from .names_dlr import LEFT_TO_TRANSFORMERS, OF_TRANSFORMERS, check_kept, check_readable, one_line, parted
 
 # Keys of the published files that change no answer: switches of kernels, of training and of caches of fixed size.
 UNREAD = frozenset({

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "memo", "ops", "poles", "precision")}
     | {".streaming_dlr"},
     "configuration_striped_hyena": {"huggingface_hub", "transformers"}
-    | {".configuration_dlr", ".kernel_parameters_dlr", ".labels_dlr", ".saved_dlr"},
+    | {".configuration_dlr", ".kernel_parameters_dlr", ".labels_dlr", ".names_dlr"},
     "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena", ".configuration_striped_hyena"}
     | {
         f".{name}_dlr"
@@ -35,9 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "family_dlr": {".kernel_parameters_dlr"},
     "versions_dlr": {"transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
-    "saved_dlr": {"transformers", ".names_dlr"},
     "configuration_dlr": {"huggingface_hub", "transformers"}
-    | {".kernel_parameters_dlr", ".labels_dlr", ".names_dlr", ".saved_dlr", ".versions_dlr"},
+    | {".kernel_parameters_dlr", ".labels_dlr", ".names_dlr", ".versions_dlr"},
     "derivatives_dlr": {"torch"},
     "convolution_dlr": {"torch", ".derivatives_dlr"},
     "precision_dlr": {"torch"},
