@@ -1,12 +1,12 @@
-"""How exact is each form at a million steps, against float64?
+"""Measure the error of each form against float64, for up to a million steps.
 
     python benchmarks/accuracy.py --json          # every row; each is printed when it is done
-    python benchmarks/accuracy.py --save          # also into benchmarks/results/accuracy.json; goes on where it stopped
+    python benchmarks/accuracy.py --save          # also save to benchmarks/results/accuracy.json; resumes if stopped
 
-The error is max |ours - float64| / max |float64| over the last 1024 steps (of the state: over all poles; of the kernel
-the second maximum is over all steps), in float32 with the same parameters. DSS starts with time steps of 1e-4 here, so
-that its kernels are still there after a million steps. Beside ours, the plain formulation in complex64, which takes up
-to 8 GB of memory here.
+The error is max |ours - float64| / max |float64| over the last 1024 steps, in float32 with the same parameters. For the
+state, both maxima are over all poles; for the kernel, the second maximum is over all steps. DSS uses time steps of 1e-4
+here, because with longer ones its kernels decay to zero within a million steps. The benchmark also measures the plain
+formulation in complex64, which takes up to 8 GB of memory.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_kernel, 
 
 HIDDEN_SIZE = 4
 LAST = 1024
-# Steps of the float64 reference at a time.
+# Chunk size of the float64 reference, in steps.
 _CHUNK = 4096
 
-# One row per kernel: poles, and kernel_parameters.
+# One row per kernel: number of poles, and kernel_parameters.
 KERNELS: dict[str, tuple[int, dict[str, Any]]] = {
     "DLR complex": (256, {"kernel_type": "dlr"}),
     "DLR imag": (256, {"kernel_type": "dlr", "version": "imag"}),
@@ -34,7 +34,7 @@ KERNELS: dict[str, tuple[int, dict[str, Any]]] = {
 
 
 class Row(NamedTuple):
-    """A kernel of ``KERNELS`` and the steps of a sequence."""
+    """A kernel of ``KERNELS`` and the length of a sequence."""
 
     kernel: str
     L: int
@@ -44,14 +44,14 @@ ROWS = [Row(kernel, 2**exponent) for kernel in KERNELS for exponent in range(10,
 
 
 def convolved(kernel: Tensor, skip: Tensor, u: Tensor) -> Tensor:
-    """K * u + D u by one transform of 2 L steps in the type of the kernel: [H, L], [H] and [H, L] to [H, L]."""
+    """Compute K * u + D u with one FFT of 2 L steps in the kernel's dtype: [H, L], [H] and [H, L] to [H, L]."""
     u, skip, n = u.to(kernel.dtype), skip.to(kernel.dtype), 2 * u.shape[-1]
     y = torch.fft.irfft(torch.fft.rfft(kernel, n=n) * torch.fft.rfft(u, n=n), n=n)
     return y[..., : u.shape[-1]] + skip.unsqueeze(-1) * u
 
 
 def reference(spectrum: Spectrum, u: Tensor) -> tuple[Tensor, Tensor]:
-    """In float64, from the definitions: the kernel [H, L], and the state after u [H, L], complex [H, N]."""
+    """Compute the float64 kernel [H, L] and state after u, complex [H, N], from the definitions; u is [H, L]."""
     (H, L), N = u.shape, spectrum.decay.shape[-1]
     log_poles = torch.complex(spectrum.decay.double(), spectrum.angle.double()).reshape(-1, N, 1)
     weights = torch.complex(spectrum.weights_real[0].double(), spectrum.weights_imag[0].double()).unsqueeze(1)
@@ -66,7 +66,7 @@ def reference(spectrum: Spectrum, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def stepped(decode: Callable[[Tensor, Any], tuple[Tensor, Any]], u: Tensor, state: Any) -> Tensor:
-    """The last outputs [H, 1024] of one step after another over u [H, L]."""
+    """Run one step after another over u [H, L]; return the last outputs [H, 1024]."""
     outputs = []
     for t in range(u.shape[-1]):
         y, state = decode(u[:, t].unsqueeze(0), state)
@@ -76,7 +76,7 @@ def stepped(decode: Callable[[Tensor, Any], tuple[Tensor, Any]], u: Tensor, stat
 
 
 class Decoder:
-    """Block lookahead over one token after another, as `generate` does it, from a zero state [1, H, N]."""
+    """Block lookahead, one token after another, as in `generate`, from a zero state [1, H, N]."""
 
     def __init__(self, spectrum: Spectrum, skip: Tensor):
         zero = torch.zeros(1, HIDDEN_SIZE, spectrum.decay.shape[-1])
@@ -92,14 +92,14 @@ class Decoder:
 
 
 def relative_error(actual: Tensor, expected: Tensor, whole: Tensor | None = None) -> float:
-    """Max |actual - expected| / max |whole|, which is what was expected if nothing else is given, to three digits."""
+    """Compute max |actual - expected| / max |whole| to three digits; ``whole`` defaults to ``expected``."""
     scale = (expected if whole is None else whole).abs().max()
     return float(f"{float((actual - expected).abs().max() / scale):.3g}")
 
 
 @torch.no_grad()
 def measure(row: Row) -> dict[str, Any]:
-    """The relative error of every form, and of the plain formulation."""
+    """Measure the relative error of every form, and of the plain formulation."""
     torch.manual_seed(0)
     N, kernel_parameters = KERNELS[row.kernel]
     mixer = build_mixer(HIDDEN_SIZE, N, **kernel_parameters)

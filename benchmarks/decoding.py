@@ -1,10 +1,10 @@
-"""How long does a token take: plain complex stepping, our step, and block lookahead, in microseconds?
+"""Measure the time per token, in microseconds, of plain complex stepping, our step, and block lookahead.
 
     python benchmarks/decoding.py --json          # every row; each is printed when it is done
-    python benchmarks/decoding.py --save          # also into benchmarks/results/decoding.json; goes on where it stopped
+    python benchmarks/decoding.py --save          # also save to benchmarks/results/decoding.json; resumes if stopped
 
-The three take turns, 256 tokens each, in one process. A block's work falls on its first token, so the slowest token of
-a block is reported beside the mean.
+The three take turns in one process, with 256 tokens each. The first token of a block does the work of the whole block,
+so the time of the slowest token is reported next to the mean.
 """
 
 import statistics
@@ -26,7 +26,7 @@ _ROUNDS = 7
 
 
 class Row(NamedTuple):
-    """B sequences, H channels, N poles, and the tokens of a block."""
+    """B sequences, H channels, N poles, and the number of tokens in a block."""
 
     B: int
     H: int
@@ -39,7 +39,7 @@ ROWS = [Row(*size, 128) for size in SIZES] + [Row(1, 128, 4096, 32)]
 
 
 def timed(advance: Callable[[Tensor, Any], tuple[Tensor, Any]], tokens: Tensor, state: Any) -> list[float]:
-    """Seconds of every token."""
+    """Measure the seconds of every token."""
     seconds = []
     for u in tokens.unbind(0):
         started = time.perf_counter()
@@ -50,7 +50,7 @@ def timed(advance: Callable[[Tensor, Any], tuple[Tensor, Any]], tokens: Tensor, 
 
 @torch.no_grad()
 def measure(row: Row) -> dict[str, Any]:
-    """Microseconds per token of each way, the slowest token of a block, and the median paired ratios."""
+    """Measure microseconds per token of each method, the slowest token of a block, and the median paired ratios."""
     torch.manual_seed(0)
     B, H, N, block = row
     spectrum, skip, u = DLRKernel(1, H, N).spectrum(1), torch.randn(1, H), torch.randn(_TOKENS, B, H)

@@ -1,10 +1,10 @@
-"""How fast is the kernel of DLR alone, against the plain formulation and this machine's matrix product?
+"""Measure the speed of the DLR kernel alone, against the plain formulation and this machine's matrix product.
 
     python benchmarks/kernel.py --json            # every row; each is printed when it is done
-    python benchmarks/kernel.py --save            # also into benchmarks/results/kernel.json; goes on where it stopped
+    python benchmarks/kernel.py --save            # also save to benchmarks/results/kernel.json; resumes if stopped
 
-The kernel is a matrix product of 4 H N L floating-point operations, and 8 H N L more backward. Its rate, and the share
-of the rate of a 2048 × 2048 product, are those of the fastest round; times and ratio are medians.
+The kernel is a matrix product of 4 H N L floating-point operations, and 8 H N L more in the backward pass. Its rate and
+its share of the rate of a 2048 × 2048 product, are from the fastest round; times and ratios are medians.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from modeling_dlr import DLRKernel
 
 
 class Row(NamedTuple):
-    """H kernels of L taps from N poles that they share, forward or forward and backward."""
+    """H kernels of L steps from N shared poles, forward or forward and backward."""
 
     H: int
     N: int
@@ -40,7 +40,7 @@ ROWS = [Row(128, N, L, mode) for N, L in SIZES for mode in MODES]
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Milliseconds of both, their ratio, and how fast ours computes."""
+    """Measure milliseconds of both, their ratio, and the rate of ours."""
     torch.manual_seed(0)
     H, N, L, mode = row
     kernel = DLRKernel(num_channels=1, hidden_size=H, state_size=N)

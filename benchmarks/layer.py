@@ -1,11 +1,11 @@
-"""How fast is one layer, and how much memory does it take, against the plain formulation and the machine's limit?
+"""Measure the time and memory of one layer, against the plain formulation and the machine's limit.
 
     python benchmarks/layer.py --json                     # every row; each is printed when it is done
-    python benchmarks/layer.py --rows 0 1 --json          # some of them
-    python benchmarks/layer.py --save                     # also into benchmarks/results/layer.json, row by row
+    python benchmarks/layer.py --rows 0 1 --json          # some rows
+    python benchmarks/layer.py --save                     # also save to benchmarks/results/layer.json, row by row
 
-A layer is kernel, convolution, D skip, GELU and output projection. Both run in one process, in turns; the ratio is the
-median of the paired ratios. Peak memory is that of memory.py, in a process of its own for each.
+A layer consists of kernel, convolution, D skip, GELU and output projection. Both layers take turns in one process; the
+ratio is the median of the paired ratios. memory.py measures the peak memory of each in a separate process.
 """
 
 import math
@@ -53,7 +53,7 @@ SIZES = [
 ROWS = [Row(*size, mode) for size in SIZES for mode in MODES]
 WAYS = ("naive", "ours")
 
-# What the kernels start from: the official initialisation of the DLR repository.
+# Initialisation of the kernels, as in the official DLR repository.
 KERNELS: dict[str, dict[str, Any]] = {
     "dlr": {},
     "dss": {"kernel_type": "dss", "pole_init": "lin", "time_step_min": 1e-4, "time_step_max": 1e-2},
@@ -61,7 +61,7 @@ KERNELS: dict[str, dict[str, Any]] = {
 
 
 class Layers:
-    """Our mixer and the plain layer with the same parameters, each with the input laid out as it wants it."""
+    """Our mixer and the plain layer with the same parameters, each with the input in its own layout."""
 
     def __init__(self, row: Row):
         torch.manual_seed(0)
@@ -77,24 +77,24 @@ class Layers:
             u.requires_grad_(row.mode == BOTH)
 
     def ours(self) -> Tensor:
-        """[B, L, H]."""
+        """Run our mixer: [B, L, H]."""
         return self.mixer(self.u)
 
     def naive(self) -> Tensor:
-        """[B, H, L]."""
+        """Run the plain layer: [B, H, L]."""
         decay, angle, weights, *rest = self.plain
         kernel = {"dlr": naive.dlr_kernel, "dss": naive.dss_kernel}[self.row.kind]
         return naive.layer(self.plain_u, kernel(decay, angle, weights, self.row.L), *rest)
 
     def seconds(self, way: str) -> float:
-        """Of one pass of "ours" or "naive"."""
+        """Measure the seconds of one pass of "ours" or "naive"."""
         run, u = {"ours": (self.ours, self.u), "naive": (self.naive, self.plain_u)}[way]
         parameters = list(self.mixer.parameters()) if way == "ours" else self.plain
         return seconds_of_pass(run, [*parameters, u], self.row.mode)
 
 
 def limit_seconds(row: Row) -> float:
-    """What the layer's matrix products and transforms would take alone, at the best rates measured here and now."""
+    """Estimate the seconds of the layer's matrix products and FFTs alone, at the best rates measured now."""
     n = 2 * row.L
     x = torch.randn(max(1, 2**22 // n), n)
     X = torch.fft.rfft(x)
@@ -108,7 +108,7 @@ def limit_seconds(row: Row) -> float:
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Milliseconds and megabytes of both, their ratio, and how near ours comes to the limit."""
+    """Measure milliseconds and megabytes of both, their ratio, and our fraction of the limit."""
     layers = Layers(row)
     seconds = take_turns({way: lambda way=way: layers.seconds(way) for way in WAYS})
     return {

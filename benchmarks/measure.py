@@ -1,7 +1,7 @@
-"""What the benchmarks share: turns within one process, medians of paired ratios, the machine's rate, results files.
+"""Shared code of the benchmarks: runs that take turns, medians of paired ratios, the machine's rate, results files.
 
-A machine is slow at times. Those who are compared therefore take turns, round by round, and the ratio of two is the
-median of their ratios within a round.
+The speed of a machine varies over time. The compared runs therefore take turns in every round; a ratio is the median
+of the ratios within each round.
 """
 
 import argparse
@@ -21,18 +21,18 @@ from modeling_dlr import DLRConfig, DLRModel
 
 RESULTS = Path(__file__).parent / "results"
 FORWARD, BOTH = MODES = ("forward", "forward+backward")
-# Rounds that are measured, and how many when one takes longer than this.
+# Number of measured rounds; the smaller number if a round takes longer than this many seconds.
 _ROUNDS, _ROUNDS_IF_SLOW, _SLOW_SECONDS = 7, 3, 20.0
 
 
 class Row(Protocol):
-    """What one line of results is about: a NamedTuple."""
+    """The settings of one line of results: a NamedTuple."""
 
     def _asdict(self) -> dict[str, Any]: ...
 
 
 def build_mixer(hidden_size: int, state_size: int, **kernel_parameters: Any) -> Any:
-    """The mixer of one causal layer, in its official initialisation: [B, L, H] to [B, L, H]."""
+    """Build the mixer of one causal layer with the official initialisation: [B, L, H] to [B, L, H]."""
     config = DLRConfig(
         hidden_size=hidden_size, num_hidden_layers=1, state_size=state_size, kernel_parameters=kernel_parameters
     )
@@ -40,10 +40,10 @@ def build_mixer(hidden_size: int, state_size: int, **kernel_parameters: Any) -> 
 
 
 def seconds_of_pass(run: Callable[[], Tensor], leaves: Iterable[Tensor], mode: str) -> float:
-    """Seconds of one pass, forward or forward and backward.
+    """Measure the seconds of one pass, forward or forward and backward.
 
-    The leaves (parameters, and the input) are first moved by a millionth, outside the time: as after an optimizer step,
-    nothing that a module remembers of the pass before is of use.
+    Before the measurement, the leaves (parameters and input) are changed by a factor of 1 + 1e-6. As after an optimizer
+    step, values that a module cached in the previous pass are then invalid.
     """
     leaves = list(leaves)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def seconds_of_pass(run: Callable[[], Tensor], leaves: Iterable[Tensor], mode: s
 
 
 def take_turns(runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """What every run returns, its seconds, in 7 rounds after one that does not count; 3 if a round takes over 20 s."""
+    """Run all in turns for 7 rounds, or 3 if a round takes over 20 s, after a warm-up; return the seconds of each."""
     for run in runs.values():
         run()
     rounds: list[dict[str, float]] = []
@@ -69,17 +69,17 @@ def take_turns(runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]
 
 
 def milliseconds(seconds: Sequence[float]) -> float:
-    """The median."""
+    """The median, in milliseconds."""
     return round(1e3 * statistics.median(seconds), 2)
 
 
 def paired_ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
-    """How many times as long they take: the median of the ratios within a round."""
+    """The time of theirs relative to ours: the median of the ratios within each round."""
     return round(statistics.median(a / b for a, b in zip(theirs, ours, strict=True)), 2)
 
 
 def best_rate(flops: float, run: Callable[[], object]) -> float:
-    """Flops per second of the fastest of several runs."""
+    """Flops per second of the fastest of seven runs."""
     run()
     seconds = []
     for _ in range(7):
@@ -90,7 +90,7 @@ def best_rate(flops: float, run: Callable[[], object]) -> float:
 
 
 def matmul_rate(size: int = 2048) -> float:
-    """Flops per second, now, of a square float32 product, by torch's own `@` or by oneDNN, whichever is faster."""
+    """Measure flops per second of a square float32 product, with `@` or oneDNN, whichever is faster."""
     a = torch.randn(size, size)
     products: list[Callable[[], Tensor]] = [lambda: a @ a]
     if torch.backends.mkldnn.is_available():
@@ -99,7 +99,7 @@ def matmul_rate(size: int = 2048) -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on beside the code."""
+    """The number of threads, the version of torch and the processor, on which the numbers depend."""
     information = Path("/proc/cpuinfo")
     text = information.read_text(encoding="utf-8") if information.is_file() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
@@ -108,12 +108,12 @@ def machine() -> dict[str, Any]:
 
 
 def load(results: Path) -> list[dict[str, Any]]:
-    """The lines of a results file; none if there is no such file."""
+    """Load the lines of a results file; an empty list if the file does not exist."""
     return json.loads(results.read_text(encoding="utf-8")) if results.is_file() else []
 
 
 def save(results: Path, line: dict[str, Any], key: Sequence[str]) -> None:
-    """Put a line into a results file, in the place of the one of the same ``key``; the file is never half written."""
+    """Write a line into a results file, replacing the line with the same ``key``; the file is replaced atomically."""
     lines = load(results)
     places = [i for i, old in enumerate(lines) if all(old[name] == line[name] for name in key)]
     place = places[0] if places else len(lines)
@@ -132,20 +132,20 @@ def run_benchmark(
     measure: Callable[[Any], dict[str, Any]],
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """The command line of a benchmark: measure the rows asked for, print each when it is done, and save it.
+    """Run the command line of a benchmark: measure the selected rows, and print and save each when it is done.
 
     Args:
-        description: the benchmark's docstring.
-        results: where ``--save`` writes; rows that are already there, for as many threads, are left alone.
-        rows: all there are.
-        measure: what is found for a row.
-        arguments: of the command line; None reads those of this process.
+        description: docstring of the benchmark.
+        results: file that ``--save`` writes; rows already saved for the same number of threads are skipped.
+        rows: all rows of the benchmark.
+        measure: function that measures a row.
+        arguments: command-line arguments; None reads those of this process.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON line per row")
-    parser.add_argument("--save", action="store_true", help=f"write {results.name} as rows get done, skip those in it")
-    parser.add_argument("--again", action="store_true", help="measure rows that are already saved, too")
-    parser.add_argument("--rows", type=int, nargs="*", default=range(len(rows)), help="indices into the table of rows")
+    parser.add_argument("--save", action="store_true", help=f"save each row to {results.name}, skip saved rows")
+    parser.add_argument("--again", action="store_true", help="measure saved rows again")
+    parser.add_argument("--rows", type=int, nargs="*", default=range(len(rows)), help="indices of the rows to measure")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

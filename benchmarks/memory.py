@@ -1,8 +1,8 @@
-"""How much memory does one pass of a layer take, in a process of its own?
+"""Measure the peak memory of one pass of a layer, in a separate process.
 
     python benchmarks/memory.py ours dlr 1 32 4096 1048576 forward+backward
 
-Prints the megabytes by which the resident memory grows at its peak, beyond parameters and input.
+It prints the megabytes by which the resident memory grows at its peak, beyond parameters and input.
 """
 
 import gc
@@ -17,15 +17,15 @@ import torch
 
 
 def peak_megabytes(row: Sequence[Any], way: str) -> float:
-    """Of a pass of "ours" or "naive" at a size of layer.py, measured in a new process."""
+    """Measure the peak megabytes of a pass of "ours" or "naive", at a size of layer.py, in a new process."""
     command = [sys.executable, __file__, way, *map(str, row)]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def peak_during(run: Callable[[], object]) -> float:
-    """Megabytes by which this process grows while ``run`` runs, looked at every millisecond."""
+    """Measure by how many megabytes this process grows while ``run`` runs, sampled every millisecond."""
     process, done, sizes = psutil.Process(), threading.Event(), [0]
-    gc.collect()  # what is garbage already would otherwise be freed in between, and hide as much
+    gc.collect()  # otherwise old garbage could be freed during the run and hide growth
     before = process.memory_info().rss
 
     def watch() -> None:
@@ -41,7 +41,7 @@ def peak_during(run: Callable[[], object]) -> float:
 
 
 def main(way: str, kind: str, B: str, H: str, N: str, L: str, mode: str) -> None:
-    """A small pass first, so that only what grows with the size is counted."""
+    """Run a small pass first, so that only memory that depends on the size is counted."""
     import layer
 
     torch.set_num_threads(2)

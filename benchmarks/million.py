@@ -1,7 +1,7 @@
-"""Does a million steps fit? The memory of one layer, forward and backward, beyond its parameters and input.
+"""Measure the memory of one layer at a million steps, forward and backward, beyond its parameters and input.
 
 python benchmarks/million.py --json
-python benchmarks/million.py --save           # also into benchmarks/results/million.json
+python benchmarks/million.py --save           # also save to benchmarks/results/million.json
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ ROWS = [Row("dlr", 1, 32, 4096, 2**20, BOTH)]
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Megabytes at the peak, and what the powers of every pole at every step alone would take in complex64."""
+    """Measure peak megabytes; also compute the size of all powers (every pole, every step) in complex64."""
     return {"peak_mb": round(memory.peak_megabytes(row, "ours")), "powers_mb": round(8 * row.N * row.L / 2**20)}
 
 

@@ -1,6 +1,6 @@
-"""The plain formulation of a DLR and a DSS layer: the papers' formulas, typed in as they stand.
+"""The plain formulation of a DLR and a DSS layer: the formulas of the papers, without optimisation.
 
-It stores exp(log Λ · l) for every pole and step as one complex64 array. Layout [B, H, L], transforms of L + L steps.
+It stores exp(log Λ · l) for every pole and step in one complex64 array. Layout [B, H, L], FFTs of 2 L steps.
 """
 
 import torch
@@ -16,7 +16,7 @@ def dlr_kernel(decay: Tensor, angle: Tensor, weights: Tensor, length: int) -> Te
 
 
 def dss_kernel(decay: Tensor, angle: Tensor, weights: Tensor, length: int) -> Tensor:
-    """The same with poles of each channel's own: [H, N], [H, N] and [H, N, 2] to [H, length]."""
+    """The same, but each channel has its own poles: [H, N], [H, N] and [H, N, 2] to [H, length]."""
     steps = torch.arange(length, device=decay.device, dtype=torch.float32)
     powers = torch.exp(torch.complex(decay, angle).unsqueeze(-1) * steps)  # [H, N, L]
     return torch.einsum("hn,hnl->hl", torch.view_as_complex(weights), powers).real

@@ -1,11 +1,11 @@
-"""How does one layer compare with the layers people know: causal attention and the LSTM?
+"""Compare the time of one layer with causal attention and the LSTM.
 
     python benchmarks/peers.py --json             # every row; each is printed when it is done
-    python benchmarks/peers.py --save             # also into benchmarks/results/peers.json; goes on where it stopped
+    python benchmarks/peers.py --save             # also save to benchmarks/results/peers.json; resumes if stopped
 
 One sequence, 128 channels. Our mixers of DLR (1024 poles) and DSS (64), attention with 4 heads and its four
-projections, and `nn.LSTM` take turns in one process; a ratio above 1 says that the peer takes that many times as long.
-The layers differ in what they can learn, so this is the cost of a layer, not of equal models.
+projections, and `nn.LSTM` take turns in one process. A ratio above 1 means that the peer takes that many times as long.
+The layers differ in what they can learn: this compares the cost of layers, not of equally good models.
 """
 
 from collections.abc import Callable
@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class LSTM(nn.LSTM):
-    """`nn.LSTM` without its state."""
+    """`nn.LSTM` that returns only its outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, L, H] to [B, L, H]."""
@@ -69,7 +69,7 @@ class LSTM(nn.LSTM):
 
 
 def measure(row: Row, hidden_size: int = HIDDEN_SIZE, state_sizes: tuple[int, int] = (1024, 64)) -> dict[str, Any]:
-    """Milliseconds of each, and the ratio of each peer to each of ours."""
+    """Measure milliseconds of each, and the ratio of each peer to each of ours."""
     torch.manual_seed(0)
     H, (dlr_poles, dss_poles) = hidden_size, state_sizes
     layers = {

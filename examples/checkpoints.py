@@ -1,11 +1,11 @@
-"""Make folders that are ready for the Hub: trained by the recipes, and tiny random ones of every head for tests.
+"""Make model folders for the Hub: trained models of the recipes, and a tiny random model of every head for tests.
 
     python examples/checkpoints.py                    # all of them, into outputs/checkpoints
-    python examples/checkpoints.py --only tiny        # the tiny random ones
+    python examples/checkpoints.py --only tiny        # the tiny random models
     python examples/checkpoints.py --only bbc-news --smoke
 
-Each is trained, gets its card, and is verified as a stranger would meet it; `python -m hub_upload push` takes it from
-there.
+Each model is trained, gets a model card, and is verified in a process without this package. Upload a folder with
+`python -m hub_upload push`.
 """
 
 import argparse
@@ -35,25 +35,25 @@ from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.tokenization import byte_tokenizer
 
-# What may begin with a docstring.
+# Syntax nodes that can have a docstring.
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef
 
-# Bytes of a whole folder, its code among them.
+# Maximum size of a folder in bytes, including its code.
 LARGEST = {"trained": 10_000_000, "tiny": 200_000}
 
-# One row per recipe: the example that runs it, and what its card adds.
+# One row per recipe: the example that runs it, and the options of its card.
 TRAINED: dict[str, tuple[Callable[[Sequence[str]], dict[str, Any]], CardOptions]] = {
     "bbc-news": (
         quickstart.main,
-        CardOptions(language=["en"], limits=["It tells five topics of British news apart, and no others."]),
+        CardOptions(language=["en"], limits=["It knows only five topics of British news."]),
     ),
     "python-colours": (
         colour_code.main,
-        CardOptions(limits=["It has seen one style of Python, that of the standard library."]),
+        CardOptions(limits=["It was trained only on the code of Python's standard library."]),
     ),
     "python-masked-lm": (
         fill_code.main,
-        CardOptions(limits=["It fills single hidden bytes; it has seen nothing but the standard library of Python."]),
+        CardOptions(limits=["It fills single masked bytes; it was trained only on Python's standard library."]),
     ),
 }
 
@@ -62,7 +62,7 @@ _SIDE = 8
 
 
 def tiny_fields(auto_class: str) -> dict[str, Any]:
-    """The sizes of a tiny model under an Auto class."""
+    """The configuration fields of a tiny model for an Auto class."""
     if "Audio" in auto_class:
         return {"input_size": 1}
     if "Image" in auto_class or "Segmentation" in auto_class:
@@ -71,7 +71,7 @@ def tiny_fields(auto_class: str) -> dict[str, Any]:
 
 
 def processor(auto_class: str) -> Any:
-    """What makes its inputs."""
+    """The processor that makes the model's inputs."""
     if "Audio" in auto_class:
         return sound_extractor(16000)
     if "Image" in auto_class or "Segmentation" in auto_class:
@@ -80,7 +80,7 @@ def processor(auto_class: str) -> Any:
 
 
 def without_documentation(source: str) -> str:
-    """The same program without comments, and without the docstrings that nothing reads: a quarter of its bytes."""
+    """Remove comments, and docstrings that no code reads: about a third of the bytes."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, Documented) and ast.get_docstring(node) is not None and not is_read(node):
@@ -89,7 +89,7 @@ def without_documentation(source: str) -> str:
 
 
 def _indented_by_one(source: str) -> str:
-    """The same program with one space per level; what stands within a text is left alone."""
+    """Indent the program by one space per level; multi-line strings do not change."""
     lines, depth, begun = source.splitlines(keepends=True), 0, 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
@@ -106,27 +106,27 @@ def _indented_by_one(source: str) -> str:
 
 
 def is_read(node: Documented) -> bool:
-    """Whether transformers reads the docstring when it is loaded, and complains of arguments that are not in it."""
+    """Whether transformers reads the docstring at import; it then reports arguments that the docstring lacks."""
     decorators = [] if isinstance(node, ast.Module) else node.decorator_list
     return any(ast.unparse(decorator).startswith("auto_docstring") for decorator in decorators)
 
 
 def make_tiny(model_class: type[DLRPreTrainedModel], auto_class: str, folder: Path) -> None:
-    """A random model of its smallest size, with its processor, its card, and its code without documentation."""
+    """Save a tiny random model with its processor, its card, and its code without documentation."""
     torch.manual_seed(0)
     model_class(DLRConfig(**_SIZES | tiny_fields(auto_class))).save_pretrained(folder)
     processor(auto_class).save_pretrained(folder)
     for path in folder.glob("*.py"):
         path.write_text(without_documentation(path.read_text(encoding="utf-8")), encoding="utf-8")
     limits = [
-        "Its weights are random: it is for tests of programs that load models.",
-        "Its code is that of every model of the family without its documentation.",
+        "Its weights are random: use it only to test programs that load models.",
+        "Its code is the code of every model of the family, without documentation.",
     ]
     write_card(folder, CardOptions(picture=False, title=folder.name, limits=limits))
 
 
 def makers(kept: Path, smoke: bool) -> Iterator[tuple[str, str, Callable[[Path], None]]]:
-    """Kind, name, and what makes the folder; ``kept`` is where a run that is stopped keeps its checkpoint."""
+    """Yield kind, name and maker of every folder; a stopped run keeps its checkpoint in ``kept``."""
     said = ["--smoke"] if smoke else []
     for name, (run, options) in TRAINED.items():
 
@@ -144,10 +144,10 @@ def makers(kept: Path, smoke: bool) -> Iterator[tuple[str, str, Callable[[Path],
 
 
 def make(kind: str, folder: Path, maker: Callable[[Path], None]) -> int:
-    """Make a folder beside its place, verify it, and only then put it there; returns its bytes.
+    """Make a folder in a temporary place, verify it, and move it to its place; return its size in bytes.
 
     Raises:
-        VerificationError: if it is not ready for the Hub, or larger than its kind may be.
+        VerificationError: if the folder is not ready for the Hub, or is larger than its kind allows.
         InputError: if the disk is full.
     """
     with disk_errors(folder), replaced_folder(folder) as made:
@@ -155,22 +155,22 @@ def make(kind: str, folder: Path, maker: Callable[[Path], None]) -> int:
         verify(made)
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
         if size > LARGEST[kind]:
-            raise VerificationError(f"{folder.name} has {size:,} bytes, more than the {LARGEST[kind]:,} it may have.")
+            raise VerificationError(f"{folder.name} must have at most {LARGEST[kind]:,} bytes, got {size:,}.")
     return size
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, int]:
-    """Make the folders; returns the size of each."""
+    """Make the folders; return the size of each in bytes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", type=Path, default=Path("outputs/checkpoints"))
-    parser.add_argument("--only", help="a part of the names to make, such as tiny or bbc-news")
+    parser.add_argument("--only", help="make only folders whose name contains this, such as tiny or bbc-news")
     parser.add_argument("--smoke", action="store_true", help="train for a few steps only")
     options = parser.parse_args(arguments)
     there_are = list(makers(options.output_dir, options.smoke))
     wanted = [row for row in there_are if options.only is None or options.only in row[1]]
     if not wanted:
         names = [name for _, name, _ in there_are]
-        parser.error(f"--only {options.only} names none of {names}.")
+        parser.error(f"--only must be a part of one of these names, got {options.only!r}: {names}.")
     sizes = {}
     with command_line("checkpoints.py"):
         check_place("--output-dir", str(options.output_dir))

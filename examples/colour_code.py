@@ -1,10 +1,10 @@
-"""Label every byte of source code by its token class, and show held-out code in the colours the model gives it.
+"""Classify every byte of source code by its token class, and print held-out code in the predicted colours.
 
     python examples/colour_code.py                                       # the standard library of this Python
     python examples/colour_code.py --dataset conll.json --words-column tokens --tags-column ner_tags
 
-Strings are hundreds of bytes long and their insides look like code: only a model that remembers the opening quote is
-right about them.
+Strings can be hundreds of bytes long, and their content can look like code. To classify them, a model must remember the
+opening quote.
 """
 
 import sys
@@ -48,14 +48,14 @@ class ColourOptions(Options):
     output_dir: str = field(
         default="outputs/python-colours", metadata=Options.__dataclass_fields__["output_dir"].metadata
     )
-    words_column: str = field(default="tokens", metadata={"help": "of --dataset: the column of lists of words"})
+    words_column: str = field(default="tokens", metadata={"help": "column of --dataset with lists of words"})
     tags_column: str = field(
-        default="tags", metadata={"help": "of --dataset: the column of lists of tags, one per word"}
+        default="tags", metadata={"help": "column of --dataset with lists of tags, one tag per word"}
     )
 
 
 def load_data(options: ColourOptions) -> tuple[DatasetDict, list[str]]:
-    """Columns ``text`` and ``labels`` (one class per UTF-8 byte) in train and test splits, and the class names."""
+    """Load columns ``text`` and ``labels`` (one class per UTF-8 byte) in train and test splits, and the class names."""
     if options.dataset is None:
         return load_python_source(max_files=20 if options.smoke else None), LABELS
     columns = {options.words_column: "words", options.tags_column: "tags"}
@@ -73,16 +73,16 @@ def load_data(options: ColourOptions) -> tuple[DatasetDict, list[str]]:
 
 
 def label_bytes(words: list[str], classes: list[int]) -> dict[str, Any]:
-    """Words joined by spaces, and the class of each byte; the spaces between them do not count.
+    """Join words by spaces and give each byte the class of its word; the spaces between words are ignored.
 
     Raises:
-        ValueError: if there is not one tag per word, or a word is none.
+        ValueError: if the numbers of words and tags differ, or if a word is not a string.
     """
     if len(words) != len(classes):
         raise ValueError(f"There must be one tag per word, got {len(words)} words and {len(classes)} tags.")
     other = [word for word in words if not isinstance(word, str)]
     if other:
-        raise ValueError(f"Words must be texts, got {other[0]!r}: drop such rows.")
+        raise ValueError(f"Words must be strings, got {other[0]!r}: drop such rows.")
     labels: list[int] = []
     for word, label in zip(words, classes, strict=True):
         labels += [IGNORED] * bool(labels) + [label] * len(word.encode())
@@ -104,7 +104,7 @@ def windows(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, length: int) 
 
 
 def most_frequent_class(train_rows: Dataset, test_rows: Dataset, vocab_size: int, num_labels: int) -> float:
-    """Accuracy on ``test_rows`` of always answering the class that a byte had most often in ``train_rows``."""
+    """A baseline: accuracy on ``test_rows`` of predicting each byte's most frequent class in ``train_rows``."""
     counts = np.zeros((vocab_size, num_labels), dtype=np.int64)
     for window in train_rows:
         ids, labels = np.array(window["input_ids"]), np.array(window["labels"])
@@ -128,13 +128,13 @@ def byte_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the example; returns the metrics that results.json holds, or ends the program with a line that says why."""
+    """Run the example and return the metrics of results.json; end the program with one line if there is an error."""
     with command_line("colour_code.py"):
         return run(parse(ColourOptions, arguments))
 
 
 def run(options: ColourOptions) -> dict[str, Any]:
-    """The example with these options."""
+    """Run the example with these options."""
     fields, recipe = load_recipe("python-colours")
     with output_folder(options) as folder:
         data, names = load_data(options)
@@ -172,7 +172,7 @@ def run(options: ColourOptions) -> dict[str, Any]:
 
 
 def show(folder: Path, text: str, names: list[str]) -> None:
-    """Print ``text`` in the colours of a pipeline loaded from ``folder``."""
+    """Print ``text`` in the colours that a pipeline loaded from ``folder`` predicts."""
     colour: Any = pipeline("token-classification", model=str(folder), aggregation_strategy="simple")
     styled = Text(text)
     groups = list(dict.fromkeys(name.removeprefix("B-").removeprefix("I-") for name in names))  # as the pipeline does

@@ -1,4 +1,4 @@
-"""What the examples share: options, recipes, data sets with named columns, output folders and results."""
+"""Shared code of the examples: options, recipes, data sets with named columns, output folders and results."""
 
 import contextlib
 import hashlib
@@ -44,15 +44,15 @@ RESULTS = "results.json"
 class Options:
     """Command-line options of every example."""
 
-    output_dir: str = field(metadata={"help": "folder for the model and results.json; an earlier run's is replaced"})
-    seed: int = field(default=0, metadata={"help": "of the initialisation and the order of the training data"})
-    max_length: int | None = field(default=None, metadata={"help": "longest input in tokens; default: the recipe's"})
-    smoke: bool = field(default=False, metadata={"help": "a few steps on little data, to see that everything runs"})
+    output_dir: str = field(metadata={"help": "folder for the model and results.json; replaces that of an earlier run"})
+    seed: int = field(default=0, metadata={"help": "random seed of the initialisation and of the data order"})
+    max_length: int | None = field(default=None, metadata={"help": "maximum input length in tokens; default: recipe"})
+    smoke: bool = field(default=False, metadata={"help": "a few steps on little data, to check that everything runs"})
     dataset: str | None = field(
         default=None, metadata={"help": "a Hub data set, or a local folder, CSV, JSON or parquet file"}
     )
     checkpoint_dir: str | None = field(
-        default=None, metadata={"help": "where a run that is stopped keeps its checkpoint; default: beside output_dir"}
+        default=None, metadata={"help": "folder for the checkpoint of a stopped run; default: next to output_dir"}
     )
 
     def __post_init__(self):
@@ -65,14 +65,14 @@ AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 def parse(kind: type[AnyOptions], arguments: Sequence[str] | None) -> AnyOptions:
-    """Options from the command line, or from ``arguments``."""
+    """Parse options from ``arguments``, or from the command line if None."""
     parser = HfArgumentParser([kind])
     parsed: Any = parser.parse_args_into_dataclasses(args=None if arguments is None else list(arguments))
     return parsed[0]
 
 
 def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The model fields and the training part of ``configuration/recipes/NAME``."""
+    """Load the model fields and the training options of ``configuration/recipes/NAME``."""
     config, training = (
         json.loads((RECIPES / name / file).read_text(encoding="utf-8")) for file in ("config.json", "training.json")
     )
@@ -83,16 +83,16 @@ def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def load_columns(
     name_or_path: str, columns: Sequence[str], split_seed: int = 0, test_share: float = 0.2
 ) -> DatasetDict:
-    """Any data set as train and test splits, cut down to the named columns and to rows without empty cells.
+    """Load a data set as train and test splits, with the named columns and without rows that have empty cells.
 
     Args:
         name_or_path: a CSV, TSV, JSON, JSON-lines or parquet file, a folder, or the name of a Hub data set.
-        columns: those needed.
-        split_seed: of the split, where the data set has no test or validation part of its own.
-        test_share: how much is then held out.
+        columns: the columns to keep.
+        split_seed: random seed of the split, if the data set has no test or validation split.
+        test_share: share of the rows that is then held out.
 
     Raises:
-        ValueError: if a column is missing; the message lists those there are.
+        ValueError: if a column is missing; the message lists the existing columns.
     """
     loaded = load_rows(name_or_path)
     train = loaded["train"]
@@ -110,7 +110,7 @@ def load_columns(
 
 
 def build_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> DLRConfig:
-    """The recipe's model, for this vocabulary and these class names."""
+    """Build the recipe's configuration for this vocabulary and these class names."""
     return DLRConfig(
         **fields,
         vocab_size=len(tokenizer),
@@ -121,7 +121,7 @@ def build_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, nam
 
 
 def fingerprint(data: DatasetDict) -> str:
-    """A SHA-256 over every row of every split, in order."""
+    """The SHA-256 of every row of every split, in order."""
     digest = hashlib.sha256()
     for part in sorted(data):
         digest.update(part.encode())
@@ -132,20 +132,20 @@ def fingerprint(data: DatasetDict) -> str:
 
 @contextlib.contextmanager
 def output_folder(options: Options) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``--output-dir`` as a whole, once everything in it is written.
+    """Give a temporary folder that replaces ``--output-dir`` when the block ends without an error.
 
-    If training is stopped, its checkpoint is kept beside it, from which the same command goes on.
+    If training is stopped, its checkpoint is kept next to the output folder, and the same command resumes from it.
 
     Raises:
-        FileExistsError: before any work, if ``--output-dir`` holds anything that no example wrote.
-        Stopped: if it was stopped, with what there is to go on from.
+        FileExistsError: before any work, if ``--output-dir`` contains files that no example wrote.
+        Stopped: if training was stopped; its advice names the checkpoint.
     """
     target, kept = Path(options.output_dir).resolve(), kept_checkpoint(options)
     with replaced_folder(target) as staging:
         foreign = foreign_files(target)
         if foreign:
             raise FileExistsError(
-                f"The output folder {target} holds other content ({foreign[0]}): choose another --output-dir."
+                f"The output folder {target} contains other files ({foreign[0]}): choose another --output-dir."
             )
         try:
             yield staging
@@ -156,7 +156,7 @@ def output_folder(options: Options) -> Iterator[Path]:
                     folder.rmdir()
                     checkpoint.replace(folder)
             if kept.is_dir():
-                stop.advice = f"Run the same command again: it goes on from the checkpoint {kept}."
+                stop.advice = f"Run the same command again to resume from the checkpoint {kept}."
             raise
         for checkpoint in staging.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
@@ -164,15 +164,15 @@ def output_folder(options: Options) -> Iterator[Path]:
 
 
 def kept_checkpoint(options: Options) -> Path:
-    """Where the checkpoint of a run that was stopped is kept."""
+    """The folder of a stopped run's checkpoint."""
     return Path(options.checkpoint_dir or f"{options.output_dir.rstrip('/')}-checkpoint").resolve()
 
 
 def check_place(option: str, path: str) -> None:
-    """See, before any work, that a folder can be made there, or is there.
+    """Check, before any work, that ``path`` is a folder or can become one.
 
     Raises:
-        ValueError: if not; it says why.
+        ValueError: if it cannot; the message gives the reason.
     """
     shown = path if len(path) <= 80 else f"{path[:80]}…"
     try:
@@ -181,14 +181,14 @@ def check_place(option: str, path: str) -> None:
                 raise NotADirectoryError(None, "it is a file")
         nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise PermissionError(None, f"{nearest} is no folder that may be written to")
+            raise PermissionError(None, f"{nearest} is not a writable folder")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{option} must be a place for a folder, got {shown!r}: {reason}.") from error
+        raise ValueError(f"{option} must be a folder that can be written, got {shown!r}: {reason}.") from error
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """What is in ``folder`` beside the files that an earlier run's results list as its own."""
+    """The files in ``folder`` that are not listed in the results of an earlier run."""
     if not folder.exists():
         return []
     if not folder.is_dir():
@@ -203,7 +203,7 @@ def foreign_files(folder: Path) -> list[str]:
 
 @dataclass
 class Trained:
-    """How long training took, and what the evaluation after it found."""
+    """The training time in seconds, and the metrics of the evaluation after training."""
 
     seconds: float
     metrics: dict[str, float]
@@ -217,9 +217,9 @@ def train(
     folder: Path,
     **trainer_arguments: Any,
 ) -> Trained:
-    """Fine-tune with the stock Trainer, kernel parameters at their own rate; evaluate; save the model in ``folder``.
+    """Train with the stock Trainer, evaluate, and save the model in ``folder``.
 
-    It goes on from the checkpoint of the same run, if that was stopped.
+    Kernel parameters have their own learning rate. If the same run was stopped, training resumes from its checkpoint.
     """
     shortened = {"max_steps": 3, "logging_steps": 1} if options.smoke else {}
     arguments = TrainingArguments(
@@ -251,7 +251,7 @@ def train(
 
 
 def digest_of(data: DatasetDict, said: dict[str, Any]) -> str:
-    """A SHA-256 of what a run was told and of the rows that it reads."""
+    """The SHA-256 of a run's options and of its data."""
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for part in sorted(data):
         for batch in data[part].with_format("arrow").iter(1000):
@@ -261,20 +261,20 @@ def digest_of(data: DatasetDict, said: dict[str, Any]) -> str:
 
 
 def checkpoint_of(run: str, kept: Path) -> str | None:
-    """The checkpoint of a run that was stopped, if there is one of the same run, and it is whole."""
+    """The checkpoint of a stopped run, or None if there is none, it is from another run, or it is incomplete."""
     if not kept.is_dir():
         return None
     problem = problem_of(kept)
     if problem is None and StopCallback.run_of(kept) != run:
-        problem = "it is of a run with other options or data"
+        problem = "it is from a run with other options or data"
     if problem is None:
         return str(kept)
-    print(f"Training begins anew, not with the checkpoint {kept}, which goes when it ends: {problem}.", file=sys.stderr)
+    print(f"Training starts from step 0. The checkpoint {kept} is ignored, then deleted: {problem}.", file=sys.stderr)
     return None
 
 
 def seeded(options: Options) -> None:
-    """Seed Python, NumPy and torch before the model is drawn."""
+    """Seed Python, NumPy and torch before the model is initialised."""
     set_seed(options.seed)
 
 
@@ -287,7 +287,10 @@ def interval(correct: int, total: int) -> list[float]:
 def write_results(
     folder: Path, options: Options, data: DatasetDict, seconds: float, metrics: dict[str, Any], recipe: dict[str, Any]
 ) -> None:
-    """``results.json``: what was run, on what, and what came out; of paths only the last part, for it is published."""
+    """Write ``results.json``: options, versions, data and metrics.
+
+    The file is published, so absolute paths are reduced to their last part.
+    """
     packages = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers")
     results = {
         "command": " ".join(["python", *map(last_part, sys.argv)]),
@@ -306,12 +309,12 @@ def write_results(
 
 
 def last_part(value: Any) -> Any:
-    """The name of an absolute path, which says nothing of the machine; everything else as it is."""
+    """Reduce an absolute path to its last part, which says nothing about the machine; keep other values."""
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """The peak resident memory of this process, in bytes."""
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
     import resource
@@ -321,5 +324,5 @@ def peak_memory() -> int:
 
 
 def shrink(data: Dataset, rows: int) -> Dataset:
-    """The first ``rows`` rows, or all there are."""
+    """The first ``rows`` rows, or all rows if there are fewer."""
     return data.select(range(min(rows, len(data))))

@@ -1,4 +1,4 @@
-"""Tables of the reader's own: files that are checked before 🤗 Datasets reads them, and rows without empty cells."""
+"""Load the user's data files: check them before 🤗 Datasets reads them, and drop rows with empty cells."""
 
 import csv
 import sys
@@ -21,11 +21,11 @@ _CELLS: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}
 
 
 def load_rows(source: str) -> DatasetDict:
-    """A CSV, TSV, JSON, JSON-lines or parquet file, a folder, or a data set of the Hub.
+    """Load a CSV, TSV, JSON, JSON-lines or parquet file, a folder, or a data set of the Hub.
 
     Raises:
-        FileNotFoundError: if there is nothing of that name, here or on the Hub.
-        ValueError: for a file of another kind, and for one that cannot be read, saying where.
+        FileNotFoundError: if the name exists neither on this machine nor on the Hub.
+        ValueError: for a file of another type, or one that cannot be read; the message says where.
     """
     path = Path(source)
     if not path.is_file():
@@ -33,11 +33,11 @@ def load_rows(source: str) -> DatasetDict:
             return _loaded(source, source, **_tables_of(path))
         except (FileNotFoundError, ConnectionError) as error:
             raise FileNotFoundError(
-                f"The data set {source!r} was found neither here nor on the Hub: give the folder or file that holds "
-                "yours with --dataset."
+                f"The data set {source!r} was not found on this machine or on the Hub: give your folder or file with "
+                "--dataset."
             ) from error
     if path.suffix not in FILE_KINDS:
-        raise ValueError(f"A data set is a folder, a Hub name or a file of {sorted(FILE_KINDS)}, got {path.name}.")
+        raise ValueError(f"A data set must be a folder, a Hub name or a {sorted(FILE_KINDS)} file, got {path.name}.")
     if not path.stat().st_size:
         raise ValueError(f"{path.name} is empty.")
     if FILE_KINDS[path.suffix] == "csv":
@@ -46,16 +46,17 @@ def load_rows(source: str) -> DatasetDict:
 
 
 def load_tables(paths: dict[str, Path], separator: str, columns: Sequence[str] | None = None) -> DatasetDict:
-    """Files of separated values, by split; what a cell holds is what it says, also "NA" or "None".
+    """Load CSV or TSV files, one per split. Cells are kept as written; "NA" and "None" are not read as missing.
 
     Args:
-        paths: by the name of the split.
-        separator: of the cells.
-        columns: their names, if the files have no line for them.
+        paths: the file of each split.
+        separator: separator between cells.
+        columns: names of the columns, if the files have no header.
 
     Raises:
-        FileNotFoundError: if a file is not there.
-        ValueError: for a file that is no UTF-8, has no rows, or has rows of several lengths, naming the line.
+        FileNotFoundError: if a file does not exist.
+        ValueError: for a file that is not UTF-8, has no rows, or has rows of different lengths; the message names the
+            line.
     """
     for path in paths.values():
         _check_table(path, separator, columns)
@@ -66,7 +67,7 @@ def load_tables(paths: dict[str, Path], separator: str, columns: Sequence[str] |
 
 
 def without_empty_cells(data: DatasetDict, columns: Sequence[str]) -> DatasetDict:
-    """The rows that have something in each of the columns; how many have not is printed in one line.
+    """Drop rows with an empty cell in one of the columns, and print how many were dropped.
 
     Raises:
         ValueError: if no row of a split is left.
@@ -82,16 +83,16 @@ def without_empty_cells(data: DatasetDict, columns: Sequence[str]) -> DatasetDic
         total += len(rows)
         kept[split] = rows.select(np.flatnonzero(~empty.any(0))) if empty.any() else rows
         if len(rows) and not len(kept[split]):
-            raise ValueError(f"No row of the {split} rows has something in each of the columns {list(columns)}.")
+            raise ValueError(f"Every row of the {split} split has an empty cell in one of the columns {list(columns)}.")
     left_out = total - sum(map(len, kept.values()))
     if left_out:
         found = ", ".join(f"{count} in {column!r}" for column, count in counts.items() if count)
-        print(f"Left out {left_out} of {total} rows, because they have empty cells: {found}.")
+        print(f"Dropped {left_out} of {total} rows with empty cells: {found}.")
     return DatasetDict(kept)
 
 
 def _loaded(name: str, kind: str, **options: Any) -> DatasetDict:
-    """What 🤗 Datasets makes of it, or the reason why it cannot, in one line instead of its log."""
+    """Load with 🤗 Datasets; if that fails, raise one line with the reason instead of its log."""
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
@@ -108,7 +109,7 @@ def _loaded(name: str, kind: str, **options: Any) -> DatasetDict:
 
 
 def _tables_of(folder: Path) -> dict[str, Any]:
-    """Check the tables in a folder; how their cells are read, if there is nothing else in it."""
+    """Check the tables in a folder; return the reading options if the folder has only tables of one type."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".md"]
     for path in files:
         if path.suffix in _SEPARATORS:
@@ -126,14 +127,14 @@ def _check_table(path: Path, separator: str, columns: Sequence[str] | None) -> N
         if len(row) != width:
             raise ValueError(
                 f"Every row of {path.name} must have {width} cells, but the one that ends in line {line} has "
-                f"{len(row)}: put a cell that holds {separator!r} or a line break in quotes."
+                f"{len(row)}: quote cells that contain {separator!r} or a line break."
             )
     if not count:
         raise ValueError(f"{path.name} has no rows{' below its header' if width and columns is None else ''}.")
 
 
 def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of its last line, and the cells, of every row that is not blank."""
+    """Yield the number of the last line, and the cells, of every row that is not blank."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -141,7 +142,7 @@ def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
             yield from ((reader.line_num, row) for row in reader if row)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path.name} must be UTF-8, but it has the byte {error.object[error.start]:#x}: save it so."
+            f"{path.name} must be UTF-8, but it has the byte {error.object[error.start]:#x}: save it as UTF-8."
         ) from error
     except csv.Error as error:
         raise ValueError(f"{path.name} could not be read: {error}.") from error
@@ -150,8 +151,8 @@ def _rows(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _empty(column: pa.ChunkedArray) -> np.ndarray:
-    """Which cells are null or not a number, a text of blanks, or a list of nothing."""
-    compute: Any = pc  # which makes its functions when it is imported
+    """Which cells are null, NaN, a blank text or an empty list."""
+    compute: Any = pc  # its functions are created at import, so type checkers do not see them
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         column = compute.utf8_length(compute.utf8_trim_whitespace(column))
     elif pa.types.is_list(column.type) or pa.types.is_large_list(column.type):

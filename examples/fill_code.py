@@ -1,4 +1,4 @@
-"""Learn Python byte by byte from code with holes, and fill the holes of held-out code: a masked language model.
+"""Train a masked language model on the bytes of Python code, and fill masked bytes of held-out code.
 
 python examples/fill_code.py                                      # the standard library of this Python
 python examples/fill_code.py --dataset mine.csv --text-column code
@@ -39,11 +39,11 @@ class FillOptions(Options):
     output_dir: str = field(
         default="outputs/python-masked-lm", metadata=Options.__dataclass_fields__["output_dir"].metadata
     )
-    text_column: str = field(default="text", metadata={"help": "of --dataset: the column of texts"})
+    text_column: str = field(default="text", metadata={"help": "column of --dataset with the texts"})
 
 
 def load_data(options: FillOptions) -> DatasetDict:
-    """One column, ``text``, in train and test splits."""
+    """Load one column, ``text``, in train and test splits."""
     if options.dataset is None:
         data = load_python_source(max_files=20 if options.smoke else None).select_columns(["text"])
     else:
@@ -66,7 +66,7 @@ def windows(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, length: int) 
 
 
 def after_the_byte_before(train_rows: Dataset, test_rows: Dataset, vocab_size: int) -> float:
-    """Accuracy on ``test_rows`` of always answering the byte that came most often after the byte before."""
+    """A baseline: accuracy on ``test_rows`` of predicting the most frequent successor of the previous byte."""
     counts = np.zeros((vocab_size, vocab_size), dtype=np.int64)
     for window in train_rows:
         ids = np.array(window["input_ids"])
@@ -81,7 +81,7 @@ def after_the_byte_before(train_rows: Dataset, test_rows: Dataset, vocab_size: i
 
 
 def hidden_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy over the bytes that were hidden."""
+    """Accuracy over the masked bytes."""
     scores = MaskedAccuracy().compute(
         predictions=np.asarray(prediction.predictions).ravel(), references=np.asarray(prediction.label_ids).ravel()
     )
@@ -90,13 +90,13 @@ def hidden_accuracy(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the example; returns the metrics that results.json holds, or ends the program with a line that says why."""
+    """Run the example and return the metrics of results.json; end the program with one line if there is an error."""
     with command_line("fill_code.py"):
         return run(parse(FillOptions, arguments))
 
 
 def run(options: FillOptions) -> dict[str, Any]:
-    """The example with these options."""
+    """Run the example with these options."""
     fields, recipe = load_recipe("python-masked-lm")
     with output_folder(options) as folder:
         data = load_data(options)
@@ -124,14 +124,14 @@ def run(options: FillOptions) -> dict[str, Any]:
         }
         write_results(folder, options, data, trained.seconds, metrics, recipe)
     show(Path(options.output_dir))
-    print(f"held-out accuracy on hidden bytes {metrics['accuracy']:.4f}")
-    print(f"the most frequent byte after the byte before: {metrics['accuracy_after_the_byte_before']:.4f}")
+    print(f"held-out accuracy on masked bytes {metrics['accuracy']:.4f}")
+    print(f"baseline, most frequent successor of the previous byte: {metrics['accuracy_after_the_byte_before']:.4f}")
     print(f"trained in {trained.seconds:.0f} s; the model is in {options.output_dir}")
     return metrics
 
 
 def show(folder: Path) -> None:
-    """Let a pipeline loaded from ``folder`` fill a hole in three lines of code."""
+    """Fill a masked byte in three lines of code with a pipeline loaded from ``folder``."""
     fill: Any = pipeline("fill-mask", model=str(folder))
     for line in ("for i in r<mask>nge(10):", "def __ini<mask>__(self):", "import nump<mask> as np"):
         best = fill(line)[0]

@@ -1,4 +1,4 @@
-"""The standard library's own source, every byte labelled by `tokenize`: data that every Python carries."""
+"""Load the source code of Python's standard library, with every byte labelled by `tokenize`."""
 
 import io
 import keyword
@@ -16,14 +16,14 @@ _SKIPPED_FOLDERS = {"__pycache__", "idlelib", "lib2to3", "site-packages", "test"
 
 
 def source_files() -> list[Path]:
-    """The .py files of the running Python's standard library, without its tests, sorted by their path inside it."""
+    """The .py files of the running Python's standard library, without its tests, sorted by path."""
     root = Path(sysconfig.get_path("stdlib"))
     inside = (path.relative_to(root) for path in root.rglob("*.py"))
     return [root / path for path in sorted(inside) if not _SKIPPED_FOLDERS.intersection(path.parts)]
 
 
 def label_characters(source: str) -> np.ndarray:
-    """The class of every character of Python source, as indices into `LABELS`, int64.
+    """Classify every character of Python source: indices into `LABELS`, [characters], int64.
 
     Raises:
         tokenize.TokenError, SyntaxError: if the source cannot be tokenized.
@@ -35,7 +35,7 @@ def label_characters(source: str) -> np.ndarray:
     starts = [0] + [i + 1 for i, character in enumerate(source) if character == "\n"]
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         name = tokenize.tok_name[token.type]
-        if name.startswith(("FSTRING", "TSTRING")):  # the parts of a formatted string, Python >= 3.12
+        if name.startswith(("FSTRING", "TSTRING")):  # parts of a formatted string, Python >= 3.12
             name = "STRING"
         if name in _CLASS_OF_TOKEN:
             label = "keyword" if keyword.iskeyword(token.string) else _CLASS_OF_TOKEN[name]
@@ -45,7 +45,7 @@ def label_characters(source: str) -> np.ndarray:
 
 
 def labelled_file(path: Path) -> dict[str, Any] | None:
-    """The text of a source file and the class of each of its UTF-8 bytes, or None if it is no valid source."""
+    """The text of a source file and the class of each of its UTF-8 bytes; None if the source is not valid."""
     try:
         with tokenize.open(path) as file:
             text = file.read()
@@ -57,7 +57,7 @@ def labelled_file(path: Path) -> dict[str, Any] | None:
 
 
 def load_python_source(seed: int = 0, test_share: float = 0.1, max_files: int | None = None) -> DatasetDict:
-    """Files split into train and test: columns ``path`` (inside the library), ``text``, ``labels`` (one per byte)."""
+    """Load files in train and test splits: columns ``path`` (in the library), ``text``, ``labels`` (one per byte)."""
     root = Path(sysconfig.get_path("stdlib"))
     paths = source_files()
     order = np.random.default_rng(seed).permutation(len(paths))[:max_files]

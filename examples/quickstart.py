@@ -1,6 +1,6 @@
-"""Fine-tune DLR to classify texts, save it, load it back with the Auto classes, and answer with a pipeline.
+"""Train DLR to classify texts, save it, load it with the Auto classes, and predict with a pipeline.
 
-On BBC News (five topics), or on texts of your own:
+On BBC News (five topics), or on your own texts:
 
     python examples/quickstart.py
     python examples/quickstart.py --dataset mine.csv --text-column review --label-column stars
@@ -52,12 +52,12 @@ class QuickstartOptions(Options):
     """Options of this example."""
 
     output_dir: str = field(default="outputs/bbc-news", metadata=Options.__dataclass_fields__["output_dir"].metadata)
-    text_column: str = field(default="text", metadata={"help": "of --dataset: the column of texts"})
-    label_column: str = field(default="label", metadata={"help": "of --dataset: the column of labels"})
+    text_column: str = field(default="text", metadata={"help": "column of --dataset with the texts"})
+    label_column: str = field(default="label", metadata={"help": "column of --dataset with the labels"})
 
 
 def load_data(options: QuickstartOptions) -> DatasetDict:
-    """Columns ``text`` and ``label`` (a `ClassLabel`), in train and test splits."""
+    """Load columns ``text`` and ``label`` (a `ClassLabel`) in train and test splits."""
     if options.dataset is None:
         data = load_bbc_news()
     else:
@@ -72,37 +72,37 @@ def load_data(options: QuickstartOptions) -> DatasetDict:
 
 
 def check_rows(data: DatasetDict) -> None:
-    """Refuse rows from which nothing can be learnt.
+    """Check that texts are strings, labels are classes, and there are at least two classes.
 
     Raises:
-        ValueError: for what is no text, for labels that are no classes, and for a single class.
+        ValueError: if not.
     """
     for rows in data.values():
         for text, label in zip(rows["text"], rows["label"], strict=True):
             if not isinstance(text, str):
-                raise ValueError(f"Every row needs a text, but one of label {label!r} has {text!r}: drop such rows.")
+                raise ValueError(f"Every row needs a text, but one with label {label!r} has {text!r}: drop such rows.")
             if isinstance(label, float) and not label.is_integer():
                 raise ValueError(f"Labels must be classes, got {label} for {text[:60]!r}: round or bin them.")
     if len(set(data["train"]["label"])) < 2:
         raise ValueError(
-            f"There must be at least two classes, got only {data['train']['label'][0]!r}: add rows of others."
+            f"There must be at least two classes, got only {data['train']['label'][0]!r}: add rows of other classes."
         )
 
 
 def name_of(label: Any) -> str:
-    """The name of a class; of 1.0 that of 1, because a column of numbers with empty cells is read as 1.0, 2.0, 3.0."""
+    """The name of a class. 1.0 becomes "1", because 🤗 Datasets reads integers as floats if some cells are empty."""
     return str(int(label)) if isinstance(label, float) else str(label)
 
 
 def yardstick(data: DatasetDict) -> float:
-    """Accuracy of TF-IDF and logistic regression on the same split: what a long-sequence model must be held against."""
+    """A baseline: accuracy of TF-IDF and logistic regression on the same split."""
     model = make_pipeline(TfidfVectorizer(sublinear_tf=True), LogisticRegression(C=10, max_iter=1000))
     model.fit(list(data["train"]["text"]), list(data["train"]["label"]))
     return float(model.score(list(data["test"]["text"]), list(data["test"]["label"])))
 
 
 def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, max_length: int) -> DatasetDict:
-    """Texts to token ids, cut at ``max_length``."""
+    """Tokenize texts, truncated to ``max_length`` tokens."""
     return data.map(
         lambda rows: tokenizer(rows["text"], truncation=True, max_length=max_length),
         batched=True,
@@ -112,20 +112,20 @@ def tokenize(data: DatasetDict, tokenizer: PreTrainedTokenizerFast, max_length: 
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Held-out accuracy."""
+    """Accuracy on the test split."""
     scores = MaskedAccuracy().compute(predictions=prediction.predictions, references=prediction.label_ids)
     assert scores is not None  # noqa: S101 - None comes only in other processes of a distributed evaluation
     return scores
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Run the example; returns the metrics that results.json holds, or ends the program with a line that says why."""
+    """Run the example and return the metrics of results.json; end the program with one line if there is an error."""
     with command_line("quickstart.py"):
         return run(parse(QuickstartOptions, arguments))
 
 
 def run(options: QuickstartOptions) -> dict[str, Any]:
-    """The example with these options."""
+    """Run the example with these options."""
     fields, recipe = load_recipe("bbc-news")
     with output_folder(options) as folder:
         data = load_data(options)
@@ -162,7 +162,7 @@ def run(options: QuickstartOptions) -> dict[str, Any]:
 
 
 def answer(folder: Path, data: DatasetDict) -> None:
-    """Load the model as anybody would, and print its answers for three held-out texts."""
+    """Load the model with the Auto classes, and print its predictions for three held-out texts."""
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
@@ -170,11 +170,11 @@ def answer(folder: Path, data: DatasetDict) -> None:
     for row in test.select(range(0, len(test), max(1, len(test) // 3))).select(range(min(3, len(test)))):
         (reply,) = classify([row["text"]], truncation=True)
         truth = test.features["label"].int2str(row["label"])
-        print(f"{reply['label']:>15} ({reply['score']:.2f}, truly {truth}): {' '.join(row['text'].split())[:70]}…")
+        print(f"{reply['label']:>15} ({reply['score']:.2f}, label {truth}): {' '.join(row['text'].split())[:70]}…")
 
 
 def report(metrics: dict[str, Any], total: int, seconds: float, folder: Path) -> None:
-    """The result in three lines."""
+    """Print the results in three lines."""
     low, high = metrics["accuracy_95"]
     print(f"held-out accuracy {metrics['accuracy']:.3f} (95 % interval {low:.3f} … {high:.3f}, {total} texts)")
     print(f"TF-IDF + logistic regression on the same split: {metrics['accuracy_tfidf']:.3f}")

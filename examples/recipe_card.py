@@ -1,4 +1,4 @@
-"""The card of a recipe's model: what was run, on what, and what it scored."""
+"""The model card of a recipe: what was run, on which data, and the scores."""
 
 import shlex
 from dataclasses import asdict
@@ -15,13 +15,16 @@ from hub_upload.card import CardOptions
 
 
 def card_of(run: Run, prepared: Prepared) -> CardCallback:
-    """What writes the card after training and after each evaluation that follows."""
+    """The callback that writes the card after training and after each later evaluation."""
     options = CardOptions(dataset=name_of_data(run), picture=not run.options.smoke)
     return CardCallback(options, run=what_was_run(run, prepared))
 
 
 def what_was_run(run: Run, prepared: Prepared) -> dict[str, Any]:
-    """What results.json holds beside the scores; of paths only the last part, and no token, for it is published."""
+    """The content of results.json except the scores.
+
+    The file is published, so absolute paths are reduced to their last part, and the token is left out.
+    """
     train = prepared.train.data
     rows = {"train": len(train) if isinstance(train, Dataset) else examples_to_draw(run.options, run.training)}
     rows["validation"] = len(prepared.validation.data)
@@ -38,7 +41,7 @@ def what_was_run(run: Run, prepared: Prepared) -> dict[str, Any]:
 
 
 def name_of_data(run: Run) -> str | None:
-    """The task, the data set of the Hub, or the last part of the path of one that is here."""
+    """The name of the task or of the Hub data set, or the last part of a local path."""
     if isinstance(run.source, DrawnTask):
         return run.source.name
     dataset = run.options.dataset

@@ -1,4 +1,4 @@
-"""What of a recipe cannot be followed, said before any data are drawn or loaded."""
+"""Check a recipe and its options before any data are drawn or loaded."""
 
 import sys
 from collections.abc import Callable, Collection
@@ -17,10 +17,10 @@ from transformers.integrations import get_available_reporting_integrations
 
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
 
-# The options that only a recipe on a task has, or only one on a data set.
+# Options of recipes on a task only, and of recipes on a data set only.
 OF_TASK = ("task", "task_options", "streaming", "data_seed_of_task", "num_proc")
 OF_DATA = ("data", "dataset", "data_options")
-# The least of each number.
+# The smallest allowed value of each number.
 LEAST = {"num_train": 1, "num_validation": 1, "data_seed_of_task": 0, "num_proc": 1}
 LEAST_IN_TRAINING = {
     "per_device_train_batch_size": 1,
@@ -32,7 +32,7 @@ LEAST_IN_TRAINING = {
     "eval_steps": 0,
     "save_steps": 0,
 }
-# What has an answer, by the kind of the data set.
+# The head of each kind of data set.
 HEADS_OF_DATA: dict[DataKind, str] = {
     "texts": "per_sequence",
     "text_pairs": "per_pair",
@@ -42,19 +42,19 @@ HEADS_OF_DATA: dict[DataKind, str] = {
 
 
 def check_options(recipe: str, options: RecipeOptions, training: TrainingArguments, *, on_data: bool) -> None:
-    """See that the options can be followed.
+    """Check the options of a recipe.
 
     Raises:
-        ValueError: for options of a data set where there is a task or the other way round, numbers that are too small,
-            a rate that is neither a number nor JSON, a task without a number of steps or examples, a data set without
-            a name, a place where no folder can be, a logger that is not there, and a checkpoint that is not.
+        ValueError: for data set options of a recipe on a task or the reverse, numbers that are too small, a learning
+            rate that is neither a number nor JSON, a task without a number of steps or examples, a data set without
+            a name, an output folder that cannot be written, a logger that is not installed, or a missing checkpoint.
     """
     kind, others = ("data set", OF_TASK) if on_data else ("task", OF_DATA)
     for each in fields(RecipeOptions):
         value = getattr(options, each.name)
         default = each.default if each.default_factory is MISSING else each.default_factory()
         if each.name in others and value != default:
-            raise ValueError(f"Recipe {recipe!r} is on a {kind}, which has no --{each.name}, got {value!r}.")
+            raise ValueError(f"Recipe {recipe!r} uses a {kind}, which has no --{each.name}, got {value!r}.")
     for of, numbers in ((options, LEAST), (training, LEAST_IN_TRAINING)):
         for name, least in numbers.items():
             value = getattr(of, name)
@@ -62,11 +62,11 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
     check_place("--output_dir", str(training.output_dir))
     if on_data and options.dataset is None and not options.smoke:
-        raise ValueError("The Hub has no data for this recipe: give the folder or file that holds them with --dataset.")
+        raise ValueError("The Hub has no data for this recipe: give a folder or file with --dataset.")
     if not on_data and training.max_steps <= 0 and not options.num_train:
         raise ValueError(
-            f"The examples of a task are drawn for all steps: give --max_steps above 0, got {training.max_steps}, "
-            "or --num_train."
+            f"A recipe on a task needs the number of steps or examples: set --max_steps above 0, got "
+            f"{training.max_steps}, or --num_train."
         )
     state_rate(options.state_learning_rate)
     check_loggers(training)
@@ -74,15 +74,15 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
 
 
 def check_loggers(training: TrainingArguments) -> None:
-    """See that what the run reports to is installed."""
+    """Check that the loggers of --report_to are installed."""
     there_are = get_available_reporting_integrations()
     for name in training.report_to or ():
         if name not in there_are:
-            raise ValueError(f"--report_to takes none, or what is installed, {there_are}, got {name!r}.")
+            raise ValueError(f"--report_to must be none or an installed logger, {there_are}, got {name!r}.")
 
 
 def check_best(training: TrainingArguments, metrics: Collection[str]) -> None:
-    """See that what decides about the best checkpoint is scored.
+    """Check that the metric which selects the best checkpoint is computed.
 
     Raises:
         ValueError: if it is not.
@@ -93,36 +93,36 @@ def check_best(training: TrainingArguments, metrics: Collection[str]) -> None:
 
 
 def check_checkpoint(training: TrainingArguments) -> None:
-    """See that there is a whole checkpoint to go on from; where the newest shall be taken, choose that."""
+    """Check that there is a complete checkpoint to resume from; with True, select the newest one."""
     given = training.resume_from_checkpoint
     if not given:
         return
     only_model = training.save_only_model
     if given is not True:
         if not Path(given).is_dir():
-            raise ValueError(f"--resume_from_checkpoint names {given}, which is no folder.")
+            raise ValueError(f"--resume_from_checkpoint must be a folder, got {given}.")
         problem = problem_of(Path(given), training.world_size, only_model=only_model)
         if problem is not None:
-            raise ValueError(f"The checkpoint {given} is not whole, {problem}: go on from another.")
+            raise ValueError(f"The checkpoint {given} is incomplete, {problem}: resume from another one.")
         return
     folder = Path(str(training.output_dir))
     newest, broken = newest_whole(folder, training.world_size, only_model=only_model)
-    named = "; ".join(f"{path.name} is not whole, {problem}" for path, problem in broken.items())
+    named = "; ".join(f"{path.name} is incomplete, {problem}" for path, problem in broken.items())
     if newest is None:
         raise ValueError(
-            f"There is no checkpoint in {folder} to go on from{f' ({named})' if named else ''}: name one with "
-            "--resume_from_checkpoint, or leave it out to begin anew."
+            f"There is no complete checkpoint in {folder}{f' ({named})' if named else ''}: name one with "
+            "--resume_from_checkpoint, or omit this option to start from step 0."
         )
     if named and training.process_index == 0:
-        print(f"Going on from {newest.name}: {named}.", file=sys.stderr)
+        print(f"Resuming from {newest.name}: {named}.", file=sys.stderr)
     training.resume_from_checkpoint = str(newest)
 
 
 def check_answers(run: Run) -> None:
-    """See that head and answers are those of what is learned.
+    """Check that --head and --answers fit the task or data set.
 
     Raises:
-        ValueError: if one is another.
+        ValueError: if one of them does not.
     """
     given, answers = run.options, ["classes", "rare_classes"]
     if isinstance(run.source, DrawnTask):
@@ -132,18 +132,16 @@ def check_answers(run: Run) -> None:
     else:
         name, right = f"data of the kind {given.data}", HEADS_OF_DATA[given.data or "texts"]
     if given.head != right:
-        raise ValueError(f"The head of {name} is {right}, got {given.head}: give the former to --head.")
+        raise ValueError(f"The head of {name} must be {right}, got {given.head}: set --head {right}.")
     if given.answers not in answers:
-        raise ValueError(
-            f"The answers of {name} are {' or '.join(answers)}, got {given.answers}: give that to --answers."
-        )
+        raise ValueError(f"The answers of {name} must be {' or '.join(answers)}, got {given.answers}: set --answers.")
 
 
 def check_model(run: Run, model_class: Callable[..., Any]) -> None:
-    """Build the model without memory, part its parameters by their rates, and let it read a row of a task.
+    """Build the model on the meta device, group its parameters, and run it on a row of the task.
 
     Raises:
-        ValueError: for a rate of parameters that there are not, and rows that are too long for the kernels.
+        ValueError: for a learning rate of parameters that do not exist, or rows that are too long for the kernels.
     """
     rate = state_rate(run.options.state_learning_rate)
     _, optimizer = optimizer_for_trainer(run.training, rate, decay_vectors=run.options.decay_vectors)

@@ -1,7 +1,7 @@
-"""What a recipe may train on beside a task: texts, pairs of texts, grey images or recordings, each with a class.
+"""Data sets of recipes: texts, pairs of texts, grey images or recordings, each with a class.
 
-They come from a local folder or file, or from the Hub, through 🤗 Datasets. Rows stay as they are; every batch is made
-by the processor that is saved with the model. `KINDS` has the kinds by name; the fields of each are its options.
+They come from a local folder or file, or from the Hub, through 🤗 Datasets. Rows are stored as they are; the processor
+that is saved with the model makes every batch. `KINDS` maps names to classes, whose fields are the options.
 """
 
 import importlib.util
@@ -30,25 +30,25 @@ DataKind = Literal["texts", "text_pairs", "grey_images", "recordings"]
 
 
 class View(NamedTuple):
-    """Rows, and how a batch is made of them."""
+    """Rows, and the function that makes a batch from them."""
 
     data: Any
     collate: Callable[[list[dict[str, Any]]], Batch]
     step: int = 1
-    """How many times as long the model's time steps are to be as in training."""
+    """Factor on the model's time steps, relative to training."""
 
 
 class Prepared(NamedTuple):
-    """All that the Trainer needs to know of what it trains on."""
+    """The prepared data for the Trainer."""
 
     train: View
     validation: View
     at_the_end: Mapping[str, View] = {}
-    """What is scored once, after training, by name."""
+    """Data that are scored once, after training, by name."""
     sizes: Mapping[str, Any] = {}
-    """The fields of DLRConfig that are known only now."""
+    """Fields of DLRConfig that depend on the data."""
     processor: Any = None
-    """What is saved with the model."""
+    """The processor to save with the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,13 @@ class ClassifiedData(ABC):
     """Rows with a class.
 
     Args:
-        label: the column of the class: a number or a name.
-        classes: the names of those that count; None are all.
-        files: by split, the names of tab-separated files without a header in the folder; None: what 🤗 Datasets finds.
-        columns: the names of the columns of these files, from left to right.
-        validation_share: how much of the training rows validates, where there is no such split; 0: the test split does.
-        test_share: how much is tested, where there is no such split.
+        label: the column of the class, a number or a name.
+        classes: names of the classes to use; rows of other classes are dropped. None uses all classes.
+        files: tab-separated files without a header, by split, relative to the folder; None lets 🤗 Datasets find them.
+        columns: names of the columns of these files, from left to right.
+        validation_share: share of the training rows for validation if there is no validation split; with 0, the test
+            split is used for validation.
+        test_share: share of the training rows for the test if there is no test split.
     """
 
     label: str = "label"
@@ -76,29 +77,29 @@ class ClassifiedData(ABC):
     @property
     @abstractmethod
     def inputs(self) -> list[str]:
-        """The columns that are read beside the class."""
+        """The input columns, without the class."""
 
     @abstractmethod
     def processor(self, train: Dataset) -> Any:
-        """What makes a batch, fitted to the training rows."""
+        """Build the processor that makes a batch, fitted to the training rows."""
 
     @abstractmethod
     def sizes(self, processor: Any) -> dict[str, Any]:
-        """The fields of DLRConfig that the inputs decide."""
+        """The fields of DLRConfig that depend on the inputs."""
 
     @abstractmethod
     def batch(self, processor: Any, rows: list[dict[str, Any]]) -> Batch:
-        """The inputs of a model."""
+        """Make the inputs of a model from rows."""
 
     @abstractmethod
     def stand_in(self) -> DatasetDict:
-        """A few rows made in code, to see that everything runs."""
+        """Make a few artificial rows, to check that everything runs."""
 
     def prepare(self, data: DatasetDict, num_train: int | None, num_validation: int | None) -> Prepared:
-        """Check the columns, leave out rows with empty cells, find the classes, part the splits, fit the processor.
+        """Check the columns, drop rows with empty cells, find the classes, make the splits and fit the processor.
 
         Raises:
-            ValueError: for columns, rows or classes that are not there.
+            ValueError: for missing columns, rows or classes.
         """
         self._check_columns(data["train"])
         columns = [*self.inputs, self.label]
@@ -117,23 +118,23 @@ class ClassifiedData(ABC):
         return Prepared(view("train"), view("validation"), tests, sizes, processor)
 
     def tests(self) -> dict[str, tuple["ClassifiedData", int]]:
-        """How the test rows are read, and how long the model's time steps are then, by the name of the score."""
+        """How to score the test rows, by name: the class that reads them, and the factor on the model's time steps."""
         return {"test": (self, 1)}
 
     def collate(self, processor: Any, place_of: Mapping[Any, int], rows: list[dict[str, Any]]) -> Batch:
-        """A batch with the ``labels``."""
+        """Make a batch: the inputs and ``labels`` [B]."""
         return self.batch(processor, rows) | {"labels": torch.tensor([place_of[row[self.label]] for row in rows])}
 
     def _check_columns(self, train: Dataset) -> None:
         missing = [column for column in [*self.inputs, self.label] if column not in train.column_names]
         if missing:
             raise ValueError(
-                f"The data set has no column {missing[0]!r}; it has {train.column_names}: name yours with "
+                f"The data set has no column {missing[0]!r}; it has {train.column_names}: name your columns with "
                 f"--data_options, one of {[field.name for field in fields(self)]}."
             )
 
     def _classes(self, data: DatasetDict) -> tuple[dict[Any, int], list[str]]:
-        """The place of every value of the label, and the names of the classes; rows of other classes go."""
+        """Find the index of every label value and the names of the classes; drop rows of other classes."""
         feature = data["train"].features[self.label]
         values = {value for rows in data.values() for value in rows.unique(self.label)}
         named = feature.int2str if isinstance(feature, datasets.ClassLabel) else _name
@@ -143,7 +144,7 @@ class ClassifiedData(ABC):
             unknown = sorted(set(self.classes) - set(names))
             if unknown:
                 raise ValueError(
-                    f"No row has the class {unknown[0]!r}; there are {names}: --data_options classes=null takes all."
+                    f"No row has the class {unknown[0]!r}; there are {names}: --data_options classes=null uses all."
                 )
             names = list(self.classes)
         places = _places(names)
@@ -156,12 +157,12 @@ class ClassifiedData(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Texts(ClassifiedData):
-    """Texts, read character by character, with an end.
+    """Texts, read character by character, with an end token.
 
     Args:
         text: the column of the texts.
-        max_length: of a text, its end counted; what follows is cut off.
-        min_count: how often a character must occur in the training texts to have a token of its own.
+        max_length: maximum number of tokens of a text, with its end token; longer texts are truncated.
+        min_count: minimum count of a character in the training texts to get its own token.
     """
 
     text: str = "text"
@@ -170,26 +171,26 @@ class Texts(ClassifiedData):
 
     @property
     def inputs(self) -> list[str]:
-        """The text."""
+        """The column of the text."""
         return [self.text]
 
     def processor(self, train: Dataset) -> PreTrainedTokenizerFast:
-        """A tokenizer of the characters that occur."""
+        """Build a tokenizer of the characters in the training texts."""
         batches = train.select_columns(self.inputs).iter(1000)
         texts = (text for batch in batches for column in self.inputs for text in batch[column])
         return character_tokenizer(texts, self.max_length, self.min_count)
 
     def sizes(self, processor: PreTrainedTokenizerFast) -> dict[str, Any]:
-        """The vocabulary."""
+        """The size of the vocabulary, and the ids of padding and end."""
         ids = {name: getattr(processor, name) for name in ("pad_token_id", "eos_token_id")}
         return {"vocab_size": len(processor)} | ids
 
     def batch(self, processor: PreTrainedTokenizerFast, rows: list[dict[str, Any]]) -> Batch:
-        """``input_ids`` and ``attention_mask`` [B, L]."""
+        """Make ``input_ids`` and ``attention_mask`` [B, L]."""
         return self._encode(processor, [row[self.text] for row in rows])
 
     def stand_in(self) -> DatasetDict:
-        """Texts of one letter or another."""
+        """Make texts of the letter a (class 0) or b (class 1)."""
         rows = [{self.text: "ab"[i % 2] * (3 + i), self.label: i % 2} for i in range(4)]
         return DatasetDict({split: Dataset.from_list(rows) for split in ("train", "test")})
 
@@ -199,34 +200,34 @@ class Texts(ClassifiedData):
 
 @dataclass(frozen=True, kw_only=True)
 class TextPairs(Texts):
-    """Two texts, read character by character: ``text`` and ``other_text`` are their columns."""
+    """Pairs of texts, read character by character, in the columns ``text`` and ``other_text``."""
 
     other_text: str = "other_text"
 
     @property
     def inputs(self) -> list[str]:
-        """Both texts."""
+        """The columns of both texts."""
         return [self.text, self.other_text]
 
     def batch(self, processor: PreTrainedTokenizerFast, rows: list[dict[str, Any]]) -> Batch:
-        """``input_ids`` and ``attention_mask`` [B, 2, L]."""
+        """Make ``input_ids`` and ``attention_mask`` [B, 2, L]."""
         texts = [row[column] for row in rows for column in self.inputs]
         return {name: values.unflatten(0, (-1, 2)) for name, values in self._encode(processor, texts).items()}
 
     def stand_in(self) -> DatasetDict:
-        """Two letters, the same or not."""
+        """Make pairs of texts that have the same letter (class 0) or different ones (class 1)."""
         rows = [{self.text: "a" * (3 + i), self.other_text: "ab"[i % 2] * 5, self.label: i % 2} for i in range(4)]
         return DatasetDict({split: Dataset.from_list(rows) for split in SPLITS})
 
 
 @dataclass(frozen=True, kw_only=True)
 class GreyImages(ClassifiedData):
-    """Images of one size, read in grey, pixel by pixel.
+    """Images of the same size, read in grey, pixel by pixel.
 
     Args:
         image: the column of the images.
-        mean: of the pixels, from 0 to 1, to be subtracted.
-        std: what is divided by then.
+        mean: mean that is subtracted from the pixels, which are in 0 … 1.
+        std: standard deviation by which the pixels are then divided.
     """
 
     image: str = "image"
@@ -237,29 +238,29 @@ class GreyImages(ClassifiedData):
 
     @property
     def inputs(self) -> list[str]:
-        """The image."""
+        """The column of the image."""
         return [self.image]
 
     def processor(self, train: Dataset) -> Any:
-        """A processor of images of any size."""
+        """Build a processor that does not resize images."""
         processor: Any = pixel_processor()
         processor.image_mean, processor.image_std = self.mean, self.std
         return processor
 
     def sizes(self, processor: Any) -> dict[str, Any]:
-        """One value for each pixel."""
+        """Input size 1: one value for each pixel."""
         return {"input_size": 1}
 
     def batch(self, processor: Any, rows: list[dict[str, Any]]) -> Batch:
-        """``pixel_values`` [B, 3, h, w], which a model of one channel reads in grey."""
+        """Make ``pixel_values`` [B, 3, h, w]; a model with one input channel converts them to grey."""
         images = [row[self.image] for row in rows]
         sizes = sorted({image.size for image in images})
         if len(sizes) > 1:
-            raise ValueError(f"Images must have one size, width and height, got {sizes}: resize them.")
+            raise ValueError(f"Images must have the same width and height, got {sizes}: resize them.")
         return dict(processor(images, return_tensors="pt"))
 
     def stand_in(self) -> DatasetDict:
-        """Dark images and bright ones."""
+        """Make dark images (class 0) and bright ones (class 1)."""
         from PIL import Image
 
         rows = [{self.image: Image.new("RGB", (8, 8), (60 * i,) * 3), self.label: i // 2} for i in range(4)]
@@ -269,14 +270,14 @@ class GreyImages(ClassifiedData):
 
 @dataclass(frozen=True, kw_only=True)
 class Recordings(ClassifiedData):
-    """Recordings of one channel as WAV files, read sample by sample; each is brought to mean 0 and variance 1.
+    """Recordings of one channel as WAV files, read sample by sample; each is scaled to mean 0 and variance 1.
 
     Args:
         audio: the column of the recordings.
-        sampling_rate: samples per second of all of them.
-        max_samples: of a recording; what follows is cut off.
-        every: only every so many of the samples are read.
-        test_every: the test recordings are scored once more with this in the place of ``every``.
+        sampling_rate: samples per second of every recording.
+        max_samples: maximum number of samples of a recording; longer recordings are truncated.
+        every: read only every ``every``-th sample.
+        test_every: score the test recordings a second time with this value instead of ``every``.
     """
 
     audio: str = "audio"
@@ -289,31 +290,31 @@ class Recordings(ClassifiedData):
 
     @property
     def inputs(self) -> list[str]:
-        """The recording."""
+        """The column of the recording."""
         return [self.audio]
 
     def tests(self) -> dict[str, tuple[ClassifiedData, int]]:
-        """As they are, and with fewer samples: for the model as it is, and with time steps that are longer for it."""
+        """Score at the training rate; with ``test_every`` also at the lower rate, with usual and longer time steps."""
         if self.test_every is None:
             return super().tests()
         fewer, name = replace(self, every=self.test_every), f"test_every_{self.test_every}"
         return super().tests() | {name: (fewer, 1), f"{name}_longer_steps": (fewer, self.test_every // self.every)}
 
     def processor(self, train: Dataset) -> Any:
-        """An extractor for this rate."""
+        """Build a feature extractor for this sampling rate."""
         return sound_extractor(self.sampling_rate)
 
     def sizes(self, processor: Any) -> dict[str, Any]:
-        """One value for each sample."""
+        """Input size 1: one value for each sample."""
         return {"input_size": 1}
 
     def batch(self, processor: Any, rows: list[dict[str, Any]]) -> Batch:
-        """``input_values`` and ``attention_mask`` [B, L]."""
+        """Make ``input_values`` and ``attention_mask`` [B, L]."""
         recordings = [self._samples(row[self.audio])[: self.max_samples : self.every] for row in rows]
         return dict(processor(recordings, sampling_rate=self.sampling_rate, padding=True, return_tensors="pt"))
 
     def stand_in(self) -> DatasetDict:
-        """Waves of two pitches."""
+        """Make sine waves, one of two frequencies each."""
         from scipy.io import wavfile
 
         rows = []
@@ -324,14 +325,14 @@ class Recordings(ClassifiedData):
         return DatasetDict({split: Dataset.from_list(rows) for split in ("train", "test")})
 
     def _samples(self, file: Mapping[str, Any]) -> np.ndarray:
-        """[L] float32 from -1 to 1."""
+        """Read the samples of a file: [L] float32 from -1 to 1."""
         from scipy.io import wavfile
 
         rate, samples = wavfile.read(file["path"] if file["bytes"] is None else io.BytesIO(file["bytes"]))
         if rate != self.sampling_rate or samples.ndim != 1 or samples.dtype.kind not in "if":
             raise ValueError(
                 f"Recordings must have one channel, sampling_rate={self.sampling_rate} and signed samples, but "
-                f"{file['path'] or 'one'} has the shape {list(samples.shape)}, the rate {rate} and {samples.dtype}: "
+                f"{file['path'] or 'one'} has shape {list(samples.shape)}, rate {rate} and type {samples.dtype}: "
                 "convert it, or change the option 'sampling_rate'."
             )
         scale = np.iinfo(samples.dtype).max + 1 if samples.dtype.kind == "i" else 1
@@ -347,31 +348,33 @@ KINDS: dict[DataKind, type[ClassifiedData]] = {
 
 
 def build_kind(name: DataKind, options: Mapping[str, Any]) -> ClassifiedData:
-    """The kind of data with these options.
+    """Build a kind of data from its name and options.
 
     Raises:
-        ValueError: for an unknown kind or option, or one that is missing.
-        ModuleNotFoundError: if what reads such data is not installed.
+        ValueError: for an unknown kind, an unknown option, or a missing one.
+        ModuleNotFoundError: if the library that reads such data is not installed.
     """
     if name not in KINDS:
         raise ValueError(f"data must be one of {list(KINDS)}, got {name!r}.")
     known = {field.name for field in fields(KINDS[name])}
     if not options.keys() <= known:
         unknown = sorted(options.keys() - known)
-        raise ValueError(f"Data of the kind {name!r} have no option {unknown[0]!r}; known are {sorted(known)}.")
+        raise ValueError(f"Data of kind {name!r} have no option {unknown[0]!r}; the options are {sorted(known)}.")
     missing = [library for module, library in KINDS[name].needs.items() if importlib.util.find_spec(module) is None]
     if missing:
-        raise ModuleNotFoundError(f"{name} are read with {missing[0]}: pip install 'modeling-dlr[tasks]'")
+        raise ModuleNotFoundError(f"Reading {name} needs {missing[0]}: pip install 'modeling-dlr[tasks]'")
     return KINDS[name](**options)
 
 
 def character_tokenizer(texts: Iterable[str], max_length: int, min_count: int) -> PreTrainedTokenizerFast:
-    """A token for each character that occurs ``min_count`` times, the frequent ones first, and an end for each text.
+    """Build a tokenizer with a token for each character that occurs ``min_count`` times, most frequent first.
+
+    An end token is added to each text.
 
     Args:
-        texts: of which only what is not cut off counts.
-        max_length: of a text, its end counted.
-        min_count: rarer characters are unknown.
+        texts: the training texts; characters that truncation removes are not counted.
+        max_length: maximum number of tokens of a text, with its end token.
+        min_count: minimum count of a character; rarer ones become the unknown token.
     """
     counts: Counter[str] = Counter()
     for text in texts:

@@ -1,4 +1,4 @@
-"""What may be said of a recipe on the command line, beside the fields of `TrainingArguments`."""
+"""Command-line options of recipes, in addition to the fields of `TrainingArguments`."""
 
 import contextlib
 import json
@@ -15,36 +15,39 @@ from modeling_dlr.tasks import TaskName
 
 @dataclass
 class RecipeOptions:
-    """What is said of a recipe beside the fields of `TrainingArguments`; the defaults are the recipe's."""
+    """Options of a recipe in addition to the fields of `TrainingArguments`; the recipe gives the defaults."""
 
-    answers: Literal["values", "classes", "rare_classes"] = field(metadata={"help": "which loss and metrics"})
+    answers: Literal["values", "classes", "rare_classes"] = field(metadata={"help": "selects the loss and the metrics"})
     head: Literal["per_step", "per_sequence", "per_pair", "per_image", "per_recording"] = field(
-        metadata={"help": "what has an answer"}
+        metadata={"help": "what the model predicts a value or class for"}
     )
-    task: TaskName | None = field(default=None, metadata={"help": "what is learned, if it is a task"})
-    data: DataKind | None = field(default=None, metadata={"help": "the kind of the data set, if it is one"})
-    dataset: str | None = field(default=None, metadata={"help": "its folder, file, or name on the Hub"})
-    num_validation: int | None = field(default=None, metadata={"help": "examples to be scored; of a data set, all"})
+    task: TaskName | None = field(default=None, metadata={"help": "the task, for a recipe on a task"})
+    data: DataKind | None = field(default=None, metadata={"help": "the kind of data, for a recipe on a data set"})
+    dataset: str | None = field(default=None, metadata={"help": "folder, file, or name on the Hub of the data set"})
+    num_validation: int | None = field(
+        default=None, metadata={"help": "number of validation examples; default for a data set: all"}
+    )
     num_train: int | None = field(
-        default=None, metadata={"help": "examples to train on; of a task as many as all steps need, of a data set all"}
+        default=None, metadata={"help": "number of training examples; default: enough for all steps, or the data set"}
     )
-    streaming: bool = field(default=False, metadata={"help": "draw the training examples as they are needed"})
-    decay_vectors: bool = field(default=False, metadata={"help": "biases, norms and D decay, too"})
+    streaming: bool = field(default=False, metadata={"help": "draw the training examples when they are needed"})
+    decay_vectors: bool = field(default=False, metadata={"help": "apply weight decay to biases, norms and D, too"})
     state_learning_rate: str = field(
-        default="null", metadata={"help": "of the kernels: a number, or JSON such as '{\"weights\": 1e-4}'"}
+        default="null",
+        metadata={"help": "learning rate of the kernels: a number, or JSON such as '{\"weights\": 1e-4}'"},
     )
     task_options: list[str] = field(default_factory=list, metadata={"help": "such as length=512"})
     data_options: list[str] = field(default_factory=list, metadata={"help": "such as label=category"})
     model_options: list[str] = field(
         default_factory=list, metadata={"help": "such as num_hidden_layers=6 kernel_parameters.read_out=prod"}
     )
-    data_seed_of_task: int = field(default=0, metadata={"help": "of the examples"})
-    num_proc: int = field(default=1, metadata={"help": "processes that draw examples"})
-    smoke: bool = field(default=False, metadata={"help": "two steps of a tiny model, to see that everything runs"})
+    data_seed_of_task: int = field(default=0, metadata={"help": "random seed of the task's examples"})
+    num_proc: int = field(default=1, metadata={"help": "number of processes that draw examples"})
+    smoke: bool = field(default=False, metadata={"help": "two steps of a tiny model, to check that everything runs"})
 
 
 class DrawnTask(NamedTuple):
-    """A task that examples are drawn of, with its options."""
+    """A task with its options, from which examples are drawn."""
 
     name: TaskName
     options: dict[str, Any]
@@ -52,7 +55,7 @@ class DrawnTask(NamedTuple):
 
 
 class Run(NamedTuple):
-    """All that a run is made of: the recipe, what else was said on the command line, and what follows from these."""
+    """A run: the recipe, the command-line arguments, and everything built from them."""
 
     recipe: str
     arguments: list[str]
@@ -63,7 +66,7 @@ class Run(NamedTuple):
 
 
 def options_parser() -> HfArgumentParser:
-    """Of all that may be said; nothing must be."""
+    """Build the parser of all options; none is required."""
     parser = HfArgumentParser([RecipeOptions, TrainingArguments])
     for action in parser._actions:
         action.required = False
@@ -71,31 +74,33 @@ def options_parser() -> HfArgumentParser:
 
 
 def asks_for_smoke(arguments: Sequence[str]) -> bool:
-    """Whether ``--smoke`` is there, however it is written; it changes the defaults of other options."""
+    """Whether ``--smoke`` is set, in any spelling; it changes the defaults of other options."""
     return bool(options_parser().parse_known_args(list(arguments))[0].smoke)
 
 
 def state_rate(written: str) -> float | dict[str, float] | None:
-    """The learning rate of the kernels, or of each kind of their parameters.
+    """Parse the learning rate of the kernels: one number, or one for each kind of kernel parameter.
 
     Raises:
-        ValueError: if it is anything else.
+        ValueError: if it is neither.
     """
     with contextlib.suppress(json.JSONDecodeError):
         rate = json.loads(written)
         rates = rate.values() if isinstance(rate, dict) else [] if rate is None else [rate]
         if all(type(each) in (int, float) for each in rates):
             return rate
-    raise ValueError(f"--state_learning_rate takes a number, or JSON such as '{{\"weights\": 1e-4}}', got {written!r}.")
+    raise ValueError(
+        f"--state_learning_rate must be a number, or JSON such as '{{\"weights\": 1e-4}}', got {written!r}."
+    )
 
 
 def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` pairs; a value is JSON, or else text."""
+    """Parse ``name=value`` pairs; a value is JSON, or a text if it is not valid JSON."""
     parsed = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise ValueError(f"{option} takes name=value pairs, got {pair!r}.")
+            raise ValueError(f"{option} must be name=value pairs, got {pair!r}.")
         try:
             parsed[name] = json.loads(value)
         except ValueError:
@@ -104,21 +109,21 @@ def parse_pairs(option: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def merged(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields with changes; ``kernel_parameters.name`` is one of that dictionary.
+    """Apply changes to fields; ``kernel_parameters.name`` changes one key of that dictionary.
 
     Raises:
-        ValueError: for a dot after the name of anything else.
+        ValueError: for a dot after a field that is not a dictionary.
     """
     changed = dict(fields)
     for name, value in changes.items():
         outer, dot, inner = name.partition(".")
         if dot and not isinstance(changed.get(outer, {}), Mapping):
-            raise ValueError(f"--model_options: {outer} is no dictionary, so there is no {name}.")
+            raise ValueError(f"--model_options: {outer} is not a dictionary, so it has no {name}.")
         changed[outer] = {**changed.get(outer, {}), inner: value} if dot else value
     return changed
 
 
 def examples_to_draw(options: RecipeOptions, training: TrainingArguments) -> int:
-    """Training examples of a task: as many as all steps need, unless another number is asked for."""
+    """Number of training examples of a task: ``num_train``, or enough for all steps."""
     examples_per_step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     return options.num_train or training.max_steps * examples_per_step

@@ -1,4 +1,4 @@
-"""The rows that a recipe names: from a local folder or file, or from the Hub, parted into training and scoring."""
+"""Load the data set of a recipe from a local folder or file, or from the Hub, and split it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,18 +12,18 @@ SPLITS = ("train", "validation", "test")
 def load_splits(
     source: str, files: Mapping[str, str] | None = None, columns: Sequence[str] | None = None
 ) -> DatasetDict:
-    """The splits for training, validation and test of a folder, a file, or a data set of the Hub, as far as there are.
+    """Load the existing training, validation and test splits of a folder, a file, or a data set of the Hub.
 
-    Recordings stay undecoded. A folder of them has one for each class, perhaps within one for each split.
+    Recordings are not decoded. A folder of recordings has one subfolder per class, optionally inside one per split.
 
     Args:
-        source: its path, or its name on the Hub.
-        files: by split, the names of tab-separated files without a header in the folder; None: what 🤗 Datasets finds.
-        columns: the names of the columns of these files.
+        source: a path, or a name on the Hub.
+        files: tab-separated files without a header, by split, relative to the folder; None lets 🤗 Datasets find them.
+        columns: names of the columns of these files.
 
     Raises:
-        FileNotFoundError: if there is nothing of that name, here or on the Hub.
-        ValueError: for a file of another kind, or one that cannot be read, or if there are no training rows.
+        FileNotFoundError: if the name exists neither on this machine nor on the Hub.
+        ValueError: for a file of another type, for one that cannot be read, or if there are no training rows.
     """
     path = Path(source)
     if files is not None:
@@ -40,7 +40,7 @@ def load_splits(
 
 
 def recordings(folder: Path) -> DatasetDict:
-    """WAV files with the names of their folders as classes: rows like those of 🤗 Datasets, without its decoder."""
+    """List WAV files with the names of their folders as classes, as 🤗 Datasets does, but without its decoder."""
     roots = {split: folder / split for split in SPLITS if (folder / split).is_dir()} or {"train": folder}
     features = Features({"audio": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("string")})
     splits = {}
@@ -50,16 +50,16 @@ def recordings(folder: Path) -> DatasetDict:
         splits[split] = Dataset.from_dict({"audio": audio, "label": [file.parent.name for file in files]}, features)
     if not len(splits["train"]):
         raise ValueError(
-            f"The data set {str(folder)!r} has no training rows: recordings lie in one folder for each class."
+            f"The data set {str(folder)!r} has no training rows: put the recordings into one folder per class."
         )
     return DatasetDict(splits)
 
 
 def parted(data: DatasetDict, validation_share: float, test_share: float, seed: int = 42) -> DatasetDict:
-    """With a validation split, and a test split if a share is wanted, parted from the training rows if need be.
+    """Add a validation split, and a test split if ``test_share`` is above 0, taken from the training rows if missing.
 
     Raises:
-        ValueError: if there would be nothing to validate with.
+        ValueError: if there are no rows for validation.
     """
     splits, rows = dict(data), len(data["train"])
     for name, share in (("test", test_share), ("validation", validation_share)):
@@ -69,15 +69,15 @@ def parted(data: DatasetDict, validation_share: float, test_share: float, seed: 
     if "validation" not in splits:
         if "test" not in splits:
             raise ValueError(
-                f"The data set has only the splits {sorted(data)}: set --data_options validation_share=0.1 to hold "
-                "some of its rows out."
+                f"The data set must have a validation or test split, got only {sorted(data)}: set --data_options "
+                "validation_share=0.1 to hold out some rows."
             )
         splits["validation"] = splits["test"]
     return DatasetDict(splits)
 
 
 def some(data: Dataset, count: int | None) -> Dataset:
-    """So many rows, from everywhere in the data set, or all there are."""
+    """Select ``count`` evenly spaced rows, or all rows if there are fewer."""
     if count is None or count >= len(data):
         return data
     return data.select([len(data) * i // count for i in range(count)])

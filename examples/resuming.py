@@ -1,4 +1,4 @@
-"""Which checkpoint training can go on from: the newest that is whole; a killed process may leave half of one."""
+"""Find the newest complete checkpoint to resume from; a killed process can leave an incomplete one."""
 
 import json
 import re
@@ -10,11 +10,11 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-_INCOMPLETE = "checkpoint-is-incomplete.txt"  # of the Trainer's own checkpoints on a signal, while it writes them
+_INCOMPLETE = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it writes a checkpoint after a signal
 
 
 def newest_whole(folder: Path, processes: int = 1, *, only_model: bool = False) -> tuple[Path | None, dict[Path, str]]:
-    """The newest checkpoint in a folder from which so many processes can go on, and what is wrong with newer ones."""
+    """The newest checkpoint from which ``processes`` processes can resume, and the problems of newer ones."""
     numbered = {
         int(name[1]): path for path in _entries(folder) if (name := re.fullmatch(r"checkpoint-(\d+)", path.name))
     }
@@ -28,26 +28,26 @@ def newest_whole(folder: Path, processes: int = 1, *, only_model: bool = False) 
 
 
 def problem_of(checkpoint: Path, processes: int = 1, *, only_model: bool = False) -> str | None:
-    """What is missing or broken in a checkpoint, or None; nothing in it is run.
+    """Say what is missing or damaged in a checkpoint, or return None; no code of the checkpoint is run.
 
     Args:
-        checkpoint: its folder.
-        processes: that are to go on from it, each from its own random state.
-        only_model: whether it was saved without its optimizer.
+        checkpoint: folder of the checkpoint.
+        processes: number of processes that will resume from it, each with its own random state.
+        only_model: whether the checkpoint was saved without the optimizer.
     """
     names = {path.name for path in _entries(checkpoint)}
     if _INCOMPLETE in names:
-        return f"{_INCOMPLETE} says that it was being written"
+        return f"{_INCOMPLETE} says that writing did not finish"
     needed = [TRAINER_STATE_NAME, *_weights(checkpoint, names)]
     if not only_model:
         needed += [SCHEDULER_NAME, *_random_states(names, processes)]
-        # FSDP and DeepSpeed have folders in the place of the optimizer's file.
+        # FSDP and DeepSpeed write folders instead of the optimizer's file.
         needed += [OPTIMIZER_NAME] if all(path.is_file() for path in _entries(checkpoint)) else []
     for name in [*needed, *sorted(names & {CONFIG_NAME, SCALER_NAME})]:
         if name not in names:
             return f"{name} is missing"
         if not _is_whole(checkpoint / name):
-            return f"{name} is broken"
+            return f"{name} is damaged"
     return None
 
 
@@ -56,7 +56,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _weights(checkpoint: Path, names: set[str]) -> list[str]:
-    """The files of the weights: one, or those that an index names."""
+    """The weight files: one file, or the files that an index lists."""
     if SAFE_WEIGHTS_INDEX_NAME in names:
         index = _read(checkpoint / SAFE_WEIGHTS_INDEX_NAME) or {}
         return [SAFE_WEIGHTS_INDEX_NAME, *sorted(set(index.get("weight_map", {}).values()))]
@@ -65,7 +65,7 @@ def _weights(checkpoint: Path, names: set[str]) -> list[str]:
 
 
 def _random_states(names: set[str], processes: int) -> Iterator[str]:
-    """One file of one process, or one of each; training in another number of processes goes on from what there is."""
+    """Yield the random state files that must exist: one file, or one per process."""
     of_one = "rng_state.pth" in names
     of_each = sorted(name for name in names if re.fullmatch(r"rng_state_\d+\.pth", name))
     if processes == 1 or of_one:
@@ -75,7 +75,7 @@ def _random_states(names: set[str], processes: int) -> Iterator[str]:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a file is as long as it says and its parts match their checksums."""
+    """Whether a file has its full length and its parts match their checksums."""
     try:
         if path.suffix == ".json":
             return bool(_read(path))

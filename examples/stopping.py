@@ -1,4 +1,4 @@
-"""How a command ends that is stopped or cannot go on: cleanly, with a line that says why and how to go on."""
+"""End a stopped or failed command with one line that gives the reason and how to continue."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub_upload.errors import HubUploadError
 
-# What a reader's files, options, folders and devices (of which torch says RuntimeError) may be the reason of; anything
-# else is a fault of the program.
+# Errors that the user's files, options, folders or devices can cause (torch raises RuntimeError for devices). Any other
+# error is a bug of the program.
 ERRORS = (
     *(ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError),
     *(StrictDataclassError, HubUploadError),
@@ -28,12 +28,12 @@ ERRORS = (
 
 
 class Stopped(KeyboardInterrupt):
-    """Somebody stopped the command, by Ctrl-C or SIGTERM.
+    """The user stopped the command with Ctrl-C or SIGTERM.
 
     Attributes:
-        number: of the signal.
-        checkpoint: the one that training was stopped with, if it was.
-        advice: how to go on.
+        number: number of the signal.
+        checkpoint: the checkpoint that training saved before it stopped, or None.
+        advice: how to continue.
     """
 
     def __init__(self, number: int, checkpoint: Path | None = None, advice: str = "Run the same command again."):
@@ -43,10 +43,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def command_line(name: str) -> Iterator[None]:
-    """Inside, a stop or an error of the reader's ends the program with one line.
+    """In this context, a stop or an error caused by the user ends the program with one line.
 
     Raises:
-        SystemExit: with the line, or, if it was stopped, with 128 and the number of the signal, as shells have it.
+        SystemExit: with the line as its message, or, if stopped, with exit code 128 + signal number, as in shells.
     """
     with handled(_stop):
         try:
@@ -61,9 +61,10 @@ def command_line(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int], None]) -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM call this; only the main thread of a process may ask for it.
+    """In this context, Ctrl-C and SIGTERM call ``handler``. In other threads than the main thread, nothing changes.
 
-    The processes that load data are copies of this one, which ends them by SIGTERM: there it does what it always does.
+    Data loader workers are copies of this process, which ends them with SIGTERM. In them the signal keeps its default
+    action.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -86,21 +87,22 @@ def handled(handler: Callable[[int], None]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """All that an exception says, or its name if it says nothing, without line breaks."""
+    """The message of an exception without line breaks, or its class name if the message is empty."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return "there is not enough memory: take a smaller batch, shorter rows or a smaller model."
+        return "there is not enough memory: use a smaller batch, shorter rows or a smaller model."
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 1000 else f"{text[:1000]}…"
 
 
 class StopCallback(TrainerCallback, ExportableState):
-    """Ends training after the step in which it is asked to stop, with a checkpoint; asked twice, at once.
+    """On the first signal, save a checkpoint after the current step and stop; on the second signal, stop at once.
 
-    Several processes do not stop at the same step: these stop at once, with the checkpoints that they have.
+    In a run with several processes, which would stop at different steps, signals keep their default action, and the
+    run keeps the checkpoints it has.
 
     Args:
-        run: what tells a run from others; it is written into the checkpoints, of which there is one of the last step,
-            too. None: a run that saves checkpoints by itself.
+        run: identifies the run; it is written into the checkpoints, and a checkpoint of the last step is saved, too.
+            None for a run that saves checkpoints itself.
     """
 
     def __init__(self, run: str | None = None):
@@ -109,44 +111,44 @@ class StopCallback(TrainerCallback, ExportableState):
         self.listening = contextlib.ExitStack()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has of it."""
+        """The state of this callback in a checkpoint."""
         return {"args": {"run": self.run}, "attributes": {}}
 
     @classmethod
     def run_of(cls, checkpoint: Path) -> str | None:
-        """The run that a checkpoint is of."""
+        """The ``run`` stored in a checkpoint."""
         callbacks: Any = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).stateful_callbacks or {}
         return callbacks.get(cls.__name__, {}).get("args", {}).get("run")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Take over the signals."""
+        """Install the signal handlers."""
         if args.world_size == 1:
             self.listening.enter_context(handled(self._ask))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Let the Trainer save."""
+        """Ask the Trainer to save a checkpoint."""
         if self.number is not None or (self.run is not None and state.global_step >= state.max_steps):
             control.should_save = True
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Do not wait for the end of an evaluation."""
+        """Stop during an evaluation, without waiting for its end."""
         if self.number is not None:
             raise Stopped(self.number)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """End training with what was saved."""
+        """Stop training once the checkpoint is saved."""
         if self.number is not None:
             raise Stopped(self.number, Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Give the signals back."""
+        """Restore the signal handlers."""
         self.listening.close()
 
     def _ask(self, number: int) -> None:
         if self.number is not None:
             raise Stopped(number)
         self.number = number
-        print("Stopping after this step, with a checkpoint; asked once more, at once.", file=sys.stderr)
+        print("Stopping after this step, with a checkpoint. Signal again to stop at once.", file=sys.stderr)
 
 
 def _stop(number: int) -> None:

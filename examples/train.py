@@ -1,15 +1,15 @@
-"""Train a recipe of configuration/recipes/ on its task or data set with the stock Trainer.
+"""Train a recipe of configuration/recipes/ on its task or data set, with the stock Trainer.
 
     python examples/train.py twin-atomic-dlr --output_dir outputs/shift
     python examples/train.py twin-atomic-dlr --task cumsum --task_options length=256 --learning_rate 1e-3
     python examples/train.py listops-subtrees-dlr --report_to trackio --push_to_hub
     python examples/train.py lra-cifar-dss --dataset folder/of/images --data_options image=image
 
-Whatever the recipe says may be said otherwise: `--model_options`, `--task_options` and `--data_options` take
-`name=value` pairs, and every field of `TrainingArguments` is an option, so the best checkpoint is kept,
-`--resume_from_checkpoint True` goes on from the newest that is whole, and `--push_to_hub` uploads. Ctrl-C and SIGTERM
-end training with a checkpoint. The folder holds the model and its card, which says what was run. Data sets that cannot
-be drawn come from the Hub, or from the folder or file that `--dataset` names.
+Options override the recipe: `--model_options`, `--task_options` and `--data_options` take `name=value` pairs, and every
+field of `TrainingArguments` is an option. The best checkpoint is kept. `--resume_from_checkpoint True` resumes from the
+newest complete checkpoint, and `--push_to_hub` uploads the model. Ctrl-C and SIGTERM save a checkpoint and stop. The
+output folder contains the model and its card, which describes the run. Data sets come from the Hub, or from the folder
+or file given by `--dataset`.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ HEADS: dict[str, Any] = {
     "per_image": DLRForImageClassification,
     "per_recording": DLRForAudioClassification,
 }
-# One row per kind of answer: the problem type; the metrics over all examples, and as the paper averages them; the loss.
+# By kind of answer: the problem type; the metrics over all examples, and averaged over batches; the loss.
 PROBLEM_TYPES = {
     "values": "regression",
     "classes": "single_label_classification",
@@ -85,12 +85,12 @@ METRICS: dict[str, tuple[list[Any], list[Any]]] = {
     "rare_classes": ([MacroF1, BalancedAccuracy], [BatchMacroF1, BatchBalancedAccuracy]),
 }
 LOSSES: dict[str, Callable[..., Any] | None] = {"values": None, "classes": None, "rare_classes": class_weighted_loss}
-# The keys of a training.json: those of every recipe, and those of one on a task or on a data set.
+# The keys of training.json: in every recipe, in recipes on a task, and in recipes on a data set.
 KEYS = {"head", "answers", "num_train", "num_validation", "state_learning_rate", "decay_vectors", "training_arguments"}
 KEYS_OF_TASK, KEYS_OF_DATA = {"task", "task_options", "streaming"}, {"data", "dataset", "data_options"}
-# Recipes that have an example of their own.
+# Recipes that other examples run.
 OTHER_EXAMPLES = {"bbc-news": "quickstart.py", "python-colours": "colour_code.py", "python-masked-lm": "fill_code.py"}
-# What --smoke makes of a recipe.
+# The values that --smoke sets.
 SMOKE_MODEL = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
 SMOKE_LISTOPS = {"min_length": 4, "max_length": 48, "max_depth": 5, "max_args": 4}
 SMOKE_TASK: dict[str, dict[str, Any]] = {
@@ -119,11 +119,11 @@ SMOKE_TRAINING = {
 
 
 def read_run(recipe: str, arguments: Sequence[str]) -> Run:
-    """A recipe with the options of a command line.
+    """Read a recipe and apply the options of the command line.
 
     Raises:
-        ValueError: for an unknown recipe, a key of its training.json that nothing reads (naming the nearest), or what
-            cannot be followed.
+        ValueError: for an unknown recipe, an unknown key of its training.json (the message suggests the nearest), or
+            invalid options.
     """
     fields, written = read_recipe(recipe)
     training_defaults = written["training_arguments"]
@@ -158,34 +158,36 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
 
 
 def sizes_of_task(recipe: str, source: DrawnTask, *, reads_values: bool) -> dict[str, int]:
-    """The fields of the model that the task decides.
+    """The fields of the model that depend on the task.
 
     Raises:
-        ValueError: if the model reads something else than the task has.
+        ValueError: if the model reads tokens and the task has real values, or the reverse.
     """
     has_values = "input_values" in source.task.features
     if reads_values != has_values:
         reads, has = ("real values", "tokens") if reads_values else ("tokens", "real values")
-        raise ValueError(f"Recipe {recipe!r} reads {reads}, but {source.name} has {has}: take a recipe of such.")
+        raise ValueError(
+            f"Recipe {recipe!r} reads {reads}, but {source.name} has {has}: use a recipe that reads {has}."
+        )
     values = {"input_size": source.task.input_size} if reads_values else {}
     return {"num_labels": source.task.num_labels} | values
 
 
 def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields of its model, and its training.json.
+    """Read the model fields and training.json of a recipe.
 
     Raises:
-        ValueError: as above.
+        ValueError: for an unknown recipe, a recipe of another example, or an unknown key.
     """
     known = sorted(path.parent.name for path in RECIPES.glob("*/training.json"))
     if recipe not in known:
         near = difflib.get_close_matches(recipe, known, n=1)
         mine = [name for name in known if name not in OTHER_EXAMPLES]
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {mine}."
+        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {mine}."
         raise ValueError(f"There is no recipe {recipe!r} in {RECIPES.name}/; {hint}")
     fields, written = load_recipe(recipe)
     if recipe in OTHER_EXAMPLES:
-        raise ValueError(f"Recipe {recipe!r} is that of another example: python examples/{OTHER_EXAMPLES[recipe]}.")
+        raise ValueError(f"Recipe {recipe!r} belongs to another example: python examples/{OTHER_EXAMPLES[recipe]}.")
     keys = KEYS | (KEYS_OF_DATA if "data" in written else KEYS_OF_TASK)
     arguments = {each.name for each in dataclasses.fields(TrainingArguments)}
     for what, given, read in (
@@ -195,19 +197,19 @@ def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
         for key in given.keys() - read:
             near = difflib.get_close_matches(key, read, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(read)}."
-            raise ValueError(f"Recipe {recipe!r}: nothing reads {key!r} of its {what}; {hint}")
+            raise ValueError(f"Recipe {recipe!r}: unknown key {key!r} in {what}; {hint}")
     return fields, written
 
 
 def read_data(options: RecipeOptions, written: Mapping[str, Any]) -> ClassifiedData:
-    """The kind of a data set, with its options."""
+    """Build the kind of data of a recipe, with its options."""
     kind: Any = options.data
     smoke = SMOKE_DATA[kind] if options.smoke else {}
     return build_kind(kind, written["data_options"] | smoke | parse_pairs("--data_options", options.data_options))
 
 
 def read_task(options: RecipeOptions, written: Mapping[str, Any]) -> DrawnTask:
-    """A task; if it is another than the recipe's, of the recipe's options only the length holds."""
+    """Build the task; if it is not the recipe's task, only the recipe's option ``length`` is used."""
     name: Any = options.task
     kept = {each.name for each in dataclasses.fields(TASKS[name])} & {"length"}
     task_options = {
@@ -220,10 +222,10 @@ def read_task(options: RecipeOptions, written: Mapping[str, Any]) -> DrawnTask:
 
 
 def prepare(run: Run) -> Prepared:
-    """Draw the examples of a task, or load a data set; without a name, a few rows made in code.
+    """Draw the examples of a task, or load a data set; without ``dataset``, make a few artificial rows.
 
     Raises:
-        ValueError: for rows of which the first are not as they must be.
+        ValueError: if the first rows are not valid.
     """
     options = run.options
     if isinstance(run.source, DrawnTask):
@@ -237,7 +239,7 @@ def prepare(run: Run) -> Prepared:
 
 
 def draw(source: DrawnTask, options: RecipeOptions, training: TrainingArguments) -> Prepared:
-    """The examples of a task, and the tokenizer that is saved with a model of its symbols."""
+    """Draw the examples of a task; the tokenizer of a task with symbols is saved with the model."""
     given: Any = {"seed": options.data_seed_of_task, "num_proc": options.num_proc, **source.options}
     train_data = load_task(
         source.name,
@@ -252,13 +254,13 @@ def draw(source: DrawnTask, options: RecipeOptions, training: TrainingArguments)
 
 
 def time_steps(model: torch.nn.Module) -> list[torch.nn.Parameter]:
-    """The logarithms of the time steps of all kernels that have such."""
+    """The logarithms of the time steps, of all kernels that have time steps."""
     return [value for name, value in model.named_parameters() if name.endswith(".log_time_step")]
 
 
 @contextlib.contextmanager
 def longer(steps: Sequence[torch.Tensor], factor: int) -> Iterator[None]:
-    """Time steps as many times as long, for a model that sees only every so many samples."""
+    """In this context, time steps are ``factor`` times as long, for inputs at a lower sampling rate."""
     before = [step.detach().clone() for step in steps]
     with torch.no_grad():
         for step in steps:
@@ -269,7 +271,7 @@ def longer(steps: Sequence[torch.Tensor], factor: int) -> Iterator[None]:
 
 
 def scores(answers: str, batch_size: int) -> Callable[[EvalPrediction], dict[str, float]]:
-    """What the Trainer calls to score all predictions, [examples, ...]."""
+    """Build the Trainer's ``compute_metrics``, which scores all predictions [examples, ...]."""
     overall, batched = METRICS[answers]
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
@@ -286,10 +288,10 @@ def scores(answers: str, batch_size: int) -> Callable[[EvalPrediction], dict[str
 
 
 def train(run: Run, prepared: Prepared) -> dict[str, float]:
-    """Train, score the best checkpoint, and save it with its card; the metrics of the validation and test examples."""
+    """Train, score the best checkpoint and save it with its card; return validation and test metrics."""
     options, training = run.options, run.training
     run.config.update(dict(prepared.sizes))
-    training.remove_unused_columns = False  # the collators read what a model does not
+    training.remove_unused_columns = False  # the collators need columns that the model does not take
     set_seed(training.seed)
     model = HEADS[options.head](run.config)
     trainer: Any = Trainer(
@@ -315,7 +317,7 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
         if view.step == 1 or time_steps(model):
             with longer(time_steps(model), view.step):
                 metrics |= trainer.evaluate(view.data, metric_key_prefix=f"eval_{name}")
-    trainer.state.best_model_checkpoint = last_part(trainer.state.best_model_checkpoint)  # for a push sends the state
+    trainer.state.best_model_checkpoint = last_part(trainer.state.best_model_checkpoint)  # a push uploads the state
     trainer.save_model()
     trainer.save_metrics("eval", metrics)
     trainer.save_state()
@@ -326,10 +328,10 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
 
 @contextlib.contextmanager
 def says_how_to_go_on(run: Run) -> Iterator[None]:
-    """Inside, a stop names the newest checkpoint and the command that goes on from it.
+    """In this context, a stop adds the newest checkpoint and the command that resumes from it.
 
     Raises:
-        Stopped: if it was stopped.
+        Stopped: if training was stopped.
     """
     try:
         yield
@@ -338,12 +340,12 @@ def says_how_to_go_on(run: Run) -> Iterator[None]:
         if checkpoint is not None:
             command = shlex.join(["python", "examples/train.py", run.recipe, *run.arguments])
             command = command.replace(run.training.hub_token or "\n", "…")
-            stop.advice = f"To go on from {checkpoint.name}: {command} --resume_from_checkpoint True"
+            stop.advice = f"To resume from {checkpoint.name}: {command} --resume_from_checkpoint True"
         raise
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Run a recipe; returns the metrics."""
+    """Run a recipe and return the metrics."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0].startswith("-"):
         raise SystemExit(f"{__doc__}\nRecipes are the folders of {RECIPES}.")

@@ -40,16 +40,14 @@ def main() -> None:
         y, state = convolution(spectrum, D, u)
         print(f"2. As a convolution, all steps at once: largest difference {(y[:, :, 0] - expected).abs().max():.0e}.")
 
-        # 3. In chunks, each from the state that the last one left: any length in constant memory.
+        # 3. In chunks, each from the final state of the previous one: any length in constant memory.
         y, state_of_scan = scan(spectrum, D, u, chunk_length=256)
         print(f"3. As a scan over chunks of 256 steps: largest difference {(y[:, :, 0] - expected).abs().max():.0e},")
         print(f"   and {(state_of_scan.real - state.real).abs().max():.0e} between the states at the end.")
 
-        # 4. One step at a time, from that state: how a model generates.
+        # 4. One step at a time, from that state: this is how a model generates.
         y, following = step(spectrum, D, torch.zeros(B, H, dtype=torch.float64), state)
-        print(
-            f"4. One more step costs the same after any length: a state of {list(following.real.shape)} numbers, twice."
-        )
+        print(f"4. One more step costs the same after any length; the state is complex {list(following.real.shape)}.")
 
         taps = evaluate_kernel(spectrum, 200)[0, 0].abs()
         print("   The kernel of one channel, its largest tap in each 20 steps:")

@@ -36,7 +36,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "no JSON": ("a.json", b"", "a.json is empty"),
     "no rows": ("a.json", b"[]", "a.json could not be read: "),
     "cut parquet": ("a.parquet", b"PAR1PAR1", "a.parquet could not be read: "),
-    "kind": ("a.txt", b"text", "a file of ['.csv', '.json', '.jsonl', '.parquet', '.tsv'], got a.txt"),
+    "kind": ("a.txt", b"text", "['.csv', '.json', '.jsonl', '.parquet', '.tsv'] file, got a.txt"),
 }
 
 
@@ -114,7 +114,7 @@ def test_empty_cells(capsys: pytest.CaptureFixture[str]):
     data = without_empty_cells(DatasetDict({"train": rows, "test": rows.select([0, 1])}), list(columns))
     assert data["train"][:] == {"text": ["a"] * 500, "words": [["x"]] * 500, "number": [1.0] * 500}
     assert len(data["test"]) == 1
-    said = "Left out 1501 of 2002 rows, because they have empty cells: 1001 in 'text', 500 in 'words', 500 in 'number'."
+    said = "Dropped 1501 of 2002 rows with empty cells: 1001 in 'text', 500 in 'words', 500 in 'number'."
     assert capsys.readouterr().out == f"{said}\n"
     assert without_empty_cells(data, list(columns))["train"][:] == data["train"][:]
     assert capsys.readouterr().out == ""

@@ -207,11 +207,11 @@ def test_parts():
 
 # The option and its value, or the data set, that is wrong, and what is said.
 MISTAKES: dict[str, tuple[str, list[str], type[Exception], str]] = {
-    "option": ("lra-imdb-dss", ["txt=a"], ValueError, "have no option 'txt'; known are"),
+    "option": ("lra-imdb-dss", ["txt=a"], ValueError, "have no option 'txt'; the options are"),
     "column": ("lra-imdb-dss", ["text=txt"], ValueError, r"no column 'txt'; it has \['text', 'label'\]"),
     "class": ("speech-commands-dss", ['classes=["maybe"]'], ValueError, "No row has the class 'maybe'; there are"),
-    "no rows to score": ("lra-imdb-dss", ["validation_share=0"], ValueError, r"only the splits \['train'\]"),
-    "rate": ("speech-commands-dss", ["sampling_rate=16000"], ValueError, "sampling_rate=16000 .* the rate 8000"),
+    "no rows to score": ("lra-imdb-dss", ["validation_share=0"], ValueError, r"got only \['train'\]"),
+    "rate": ("speech-commands-dss", ["sampling_rate=16000"], ValueError, "sampling_rate=16000 .* rate 8000"),
 }
 
 
@@ -234,9 +234,9 @@ def test_cells_that_are_empty(capsys: pytest.CaptureFixture[str]):
     rows = rows_of(text=["a", "b", "c", " ", None, "d"], label=["x", None, "y", "x", None, "x"])
     data = kind.prepare(rows, None, None)
     assert (len(data.train.data) + len(data.validation.data), data.sizes["id2label"]) == (3, {0: "x", 1: "y"})
-    line = "Left out 3 of 6 rows, because they have empty cells: 2 in 'text', 2 in 'label'.\n"
+    line = "Dropped 3 of 6 rows with empty cells: 2 in 'text', 2 in 'label'.\n"
     assert capsys.readouterr().out == line
-    with pytest.raises(ValueError, match="No row of the train rows has something in each of the columns"):
+    with pytest.raises(ValueError, match="Every row of the train split has an empty cell"):
         kind.prepare(rows_of(text=["a", None], label=[None, "y"]), None, None)
 
 
@@ -248,13 +248,13 @@ def test_images_that_are_missing(capsys: pytest.CaptureFixture[str]):
     rows = Dataset.from_dict({"image": [image, None, image, image], "label": [0, 0, 1, 1]}, features)
     data = kind.prepare(DatasetDict({"train": rows}), None, None)
     assert len(data.train.data) + len(data.validation.data) == 3
-    assert capsys.readouterr().out.startswith("Left out 1 of 4 rows")
+    assert capsys.readouterr().out.startswith("Dropped 1 of 4 rows")
 
 
 def test_images_of_several_sizes():
     kind = build_kind("grey_images", {"validation_share": 0.5})
     images = [{"image": Image.new("L", (3 + i, 4)), "label": i} for i in range(2)]
-    with pytest.raises(ValueError, match=r"one size, width and height, got \[\(3, 4\), \(4, 4\)\]"):
+    with pytest.raises(ValueError, match=r"the same width and height, got \[\(3, 4\), \(4, 4\)\]"):
         kind.batch(kind.processor(Dataset.from_list(images)), images)
 
 
@@ -262,7 +262,7 @@ def test_a_data_set_whose_first_rows_are_not_as_they_must_be(tmp_path: Path):
     """It is said in a sentence, before a model is trained."""
     smoke = ["speech-commands-dss", "--smoke", "--output_dir", str(tmp_path / "out"), "--dataset", str(tmp_path)]
     wavfile.write(tmp_path / "a.wav", RATE, WAVE)
-    with pytest.raises(SystemExit, match="has no training rows: recordings lie in one folder for each class"):
+    with pytest.raises(SystemExit, match="has no training rows: put the recordings into one folder per class"):
         train.main(smoke)
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -277,9 +277,9 @@ def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No such file, a file of no known kind, no training rows."""
     (tmp_path / "a.txt").write_text("a", encoding="utf-8")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="'nobody/nothing' was found neither here nor on the Hub"):
+    with pytest.raises(FileNotFoundError, match="'nobody/nothing' was not found on this machine or on the Hub"):
         load_splits("nobody/nothing")
-    with pytest.raises(ValueError, match=r"a file of \['.csv', .*, got a.txt"):
+    with pytest.raises(ValueError, match=r"a \['.csv', .* file, got a.txt"):
         load_splits(str(tmp_path / "a.txt"))
     with pytest.raises(ValueError, match="has no split 'train'"):
         load_splits(str(tmp_path), {"test": "a.txt"}, ["text"])
@@ -287,7 +287,7 @@ def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_missing_library(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None)
-    with pytest.raises(ModuleNotFoundError, match=r"read with SciPy: pip install 'modeling-dlr\[tasks\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"needs SciPy: pip install 'modeling-dlr\[tasks\]'"):
         build_kind("recordings", {})
 
 

@@ -46,12 +46,12 @@ def test_broken_files(name: str, damage: str, tmp_path: Path):
     broken = write_checkpoint(tmp_path / "checkpoint-10")
     assert newest_whole(tmp_path) == (broken, {})
     DAMAGES[damage](broken / name)
-    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-9", {broken: f"{name} is broken"})
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-9", {broken: f"{name} is damaged"})
 
 
 def test_changed_bytes(tmp_path: Path):
     flip(write_checkpoint(tmp_path / "checkpoint-1") / "optimizer.pt")
-    assert problem_of(tmp_path / "checkpoint-1") == "optimizer.pt is broken"
+    assert problem_of(tmp_path / "checkpoint-1") == "optimizer.pt is damaged"
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name != "config.json"])
@@ -69,7 +69,7 @@ def test_random_states_of_several_processes(tmp_path: Path):
     checkpoint = write_checkpoint(tmp_path / "checkpoint-1", processes=2)
     assert [problem_of(checkpoint, processes) for processes in (1, 2, 3)] == [None, None, "rng_state_2.pth is missing"]
     cut(checkpoint / "rng_state_1.pth")
-    assert [problem_of(checkpoint, processes) for processes in (1, 2)] == ["rng_state_1.pth is broken"] * 2
+    assert [problem_of(checkpoint, processes) for processes in (1, 2)] == ["rng_state_1.pth is damaged"] * 2
     (checkpoint / "rng_state_1.pth").unlink()
     assert problem_of(checkpoint, 2) == "rng_state_1.pth is missing"
     assert problem_of(write_checkpoint(tmp_path / "of-one"), processes=2) is None
@@ -89,7 +89,7 @@ def test_sharded_weights(tmp_path: Path):
 def test_unfinished_checkpoint_of_the_trainer(tmp_path: Path):
     """The Trainer's own mark of one that it writes on a signal."""
     (write_checkpoint(tmp_path / "checkpoint-1") / "checkpoint-is-incomplete.txt").touch()
-    assert "being written" in (problem_of(tmp_path / "checkpoint-1") or "")
+    assert "did not finish" in (problem_of(tmp_path / "checkpoint-1") or "")
 
 
 def test_folders_without_checkpoints(tmp_path: Path):

@@ -76,7 +76,7 @@ def test_an_example_goes_on(
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     kept = tmp_path / "out-checkpoint"
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"quickstart.py: stopped. Run the same command again: it goes on from the checkpoint {kept}."
+    assert said == f"quickstart.py: stopped. Run the same command again to resume from the checkpoint {kept}."
     assert beside(tmp_path) == ["out-checkpoint", "whole"]
     assert TrainerState.load_from_json(kept / "trainer_state.json").global_step == 2
     texts("out")
@@ -110,7 +110,7 @@ def test_other_options_begin_anew(
     monkeypatch.setattr(StopCallback, "on_step_begin", lambda self, args, state, *rest, **named: steps.append(1))
     texts("other", "--checkpoint-dir", str(tmp_path / "out-checkpoint"), "--seed", "1")
     assert steps == [1, 1, 1]
-    assert "begins anew" in capsys.readouterr().err
+    assert "starts from step 0" in capsys.readouterr().err
 
 
 def test_a_stop_before_training(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
@@ -148,7 +148,7 @@ def test_a_recipe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert ended.value.code == 143
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-3"]
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"train.py: stopped. To go on from checkpoint-3: python examples/train.py {recipe} --smoke")
+    assert line.startswith(f"train.py: stopped. To resume from checkpoint-3: python examples/train.py {recipe} --smoke")
     assert line.endswith("--resume_from_checkpoint True")
     assert "secret" not in line
     train.main([recipe, *said, str(tmp_path / "out"), "--resume_from_checkpoint", "True"])
@@ -210,7 +210,7 @@ def test_a_stop_of_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 ENDS: dict[str, tuple[BaseException, Any]] = {
     "value": (ValueError("two\n  lines"), "name.py: two lines"),
     "file": (PermissionError(13, "Permission denied", "a"), "name.py: [Errno 13] Permission denied: 'a'"),
-    "nothing said": (MemoryError(), "name.py: there is not enough memory: take a smaller batch, .*"),
+    "nothing said": (MemoryError(), "name.py: there is not enough memory: use a smaller batch, .*"),
     "device": (torch.OutOfMemoryError("CUDA out of memory.\nTried to"), "name.py: there is not enough memory: .*"),
     "no device": (
         RuntimeError("Found no NVIDIA driver on your system.\n"),
@@ -267,7 +267,7 @@ def test_odd_places(place: str, tmp_path: Path):
         with pytest.raises(SystemExit) as ended:
             command()
         line = str(ended.value.code)
-        assert line.startswith(f"{begins} must be a place for a folder, got ")
+        assert line.startswith(f"{begins} must be a folder that can be written, got ")
         assert says in line
         assert len(line) < 400
         assert "\n" not in line

@@ -129,13 +129,13 @@ def test_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = train.read_run("twin-atomic-dlr", [*resume, "True"])
     assert run.training.resume_from_checkpoint == str(tmp_path / "checkpoint-2")
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "Going on from checkpoint-2: checkpoint-11 is not whole, trainer_state.json is missing; "
-        "checkpoint-10 is not whole, trainer_state.json is broken."
+        "Resuming from checkpoint-2: checkpoint-11 is incomplete, trainer_state.json is missing; "
+        "checkpoint-10 is incomplete, trainer_state.json is damaged."
     )
-    with pytest.raises(ValueError, match=r"checkpoint-10 is not whole, trainer_state.json is broken: go on from"):
+    with pytest.raises(ValueError, match=r"checkpoint-10 is incomplete, trainer_state.json is damaged: resume from"):
         train.read_run("twin-atomic-dlr", [*resume, str(tmp_path / "checkpoint-10")])
     shutil.rmtree(tmp_path / "checkpoint-2")
-    with pytest.raises(ValueError, match=r"no checkpoint in .* to go on from \(checkpoint-11 is not whole"):
+    with pytest.raises(ValueError, match=r"no complete checkpoint in .* \(checkpoint-11 is incomplete"):
         train.read_run("twin-atomic-dlr", [*resume, "True"])
 
 
@@ -149,16 +149,16 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "demo": ("bbc-news", [], "another example: python examples/quickstart.py"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
     "another kind of task": ("twin-atomic-dlr", ["--task", "listops_subtrees"], "reads real values, but listops_sub"),
-    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "on a task, which has no --data, got 'texts'"),
+    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "uses a task, which has no --data, got 'texts'"),
     "a task for a data set": ("lra-imdb-dss", ["--task", "shift"], "a data set, which has no --task, got 'shift'"),
     "processes for data": ("lra-imdb-dss", ["--num_proc", "2"], "a data set, which has no --num_proc, got 2"),
     "the name of a task": ("twin-atomic-dlr", ["--dataset", "a/b"], "a task, which has no --dataset, got 'a/b'"),
     "no name": ("lra-aan-dss", [], "The Hub has no data for this recipe: .* with --dataset"),
     "task options of data": ("lra-imdb-dss", ["--task_options", "length=3"], "a data set, which has no --task_opt"),
     "data options of a task": ("twin-atomic-dlr", ["--data_options", "label=a"], "a task, which has no --data_opt"),
-    "no dictionary": ("twin-atomic-dlr", ["--model_options", "hidden_size.x=4"], "hidden_size is no dictionary"),
-    "rate": ("twin-atomic-dlr", ["--state_learning_rate", "abc"], "takes a number, or JSON .*, got 'abc'"),
-    "rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"weights": "a"}'], "takes a number, or JSON"),
+    "no dictionary": ("twin-atomic-dlr", ["--model_options", "hidden_size.x=4"], "hidden_size is not a dictionary"),
+    "rate": ("twin-atomic-dlr", ["--state_learning_rate", "abc"], "must be a number, or JSON .*, got 'abc'"),
+    "rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"weights": "a"}'], "must be a number, or JSON"),
     "kinds of rates": (
         "twin-atomic-dlr",
         ["--state_learning_rate", '{"angel": 1e-4}'],
@@ -171,27 +171,31 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "logger": (
         "twin-atomic-dlr",
         ["--report_to", "foo"],
-        "--report_to takes none, or what is .*, got 'foo'",
+        "--report_to must be none or an installed logger, .*, got 'foo'",
     ),
-    "no checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "True"], "There is no checkpoint in .* to go on"),
-    "no such checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "nope"], "names nope, which is no folder"),
+    "no checkpoint": (
+        "twin-atomic-dlr",
+        ["--resume_from_checkpoint", "True"],
+        "There is no complete checkpoint in .*: name one",
+    ),
+    "no such checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "nope"], "must be a folder, got nope"),
     "answers": (
         "twin-atomic-dlr",
         ["--answers", "classes"],
-        "answers of shift are values, got classes: give that to --answers",
+        "answers of shift must be values, got classes: set --answers",
     ),
     "answers of classes": (
         "lra-listops-dss",
         ["--answers", "values"],
-        "answers of listops are classes or rare",
+        "answers of listops must be classes or rare",
     ),
     "head": (
         "twin-atomic-dlr",
         ["--head", "per_sequence"],
-        "head of shift is per_step, got per_sequence: give the former",
+        "head of shift must be per_step, got per_sequence: set --head per_step",
     ),
-    "head of one class": ("lra-listops-dss", ["--head", "per_step"], "The head of listops is per_sequence"),
-    "head of data": ("lra-imdb-dss", ["--head", "per_pair"], "The head of data of the kind texts is per_sequence"),
+    "head of one class": ("lra-listops-dss", ["--head", "per_step"], "The head of listops must be per_sequence"),
+    "head of data": ("lra-imdb-dss", ["--head", "per_pair"], "The head of data of the kind texts must be per_sequence"),
     "long rows": ("shift-long-sgconv", ["--task_options", "length=32768"], "16384 taps .*: raise num_scales"),
     "batch": (
         "twin-atomic-dlr",
@@ -205,8 +209,8 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
         ["--metric_for_best_model", "accuracy"],
         r"must be one of \['loss', 'r2', 'r2_batch_mean'\], got 'accuracy'",
     ),
-    "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], "give --max_steps above 0, got -1, or --num_train"),
-    "pair": ("twin-atomic-dlr", ["--task_options", "length"], "takes name=value pairs, got 'length'"),
+    "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], "set --max_steps above 0, got -1, or --num_train"),
+    "pair": ("twin-atomic-dlr", ["--task_options", "length"], "must be name=value pairs, got 'length'"),
 }
 
 
@@ -270,20 +274,20 @@ def test_a_mistake_ends_in_its_sentence():
     """What a terminal shows is no traceback."""
     with pytest.raises(SystemExit) as ended:
         train.main(["twin-atomic-dlr", "--max_steps", "0"])
-    assert str(ended.value).startswith("train.py: The examples of a task are drawn for all steps")
+    assert str(ended.value).startswith("train.py: A recipe on a task needs the number of steps")
     with pytest.raises(SystemExit, match=r"^train.py: .*'hidden_size': ValueError: must be >= 1.*got -8$"):
         train.main(["twin-atomic-dlr", "--model_options", "hidden_size=-8"])
-    with pytest.raises(SystemExit, match=r"train.py: The data set '/nope' was found neither here nor on the Hub"):
+    with pytest.raises(SystemExit, match=r"train.py: The data set '/nope' was not found on this machine or on the Hub"):
         train.main(["lra-cifar-dss", "--dataset", "/nope"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_validatoin": 3}, "nothing reads 'num_validatoin' of its training.json; did you mean 'num_validation'"),
-        ({"training_arguments": {"max_stepps": 3}}, "'max_stepps' of its training_arguments; did you mean 'max_steps'"),
+        ({"num_validatoin": 3}, "unknown key 'num_validatoin' in training.json; did you mean 'num_validation'"),
+        ({"training_arguments": {"max_stepps": 3}}, "'max_stepps' in training_arguments; did you mean 'max_steps'"),
         ({"task_options": {"lenght": 3}}, "did you mean 'length'"),
-        ({"data": "texts"}, "nothing reads '.*' of its training.json"),
+        ({"data": "texts"}, "unknown key '.*' in training.json"),
     ],
     ids=["key", "training argument", "task option", "task and data"],
 )
