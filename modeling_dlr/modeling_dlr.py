@@ -23,13 +23,12 @@ from .checks_dlr import check_finite, check_inputs, values_are_cheap, warn_of_em
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
-from .family_dlr import auto_map, refuse_unknown_arguments
+from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
 from .kernels_dlr import KERNELS, Kernel, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
 from .norms_dlr import DROPOUTS, OUTPUT_GATES, MaskedBatchNorm, ScalarLayerNorm, build_activation, build_norm, normalise
 from .ops_dlr import State, at_least_float32
-from .parallel_dlr import check_whole_sequences
 from .streaming_dlr import stream
 
 logger = logging.get_logger(__name__)

@@ -35,11 +35,10 @@ from .blocks_striped_hyena import (
 from .cache_dlr import check_cache
 from .checks_dlr import check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
 from .configuration_striped_hyena import StripedHyenaConfig
-from .family_dlr import auto_map, refuse_unknown_arguments
+from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
 from .generation_dlr import Generates
 from .layout_dlr import Layout, build_layout, first_steps, without_padding
 from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, within_documents
-from .parallel_dlr import check_whole_sequences
 from .pooling_dlr import pool
 
 # Repositories whose main branch has wrongly permuted projections, and the revision without the fault.

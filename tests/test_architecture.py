@@ -28,11 +28,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "configuration_striped_hyena": {"huggingface_hub", "transformers"}
     | {".configuration_dlr", ".kernel_parameters_dlr", ".labels_dlr", ".names_dlr"},
     "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena", ".configuration_striped_hyena"}
-    | {
-        f".{name}_dlr"
-        for name in ("cache", "checks", "family", "generation", "layout", "losses", "parallel", "pooling")
-    },
-    "family_dlr": {".kernel_parameters_dlr"},
+    | {f".{name}_dlr" for name in ("cache", "checks", "family", "generation", "layout", "losses", "pooling")},
+    "family_dlr": {"torch", ".kernel_parameters_dlr"},
     "versions_dlr": {"transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
     "configuration_dlr": {"huggingface_hub", "transformers"}
@@ -47,7 +44,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ops_dlr": {"torch", ".checks_dlr", ".convolution_dlr", ".memo_dlr", ".precision_dlr", ".vandermonde_dlr"},
     "decoding_dlr": {"torch", ".checks_dlr", ".ops_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch", "transformers"},
-    "parallel_dlr": {"torch"},
     "norms_dlr": {"torch", "transformers", ".configuration_dlr", ".kernel_parameters_dlr", ".ops_dlr"},
     "layout_dlr": {"torch", ".checks_dlr"},
     "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".labels_dlr", ".ops_dlr"},
