@@ -61,6 +61,46 @@ def byte_tokenizer(
     return _wrapped(tokenizer, SPECIAL_TOKENS, split_special_tokens=split_special_tokens)
 
 
+def evo_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the tokenizer of the Evo-1 models: one token per UTF-8 byte, whose id is the byte, and no special token.
+
+    The vocabulary has 512 tokens, of which those from 256 on are never used. Token 0 is ``<eod>``, the end of a
+    document and its begin, and token 1 is ``<pad>``: the bytes 0 and 1 are read as these. Lower case and upper case are
+    different tokens. The tokenizer keeps character offsets, and pads batches.
+
+    >>> tokenizer = evo_tokenizer()
+    >>> tokenizer("ACGTacgt").input_ids, tokenizer.decode([65, 67, 71, 84])
+    ([65, 67, 71, 84, 97, 99, 103, 116], 'ACGT')
+    >>> len(tokenizer), tokenizer.eos_token_id, tokenizer.pad_token_id
+    (512, 0, 1)
+    """
+    special = {0: "<eod>", 1: "<pad>"}
+    vocabulary = {special.get(byte, letter): byte for byte, letter in enumerate(_letters_of_bytes())}
+    vocabulary |= {f"<unused {i}>": i for i in range(256, 512)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(chr(i), token) for i, token in special.items()])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=True) for token in special.values()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokens = {role: AddedToken(token, special=True, normalized=True) for role, token in _EVO_ROLES.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        **tokens,
+    )
+
+
+_EVO_ROLES = {"bos_token": "<eod>", "eos_token": "<eod>", "pad_token": "<pad>"}
+
+
+def _letters_of_bytes() -> list[str]:
+    """The letter by which `ByteLevel` writes each byte: printable ones of Latin-1 as they are, others from 256 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
+
+
 def symbol_tokenizer(
     symbols: Sequence[str],
     *,

@@ -117,6 +117,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.ops_dlr",
     "modeling_dlr.processing",
+    "modeling_dlr.scoring",
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",

@@ -1,0 +1,5 @@
+"""`python -m modeling_dlr.cli`."""
+
+from .commands import main
+
+main()

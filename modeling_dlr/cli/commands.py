@@ -1,0 +1,19 @@
+"""The commands of `modeling-dlr`, one file for each group of them."""
+
+import typer
+
+from .sequences import embed, score
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.command()(score)
+app.command()(embed)
+
+
+@app.callback()
+def _root() -> None:
+    """Use the models of this library from a shell."""
+
+
+def main() -> None:
+    """Run the command that the shell names."""
+    app()

@@ -1,0 +1,197 @@
+"""The command line: scores and embeddings of FASTA files, resumed, whole or not at all, and what is refused."""
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny import perturbed, tiny_config
+from tiny_striped import tiny_striped
+from typer.testing import CliRunner, Result
+
+import modeling_dlr.cli.parts
+from modeling_dlr import DLRForCausalLM, StripedHyenaModelForCausalLM
+from modeling_dlr.cli import app
+from modeling_dlr.scoring import embeddings, log_likelihoods
+from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
+
+FASTA = ">a the first\nACGTac\ngtNN\n\n>b\nTTTTTGGG\n>c\nGATTACA\n"
+READ = {"a": "ACGTACGTNN", "b": "TTTTTGGG", "c": "GATTACA"}
+VARIANTS = "name,position,reference,alternative,note\na,2,C,T,x\nb,3,TTT,A,y\nc,7,A,AC,z\n"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each family, with its tokenizer where that is not known."""
+    place = tmp_path_factory.mktemp("models")
+    tiny_striped(StripedHyenaModelForCausalLM, vocab_size=512).float().save_pretrained(place / "StripedHyena")
+    perturbed(DLRForCausalLM(tiny_config(vocab_size=261))).save_pretrained(place / "DLR")
+    byte_tokenizer().save_pretrained(place / "DLR")
+    return {name: place / name for name in ("StripedHyena", "DLR")}
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("s.fa").write_text(FASTA)
+    Path("s.fa.gz").write_bytes(gzip.compress(FASTA.encode()))
+    Path("v.csv").write_text(VARIANTS)
+    return tmp_path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def parts_of(folder: Path) -> tuple[torch.nn.Module, object]:
+    if folder.name == "DLR":
+        return DLRForCausalLM.from_pretrained(folder).eval(), byte_tokenizer()
+    return StripedHyenaModelForCausalLM.from_pretrained(folder).eval(), evo_tokenizer()
+
+
+@pytest.mark.parametrize("kind", ["StripedHyena", "DLR"])
+def test_score_records(kind: str, models: dict[str, Path], files: Path):
+    """Lower case is read as upper case, N stays; also from a compressed file, on both strands."""
+    result = run("score", models[kind], "s.fa.gz", "--output", "o.parquet", "--strands", "both")
+    assert result.exit_code == 0, result.output
+    table = pd.read_parquet("o.parquet")
+    assert table["name"].tolist() == list(READ)
+    assert table["length"].tolist() == [10, 8, 7]
+    expected = log_likelihoods(*parts_of(models[kind]), list(READ.values()), reduction="sum", strands="both")
+    np.testing.assert_allclose(table["log_likelihood"], expected, rtol=1e-6)
+    assert sorted(path.name for path in files.iterdir()) == ["o.parquet", "s.fa", "s.fa.gz", "v.csv"]
+
+
+WINDOWS = {None: [("ACGTACGTNN", "ATGTACGTNN"), ("TTTTTGGG", "TTAGGG"), ("GATTACA", "GATTACAC")]}
+WINDOWS[5] = [("ACGTA", "ATGTA"), ("TTTTG", "TAG"), ("TTACA"[2:], "TTACAC"[2:])]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_score_variants(suffix: str, models: dict[str, Path], files: Path):
+    """Ratios of substitutions, deletions and insertions; columns that are not read stay."""
+    result = run("score", models["StripedHyena"], "s.fa", "--variants", "v.csv", "--output", f"o{suffix}")
+    assert result.exit_code == 0, result.output
+    read = {".csv": pd.read_csv, ".tsv": lambda path: pd.read_csv(path, sep="\t"), ".parquet": pd.read_parquet}[suffix]
+    table = read(f"o{suffix}")
+    assert table["note"].tolist() == ["x", "y", "z"]
+    model, tokenizer = parts_of(models["StripedHyena"])
+    before, after = (
+        log_likelihoods(model, tokenizer, list(texts), reduction="sum") for texts in zip(*WINDOWS[None], strict=True)
+    )
+    np.testing.assert_allclose(table["log_likelihood_ratio"], (after - before).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_windows(models: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch):
+    """Only the letters around a variant are read."""
+    seen = []
+    monkeypatch.setattr(
+        "modeling_dlr.cli.sequences.log_likelihoods",
+        lambda _model, _tokenizer, texts, **_: (seen.extend(texts), torch.zeros(len(texts)))[1],
+    )
+    arguments = ["--variants", "v.csv", "--window", "5", "--output", "o.csv"]
+    assert run("score", models["StripedHyena"], "s.fa", *arguments).exit_code == 0
+    assert {"ACGTA", "ATGTA", "TTTTG", "TAG"} < set(seen)
+    assert max(map(len, seen)) <= 6
+
+
+@pytest.mark.parametrize("layer", [0, 1, -1])
+def test_embed(layer: int, models: dict[str, Path], files: Path):
+    """Any layer, of every record."""
+    result = run("embed", models["DLR"], "s.fa", "--layer", layer, "--output", "sub/o.parquet")
+    assert result.exit_code == 0, result.output
+    table = pd.read_parquet("sub/o.parquet")
+    expected = embeddings(*parts_of(models["DLR"]), list(READ.values()), layer=layer)
+    np.testing.assert_allclose(np.stack(table["embedding"]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_resumed(models: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch):
+    """A run that ends early leaves its parts and no output; the next one goes on, and ends as if it never stopped."""
+    monkeypatch.setattr("modeling_dlr.cli.sequences.PART_SIZE", 1)
+    score, calls = log_likelihoods, []
+
+    def interrupted(*arguments, **options):
+        calls.append(arguments[2])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return score(*arguments, **options)
+
+    assert run("score", models["DLR"], "s.fa", "--output", "whole.csv").exit_code == 0
+    monkeypatch.setattr("modeling_dlr.cli.sequences.log_likelihoods", interrupted)
+    assert run("score", models["DLR"], "s.fa", "--output", "o.csv").exit_code != 0
+    assert not Path("o.csv").exists()
+    refused = run("score", models["DLR"], "s.fa", "--output", "o.csv", "--letters", "any")
+    assert refused.exit_code == 1
+    assert "holds parts of another request" in refused.output
+    result = run("score", models["DLR"], "s.fa", "--output", "o.csv")
+    assert "2 parts of them from an earlier run" in result.output
+    assert len(calls) == 4
+    assert Path("o.csv").read_text() == Path("whole.csv").read_text()
+    assert not Path("o.csv.parts").exists()
+
+
+def test_nothing_is_written_over(models: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch):
+    """Nor half a file: what takes its place is whole."""
+    Path("o.csv").write_text("mine")
+    result = run("score", models["DLR"], "s.fa", "--output", "o.csv")
+    assert result.exit_code == 1
+    assert "is there already" in result.output
+    assert Path("o.csv").read_text() == "mine"
+
+    def disk_is_full(table: pd.DataFrame, path: Path) -> None:
+        path.write_text("half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setitem(modeling_dlr.cli.parts.FORMATS, ".tsv", (disk_is_full, None))
+    result = run("score", models["DLR"], "s.fa", "--output", "o.tsv")
+    assert "No space left" in result.output
+    assert not Path("o.tsv").exists()
+
+
+BAD: dict[str, tuple[Callable[[], object], list[str], str]] = {
+    "no FASTA": (lambda: Path("s.fa").write_text("ACGT\n>a\nAC\n"), [], "begins with b'ACGT"),
+    "empty file": (lambda: Path("s.fa").write_text(""), [], "begins with b''"),
+    "no file": (lambda: Path("s.fa").unlink(), [], "There is no file s.fa"),
+    "broken gzip": (lambda: Path("s.fa").write_bytes(b"\x1f\x8b1234"), [], "could not be read"),
+    "empty record": (lambda: Path("s.fa").write_text(">a\n>b\nA\n"), [], "'a' is empty"),
+    "one name twice": (lambda: Path("s.fa").write_text(">a\nA\n>a\nC\n"), [], "'a' is there twice"),
+    "protein": (lambda: Path("s.fa").write_text(">a\nACG\nTEL\n"), [], "record 'a' has 'E' at position 5"),
+    "N where only bases may be": (lambda: None, ["--letters", "acgt"], "record 'a' has 'N' at position 9"),
+    "no strand": (
+        lambda: Path("s.fa").write_text(">a\nACEL\n"),
+        ["--letters", "any", "--strands", "both"],
+        "Record 'a': A strand must be written in letters of DNA, got 'E' at position 3",
+    ),
+    "kind of table": (lambda: None, ["--output", "o.txt"], "must be a file of"),
+    "columns": (lambda: Path("v.csv").write_text("name,position\na,1\n"), ["--variants", "v.csv"], "are missing"),
+    "no rows": (
+        lambda: Path("v.csv").write_text(VARIANTS.splitlines()[0] + "\n"),
+        ["--variants", "v.csv"],
+        "must have rows",
+    ),
+    "no record": (lambda: _variant("z,1,A,C,"), ["--variants", "v.csv"], "Row 1 of the variants names 'z'"),
+    "position": (lambda: _variant("a,0,A,C,"), ["--variants", "v.csv"], "a position in 1 … 10 of 'a', got '0'"),
+    "reference": (lambda: _variant("a,1,C,T,"), ["--variants", "v.csv"], "where the sequence has 'A'"),
+    "alternative": (lambda: _variant("a,1,A,!,"), ["--variants", "v.csv"], "'row 1 of the variants' has '!'"),
+    "nothing left": (lambda: _variant("c,1,GATTACA,,"), ["--variants", "v.csv"], "leaves nothing of 'c'"),
+}
+
+
+def _variant(row: str) -> None:
+    Path("v.csv").write_text(f"{VARIANTS.splitlines()[0]}\n{row}\n")
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_refused(bad: str, models: dict[str, Path], files: Path):
+    """In one line, before the model is loaded, and nothing is left."""
+    spoil, arguments, says = BAD[bad]
+    spoil()
+    before = sorted(files.iterdir())
+    result = run("score", "no/model", "s.fa", "--output", "o.csv", *arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("modeling-dlr score: ")
+    assert says in result.output
+    assert result.output.count("\n") == 1
+    assert sorted(files.iterdir()) == before
