@@ -15,8 +15,10 @@ from transformers.utils.generic import can_return_tuple
 
 from .cache_dlr import PoolingCacheLayer, kind_of, pooling_layer, steps_seen
 from .configuration_dlr import DLRConfig
+from .family_dlr import refuse_unknown_arguments
+from .layout_dlr import Reading
 from .losses_dlr import check_choices, check_labels, check_spans, cross_entropy, loss_by_problem_type, span_loss, spans
-from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel, Reading
+from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel
 from .outputs_dlr import (
     MultipleChoiceModelOutputWithPast,
     NextSentencePredictorOutputWithPast,
@@ -90,7 +92,7 @@ class DLRHead(DLRPreTrainedModel, ABC):
             "use_cache": use_cache,
             "cu_seq_lens_q": cu_seq_lens_q,
         }
-        self.check_keywords(kwargs)
+        refuse_unknown_arguments(type(self), kwargs)
         reading = self.model.read(**inputs)
         self.check_reading(reading)
         if cache is not None:
@@ -250,7 +252,7 @@ class DLRForQuestionAnswering(DLRHead):
         cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutputWithPast:
-        self.check_keywords(kwargs)
+        refuse_unknown_arguments(type(self), kwargs)
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,

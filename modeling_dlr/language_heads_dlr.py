@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .checks_dlr import check_tokens_to_predict
 from .configuration_dlr import DLRConfig
+from .family_dlr import refuse_unknown_arguments
 from .generation_dlr import Generates
 from .layout_dlr import Layout, first_steps
 from .losses_dlr import next_token_loss, token_loss, within_documents
@@ -74,7 +75,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
             "use_cache": use_cache,
             "cu_seq_lens_q": cu_seq_lens_q,
         }
-        self.check_keywords(kwargs)
+        refuse_unknown_arguments(type(self), kwargs)
         reading = self.model.read(**inputs)
         all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
         for tokens in (labels, kwargs.get("shift_labels")):

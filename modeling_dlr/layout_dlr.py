@@ -72,6 +72,22 @@ class Layout(NamedTuple):
 ONE_DOCUMENT_PER_ROW = Layout()
 
 
+class Reading(NamedTuple):
+    """How a model reads its inputs, once they have been found to fit.
+
+    Attributes:
+        batch_size: B.
+        length: L.
+        layout: where the steps stand.
+        streams: whether a state goes on from here, so that later steps may follow.
+    """
+
+    batch_size: int
+    length: int
+    layout: Layout
+    streams: bool
+
+
 def build_layout(
     inputs: Tensor,
     attention_mask: Tensor | None,

@@ -1,8 +1,6 @@
 """The DLR model: mixers, block and backbone, by the conventions of transformers."""
 
 import os
-from collections.abc import Iterable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +23,7 @@ from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
 from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
 from .kernels_dlr import KERNELS, Kernel, runs_as_written, tensors_of
-from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, build_layout, take_steps, without_padding
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, Reading, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
 from .norms_dlr import DROPOUTS, OUTPUT_GATES, MaskedBatchNorm, ScalarLayerNorm, build_activation, build_norm, normalise
 from .ops_dlr import State, at_least_float32
@@ -250,10 +248,6 @@ class DLRPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def check_keywords(self, names: Iterable[str]) -> None:
-        """Refuse arguments that no forward reads; see `refuse_unknown_arguments`."""
-        refuse_unknown_arguments(type(self), names)
-
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code beside the weights, loadable under every Auto class of the family."""
         # Imported here, where it is needed: that file imports this one. It also makes the code of every head travel
@@ -279,22 +273,6 @@ READING_ARGS = r"""
     reading (`Reading`, *optional*):
         What `read` says of these inputs, from a head that has already looked at it.
 """
-
-
-class Reading(NamedTuple):
-    """How a model reads its inputs, once they have been found to fit.
-
-    Attributes:
-        batch_size: B.
-        length: L.
-        layout: where the steps stand.
-        streams: whether a state goes on from here, so that later steps may follow.
-    """
-
-    batch_size: int
-    length: int
-    layout: Layout
-    streams: bool
 
 
 @auto_docstring
@@ -421,7 +399,7 @@ class DLRModel(DLRPreTrainedModel):
         reading: Reading | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        self.check_keywords(kwargs)
+        refuse_unknown_arguments(type(self), kwargs)
         if reading is None:
             reading = self.read(
                 input_ids,

@@ -4,7 +4,7 @@ Source: together.ai, "StripedHyena" (2023); Evo (Science 386, eado9336, 2024).
 """
 
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from .checks_dlr import check_inputs, check_tokens_to_predict, values_are_cheap,
 from .configuration_striped_hyena import StripedHyenaConfig
 from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
 from .generation_dlr import Generates
-from .layout_dlr import Layout, build_layout, first_steps, without_padding
+from .layout_dlr import Reading, build_layout, first_steps, without_padding
 from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, within_documents
 from .pooling_dlr import pool
 
@@ -111,15 +111,6 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
         """As in transformers, with the code of all heads beside the weights."""
         self.config.auto_map = auto_map(type(self.config), STRIPED_HYENA_CLASSES)
         super().save_pretrained(save_directory, *args, **kwargs)
-
-
-class Reading(NamedTuple):
-    """How a model reads its inputs, once they have been found to fit: B, L, where steps stand, if a state goes on."""
-
-    batch_size: int
-    length: int
-    layout: Layout
-    streams: bool
 
 
 READING_ARGS = r"""

@@ -70,6 +70,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "transformers",
         ".checks_dlr",
         ".configuration_dlr",
+        ".family_dlr",
         ".generation_dlr",
         ".layout_dlr",
         ".losses_dlr",
