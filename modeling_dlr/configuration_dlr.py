@@ -126,8 +126,61 @@ COMPLETE: dict[str, Callable[[Any], Any]] = {
 }
 
 
+class FamilyConfig(PreTrainedConfig):
+    """What the configurations of every family of models do alike: they know their names and bound their files."""
+
+    @classmethod
+    def known_names(cls) -> frozenset[str]:
+        """The names that the constructor takes: the fields, and what transformers reads without declaring it."""
+        return OF_TRANSFORMERS | {spec.name for spec in fields(cls)}
+
+    def validate_labels(self):
+        """What a head predicts."""
+        id2label = ordered_id2label(self.id2label or {})
+        check_label2id(id2label, self.label2id or {})
+        check_problem_type(self.problem_type, len(id2label))
+
+    def validate_kept(self):
+        """What the configuration holds beside its fields can be written, and read again."""
+        check_undeclared(self)
+        kept = {name for name in self.__dict__.keys() - self.known_names() if not name.startswith("_")}
+        if kept:
+            check_kept({name: value for name, value in self.to_dict().items() if name in kept}, type(self))
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
+        """As in transformers, within bounds.
+
+        Raises:
+            ValueError: for a file that is too large, too deep, or holds something else than one JSON object.
+        """
+        path = Path(pretrained_model_name_or_path)
+        for file in (path, path / (kwargs.get("subfolder") or "") / CONFIG_NAME):
+            if file.is_file() and file.stat().st_size > MAX_FILE_SIZE:
+                raise ValueError(
+                    f"{file} has {file.stat().st_size} bytes: a configuration has at most {MAX_FILE_SIZE}."
+                )
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except (AttributeError, KeyError, RecursionError, TypeError) as error:
+            raise ValueError(
+                f"The configuration of {path} is not one JSON object of at most {MAX_DEPTH} levels."
+            ) from error
+
+    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
+        """As in transformers; a file that is there stays as it is where nothing can be written, or read again.
+
+        Raises:
+            ValueError: for more than could be loaded.
+        """
+        written = self.to_json_string(use_diff=use_diff).encode()
+        if len(written) > MAX_FILE_SIZE:
+            raise ValueError(f"The configuration has {len(written)} bytes, and at most {MAX_FILE_SIZE} can be loaded.")
+        Path(json_file_path).write_bytes(written)
+
+
 @strict
-class DLRConfig(PreTrainedConfig):
+class DLRConfig(FamilyConfig):
     """Configuration of a diagonal linear RNN (arXiv 2212.00768).
 
     `DLRConfig()` reads bytes (`vocab_size` 261) and is causal. Set `input_size` instead of `vocab_size` for real-valued
@@ -252,11 +305,6 @@ class DLRConfig(PreTrainedConfig):
         if key == "id2label" and value is not None:
             self.label2id = inverted(value)
 
-    @classmethod
-    def known_names(cls) -> frozenset[str]:
-        """The names that the constructor takes: the fields, and what transformers reads without declaring it."""
-        return OF_TRANSFORMERS | {spec.name for spec in fields(cls)}
-
     @property
     def num_labels(self) -> int:
         """Outputs of a classification or regression head: as many as there are names in `id2label`."""
@@ -290,12 +338,6 @@ class DLRConfig(PreTrainedConfig):
             raise ValueError(
                 "norm_type='scalar_layer' divides by the deviation over channels: hidden_size must be > 1."
             )
-
-    def validate_labels(self):
-        """What a head predicts."""
-        id2label = ordered_id2label(self.id2label or {})
-        check_label2id(id2label, self.label2id or {})
-        check_problem_type(self.problem_type, len(id2label))
 
     def validate_special_tokens(self):
         """Special tokens are of the vocabulary."""
@@ -335,13 +377,6 @@ class DLRConfig(PreTrainedConfig):
                 "lower num_scales to the length of the sequences."
             )
 
-    def validate_kept(self):
-        """What the configuration holds beside its fields can be written, and read again."""
-        check_undeclared(self)
-        kept = {name for name in self.__dict__.keys() - self.known_names() if not name.startswith("_")}
-        if kept:
-            check_kept({name: value for name, value in self.to_dict().items() if name in kept}, type(self))
-
     def validate_use_cache(self):
         """A state comes out of every forward pass only where there is one."""
         if not self.use_cache:
@@ -350,26 +385,6 @@ class DLRConfig(PreTrainedConfig):
         reason = "bidirectional=True reads the future" if self.bidirectional else reason
         if reason is not None:
             raise ValueError(f"use_cache=True needs a state to return, but {reason}: leave use_cache out.")
-
-    @classmethod
-    def get_config_dict(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs) -> Any:
-        """As in transformers, within bounds.
-
-        Raises:
-            ValueError: for a file that is too large, too deep, or holds something else than one JSON object.
-        """
-        path = Path(pretrained_model_name_or_path)
-        for file in (path, path / (kwargs.get("subfolder") or "") / CONFIG_NAME):
-            if file.is_file() and file.stat().st_size > MAX_FILE_SIZE:
-                raise ValueError(
-                    f"{file} has {file.stat().st_size} bytes: a configuration has at most {MAX_FILE_SIZE}."
-                )
-        try:
-            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
-        except (AttributeError, KeyError, RecursionError, TypeError) as error:
-            raise ValueError(
-                f"The configuration of {path} is not one JSON object of at most {MAX_DEPTH} levels."
-            ) from error
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
@@ -408,17 +423,6 @@ class DLRConfig(PreTrainedConfig):
         if kept:
             logger.warning_once(what_is_kept(kept, cls.known_names()))
         return returned
-
-    def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
-        """As in transformers; a file that is there stays as it is where nothing can be written, or read again.
-
-        Raises:
-            ValueError: for more than could be loaded.
-        """
-        written = self.to_json_string(use_diff=use_diff).encode()
-        if len(written) > MAX_FILE_SIZE:
-            raise ValueError(f"The configuration has {len(written)} bytes, and at most {MAX_FILE_SIZE} can be loaded.")
-        Path(json_file_path).write_bytes(written)
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers; `layer_types` by the names that it knows, or None for "dlr" in all layers.

@@ -3,19 +3,17 @@
 This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
 """
 
-from dataclasses import fields
 from reprlib import repr as short
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import StrictDataclassError
-from transformers import PreTrainedConfig
 from transformers.utils import logging
 
-from .configuration_dlr import check_dtype, config_field
+from .configuration_dlr import FamilyConfig, check_dtype, config_field
 from .kernel_parameters_dlr import NOT_NEGATIVE, PROBABILITY, SIZE, Range, did_you_mean
-from .labels_dlr import ProblemType, check_label2id, check_problem_type, complete_labels, ordered_id2label, relabelled
-from .names_dlr import LEFT_TO_TRANSFORMERS, OF_TRANSFORMERS, check_kept, check_readable, one_line, parted
+from .labels_dlr import ProblemType, complete_labels, relabelled
+from .names_dlr import LEFT_TO_TRANSFORMERS, check_readable, one_line, parted
 
 # Keys of the published files that change no answer: switches of kernels, of training and of caches of fixed size.
 UNREAD = frozenset({
@@ -31,7 +29,7 @@ logger = logging.get_logger(__name__)
 
 
 @strict
-class StripedHyenaConfig(PreTrainedConfig):
+class StripedHyenaConfig(FamilyConfig):
     """Configuration of a StripedHyena: gated long convolutions with a few attention layers between them.
 
     Fields have the names of the published files, and answer to those of transformers, too (``num_hidden_layers`` is
@@ -123,7 +121,7 @@ class StripedHyenaConfig(PreTrainedConfig):
     @classmethod
     def known_names(cls) -> frozenset[str]:
         """The names that the constructor takes: fields, their names in transformers, and keys that nothing reads."""
-        return OF_TRANSFORMERS | UNREAD | cls.attribute_map.keys() | {spec.name for spec in fields(cls)}
+        return super().known_names() | UNREAD | cls.attribute_map.keys()
 
     @property
     def layer_types(self) -> list[str]:
@@ -185,12 +183,6 @@ class StripedHyenaConfig(PreTrainedConfig):
         if getattr(self, "smeared_gqa", False):
             raise ValueError("smeared_gqa=True is no part of a published model: leave it out.")
 
-    def validate_labels(self):
-        """What a head predicts."""
-        id2label = ordered_id2label(self.id2label or {})
-        check_label2id(id2label, self.label2id or {})
-        check_problem_type(self.problem_type, len(id2label))
-
     def validate_special_tokens(self):
         """Special tokens are of the vocabulary."""
         ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
@@ -209,11 +201,6 @@ class StripedHyenaConfig(PreTrainedConfig):
         """StripedHyena reads from left to right."""
         if self.is_encoder_decoder:
             raise ValueError("is_encoder_decoder=True needs an encoder, and StripedHyena has none: leave it out.")
-
-    def validate_kept(self):
-        """What the configuration holds beside its fields can be written, and read again."""
-        kept = {name for name in self.__dict__.keys() - self.known_names() if not name.startswith("_")}
-        check_kept({name: self.__dict__[name] for name in kept}, type(self))
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:

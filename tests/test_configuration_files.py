@@ -18,6 +18,7 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     BertConfig,
+    PreTrainedConfig,
     Trainer,
     TrainingArguments,
     pipeline,
@@ -25,7 +26,14 @@ from transformers import (
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils.logging import get_logger
 
-from modeling_dlr import DLRConfig, DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
+from modeling_dlr import (
+    DLRConfig,
+    DLRForCausalLM,
+    DLRForSequenceClassification,
+    DLRForTokenClassification,
+    DLRModel,
+    StripedHyenaConfig,
+)
 from modeling_dlr.names_dlr import OTHER_NAMES, REMARKS
 
 # What tools leave in config.json.
@@ -237,8 +245,8 @@ UNREADABLE: dict[str, tuple[Any, list[str]]] = {
     "too deep to copy": ('{"a":' * 400 + "1" + "}" * 400, ["32 levels"]),
     "deeper than anybody writes": ({"a": nested(40)}, ["32 levels"]),
     "number of many digits": ('{"hidden_size": ' + "9" * 5000 + "}", ["4300 digits"]),
-    "method": ({"to_dict": 3}, ["'to_dict'", "DLRConfig itself"]),
-    "name of Python": ({"__class__": 3}, ["'__class__'", "DLRConfig itself"]),
+    "method": ({"to_dict": 3}, ["'to_dict'", "Config itself"]),
+    "name of Python": ({"__class__": 3}, ["'__class__'", "Config itself"]),
     "long text for a number": ({"hidden_size": "9" * 10**6}, ["'hidden_size'", "expected int", "…"]),
     "type of no name": ({"dtype": {"nested": [1]}}, ["dtype", "nested"]),
     "another model": ({"model_type": "bert", "hidden_size": 8}, ["the type 'bert'", "AutoConfig and AutoModel"]),
@@ -246,22 +254,24 @@ UNREADABLE: dict[str, tuple[Any, list[str]]] = {
 }
 
 
+@pytest.mark.parametrize("config_class", [DLRConfig, StripedHyenaConfig])
 @pytest.mark.parametrize(("content", "says"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_unreadable(content: Any, says: list[str], tmp_path: Path):
+def test_unreadable(content: Any, says: list[str], config_class: type[PreTrainedConfig], tmp_path: Path):
     """One line says what is wrong with a file."""
     write(tmp_path, content)
     with pytest.raises((ValueError, OSError)) as caught:
-        DLRConfig.from_pretrained(tmp_path)
+        config_class.from_pretrained(tmp_path)
     message = str(caught.value)
     assert all(part in message for part in says), message
     assert "\n" not in message
     assert len(message) < 600
 
 
-def test_too_large(tmp_path: Path):
+@pytest.mark.parametrize("config_class", [DLRConfig, StripedHyenaConfig])
+def test_too_large(config_class: type[PreTrainedConfig], tmp_path: Path):
     with (tmp_path / "config.json").open("wb") as file:
         file.truncate(2**28 + 1)
-    assert all(part in refusal(DLRConfig.from_pretrained, tmp_path) for part in ("268435457 bytes", "at most"))
+    assert all(part in refusal(config_class.from_pretrained, tmp_path) for part in ("268435457 bytes", "at most"))
 
 
 def test_the_folder_of_another_model(tmp_path: Path):
