@@ -167,6 +167,31 @@ class FamilyConfig(PreTrainedConfig):
                 f"The configuration of {path} is not one JSON object of at most {MAX_DEPTH} levels."
             ) from error
 
+    @classmethod
+    def _take_fields(cls, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Take those ``arguments`` of `from_dict` that are fields out of the others."""
+        given = {name: arguments.pop(name) for name in cls.known_names() & arguments.keys() - LEFT_TO_TRANSFORMERS}
+        given = {"dtype": given.pop("torch_dtype")} | given if "torch_dtype" in given else given
+        if given.get("dtype") == "auto":
+            del given["dtype"]  # the type of the saved weights, which the file says
+        return given
+
+    @classmethod
+    def _load(cls, values: dict[str, Any], kept: dict[str, Any], arguments: dict[str, Any]) -> tuple[Any, Any]:
+        """What `from_dict` of transformers returns, and the configuration in it, with what is ``kept``, checked.
+
+        Raises:
+            ValueError: for a field that is refused.
+        """
+        try:
+            returned = super().from_dict(values, **arguments)
+            config = returned[0] if isinstance(returned, tuple) else returned
+            config.__dict__.update(kept)
+            config.validate()
+        except StrictDataclassError as error:
+            raise ValueError(one_line(error)) from error
+        return returned, config
+
     def to_json_file(self, json_file_path: str | os.PathLike, use_diff: bool = True) -> None:
         """As in transformers; a file that is there stays as it is where nothing can be written, or read again.
 
@@ -402,22 +427,13 @@ class DLRConfig(FamilyConfig):
         read, kept = parted(config_dict, cls, cls.known_names())
         kept |= {name: kwargs.pop(name) for name in kept.keys() & kwargs.keys()}
         refuse_misspelt(kwargs, cls.known_names())
-        given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - LEFT_TO_TRANSFORMERS}
-        given = {"dtype": given.pop("torch_dtype")} | given if "torch_dtype" in given else given
-        if given.get("dtype") == "auto":
-            del given["dtype"]  # the type of the saved weights, which the file says
+        given = cls._take_fields(kwargs)
         saved, new = read.get("kernel_parameters") or {}, given.get("kernel_parameters")
         if isinstance(saved, dict) and isinstance(new, dict):
             saved = {"kernel_type": "dlr"} | saved
             if new.get("kernel_type", saved["kernel_type"]) == saved["kernel_type"]:
                 given["kernel_parameters"] = saved | new
-        try:
-            returned = super().from_dict(relabelled(read, given) | given, **kwargs)
-            config = returned[0] if isinstance(returned, tuple) else returned
-            config.__dict__.update(kept)
-            config.validate()
-        except StrictDataclassError as error:
-            raise ValueError(one_line(error)) from error
+        returned, config = cls._load(relabelled(read, given) | given, kept, kwargs)
         if "problem_type" not in given and config.problem_type is not None:
             config._problem_type_of = next((name for name in config.architectures or () if "For" in name), None)
         if kept:

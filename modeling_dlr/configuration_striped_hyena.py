@@ -7,13 +7,12 @@ from reprlib import repr as short
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from huggingface_hub.errors import StrictDataclassError
 from transformers.utils import logging
 
 from .configuration_dlr import FamilyConfig, check_dtype, config_field
 from .kernel_parameters_dlr import NOT_NEGATIVE, PROBABILITY, SIZE, Range, did_you_mean
 from .labels_dlr import ProblemType, complete_labels, relabelled
-from .names_dlr import LEFT_TO_TRANSFORMERS, check_readable, one_line, parted
+from .names_dlr import OF_FROM_DICT, check_readable, parted
 
 # Keys of the published files that change no answer: switches of kernels, of training and of caches of fixed size.
 UNREAD = frozenset({
@@ -21,9 +20,6 @@ UNREAD = frozenset({
     "model_parallel_size", "num_filters", "pipe_parallel_size", "prefill_style", "print_activations", "smeared_gqa",
     "split_k0", "use_flash_attention_2", "use_flash_attn", "use_flash_depthwise", "use_flashfft",
 })  # fmt: skip
-
-# What an argument of `from_pretrained` may be beside a field: of the loading itself.
-_OF_LOADING = frozenset({"gguf_file", "return_unused_kwargs"})
 
 logger = logging.get_logger(__name__)
 
@@ -214,22 +210,12 @@ class StripedHyenaConfig(FamilyConfig):
         """
         check_readable(config_dict, cls.model_type)
         read, kept = parted(config_dict, cls, cls.known_names())
-        given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - LEFT_TO_TRANSFORMERS}
-        given = {"dtype": given.pop("torch_dtype")} | given if "torch_dtype" in given else given
-        if given.get("dtype") == "auto":
-            del given["dtype"]  # the type of the saved weights, which the file says
-        for name in kwargs.keys() - _OF_LOADING:
+        given = cls._take_fields(kwargs)
+        for name in kwargs.keys() - OF_FROM_DICT:
             if not name.startswith("_") and not kwargs.get("return_unused_kwargs") and "name_or_path" not in kwargs:
                 _refuse(name, cls.known_names())
-        try:
-            returned = super().from_dict(
-                relabelled(cls._by_own_names(read), given) | cls._by_own_names(given), **kwargs
-            )
-            config = returned[0] if isinstance(returned, tuple) else returned
-            config.__dict__.update(kept)
-            config.validate()
-        except StrictDataclassError as error:
-            raise ValueError(one_line(error)) from error
+        values = relabelled(cls._by_own_names(read), given) | cls._by_own_names(given)
+        returned, _ = cls._load(values, kept, kwargs)
         if kept:
             logger.warning_once(f"StripedHyenaConfig keeps names of a file that it does not read: {sorted(kept)}.")
         return returned

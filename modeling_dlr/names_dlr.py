@@ -59,7 +59,7 @@ _FOUND = {other: f"it is {name!r} here." for name, others in OTHER_NAMES.items()
 _FOUND |= {name: remark for names, remark in REMARKS.items() for name in names.split()}
 
 # Arguments of `from_dict` that are not of the configuration.
-_OF_FROM_DICT = frozenset({"gguf_file", "return_unused_kwargs"})
+OF_FROM_DICT = frozenset({"gguf_file", "return_unused_kwargs"})
 
 # How alike a name and a field are where one is surely the other misspelt; "bos_token" and "vocab_file" are less.
 _SURE = 0.87
@@ -107,7 +107,7 @@ def refuse_misspelt(given: Mapping[str, Any], known: Iterable[str]) -> None:
     """
     known = frozenset(known)
     passed_on = bool(given.get("return_unused_kwargs")) or "name_or_path" in given
-    for name in given.keys() - known - _OF_FROM_DICT:
+    for name in given.keys() - known - OF_FROM_DICT:
         if not name.startswith("_") and (not passed_on or _surely_meant(name, known)):
             refuse(name, known)
 
