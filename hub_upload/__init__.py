@@ -1,4 +1,4 @@
-"""From an official checkpoint or a training run to a Hub repository that anybody can load: convert, card, verify, push.
+"""Publish an official checkpoint or a training run on the Hub: convert, card, verify, push.
 
-The commands are in `python -m hub_upload --help`; each is one function of the file of its name.
+`python -m hub_upload --help` lists the commands; each is a function in the file of the same name.
 """

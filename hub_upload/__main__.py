@@ -1,11 +1,11 @@
-"""From a checkpoint or a training run to a Hub repository that anybody can load.
+"""Publish a checkpoint or a training run on the Hub.
 
     modeling-dlr-hub convert last.ckpt my-model      official DLR, DSS or S4D checkpoint to model folder
     modeling-dlr-hub card my-model --language en     write its model card
-    modeling-dlr-hub verify my-model                 load it as a stranger would
+    modeling-dlr-hub verify my-model                 check it, and load it without this package
     modeling-dlr-hub push my-model me/my-model       verify, then upload in one commit
 
-Exit codes: 0 done; 1 the folder is not ready; 2 wrong input; 3 the Hub refused; 4 the Hub has newer commits.
+Exit codes: 0 success; 1 the folder is not ready; 2 invalid input; 3 the Hub refused; 4 the Hub has newer commits.
 """
 
 import argparse
@@ -29,18 +29,18 @@ _CONVERT = """examples:
   modeling-dlr-hub convert last.ckpt my-model --tokenizer my-tokenizer --head token
   modeling-dlr-hub convert s4.ckpt my-model --hyper-parameters s4.json --dtype float64
 
-A checkpoint is read as data: nothing in it is run. Every tensor must find its place, or the error lists what does not.
+Checkpoints are read as data, and no code in them is run. If a tensor is missing or left over, the error lists it.
 """
 _CARD = """examples:
   modeling-dlr-hub card outputs/bbc-news --language en --dataset "BBC News"
   modeling-dlr-hub card my-model --repo-id me/my-model --limit "It knows British newspapers only."
 
-Metrics, baselines and the recipe are read from results.json, where the run has left one.
+Metrics, baselines and the recipe are read from results.json, if the folder has one.
 """
 _VERIFY = """examples:
   modeling-dlr-hub verify my-model
 
-The folder is loaded in a fresh process that cannot import this package. Exit code 1 comes with a list of what is wrong.
+The folder is loaded in a new process that cannot import this package. With exit code 1, all problems are listed.
 """
 _PUSH = """examples:
   modeling-dlr-hub push my-model me/my-model --dry-run
@@ -49,8 +49,8 @@ _PUSH = """examples:
   modeling-dlr-hub push my-model me/my-model --branch v2 --message "Train longer"
   modeling-dlr-hub push my-model me/my-demo --repo-type space --model-id me/my-model
 
-It needs an access token, of `hf auth login` or in HF_TOKEN. Exit code 4 means that the repository has commits that this
-folder does not know; nothing was overwritten.
+It needs an access token from `hf auth login` or in HF_TOKEN. With exit code 4, the repository has commits that this
+folder does not know, and nothing was uploaded.
 """
 
 
@@ -65,8 +65,8 @@ def _run_convert(options: argparse.Namespace) -> None:
         card=_card_options(options),
     )
     if done.residual is not None:
-        print(f"kernels of S4 made diagonal: the largest error of a tap is {done.residual:.1g} of the largest tap")
-    print(f"{type(done.model).__name__} of {done.model.num_parameters():,} parameters is in {options.folder}")
+        print(f"diagonalised the S4 kernels: the largest error is {done.residual:.1g} of the largest value")
+    print(f"wrote {type(done.model).__name__} with {done.model.num_parameters():,} parameters to {options.folder}")
 
 
 def _run_card(options: argparse.Namespace) -> None:
@@ -106,7 +106,7 @@ def _run_push(options: argparse.Namespace) -> None:
     )
     if options.dry_run:
         sizes = local_files(options.folder, options.repo_id, given)
-        print(f"{options.folder}: {len(sizes)} files of {sum(sizes.values()):,} bytes would be sent")
+        print(f"{options.folder}: {len(sizes)} files with {sum(sizes.values()):,} bytes would be uploaded")
         print("\n".join(f"  {printable(name)} ({size:,} bytes)" for name, size in sizes.items()), flush=True)
         plan = dry_run(options.folder, options.repo_id, given)
         print(f"{options.repo_id}: {plan.describe()}")
@@ -117,7 +117,7 @@ def _run_push(options: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(prog="modeling-dlr-hub", description=__doc__, formatter_class=raw)
     verbs = top.add_subparsers(dest="verb", required=True)
@@ -130,29 +130,29 @@ def parser() -> argparse.ArgumentParser:
     one = verb("convert", _run_convert, "official checkpoint to model folder", _CONVERT)
     one.add_argument("checkpoint", type=Path, help="Lightning .ckpt, bare state dict, or .safetensors")
     one.add_argument("folder", type=Path, help="to be made")
-    one.add_argument("--hyper-parameters", type=Path, metavar="FILE", help="YAML or JSON, instead of the checkpoint's")
-    one.add_argument("--head", choices=HEADS, help="one answer per sequence, token or pair; default: by the data set")
-    one.add_argument("--tokenizer", help="folder or name of a tokenizer to save beside a model of tokens")
+    one.add_argument("--hyper-parameters", type=Path, metavar="FILE", help="YAML or JSON, replaces the checkpoint's")
+    one.add_argument("--head", choices=HEADS, help="one answer per sequence, token or pair; default: from the data set")
+    one.add_argument("--tokenizer", help="folder or name of a tokenizer to save with a model of tokens")
     one.add_argument("--dtype", choices=DTYPES, default="float32", help="of the parameters")
     _add_card_options(one)
     one = verb("card", _run_card, "write the model card of a folder", _CARD)
     one.add_argument("folder", type=Path)
     _add_card_options(one)
-    one = verb("verify", _run_verify, "load a folder as a stranger would", _VERIFY)
+    one = verb("verify", _run_verify, "check a folder, and load it without this package", _VERIFY)
     one.add_argument("folder", type=Path)
     _add_trust(one)
     one = verb("push", _run_push, "verify a folder, then upload it", _PUSH)
     one.add_argument("folder", type=Path)
     one.add_argument("repo_id", help="name/repository")
-    one.add_argument("--private", action="store_true", help="make a new repository private; a public one is refused")
-    one.add_argument("--branch", help="to push to, instead of main")
-    one.add_argument("--pull-request", action="store_true", help="open one, instead of writing to a branch")
-    one.add_argument("--parent-commit", metavar="SHA", help="a commit of the repository that may be built upon")
+    one.add_argument("--private", action="store_true", help="create the repository as private; refuse a public one")
+    one.add_argument("--branch", help="branch to push to; default: main")
+    one.add_argument("--pull-request", action="store_true", help="open a pull request instead of writing to a branch")
+    one.add_argument("--parent-commit", metavar="SHA", help="commit of the repository on which to build")
     one.add_argument("--message", default="Upload model", help="of the commit")
     one.add_argument("--dry-run", action="store_true", help="print what would change, and write nothing")
     one.add_argument("--repo-type", choices=["model", "space"], default="model", help="space: the model's demo page")
-    one.add_argument("--model-id", help="for a space: the repository of the model; default: the space's own name")
-    one.add_argument("--timeout", type=float, metavar="SECONDS", help="for the Hub; default: 600, and 10 more per MB")
+    one.add_argument("--model-id", help="for a space: the repository of the model; default: the space's name")
+    one.add_argument("--timeout", type=float, metavar="SECONDS", help="time limit; default: 600, plus 10 per MB")
     _add_trust(one)
     return top
 
@@ -161,23 +161,23 @@ def _add_trust(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--trust-folder-code",
         action="store_true",
-        help="run Python of the folder that is not this package's, in a process without tokens",
+        help="also run Python code in the folder that is not this package's, in a process without tokens",
     )
 
 
 def _add_card_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--repo-id", help="as the card's examples name it; default: your-name/FOLDER")
-    verb.add_argument("--title", help="of the card; default: the folder's name")
-    verb.add_argument("--license", default="apache-2.0", help="of the weights, by its name at the Hub")
-    verb.add_argument("--language", action="append", default=[], help="of the texts, such as en; may be repeated")
-    verb.add_argument("--dataset", help="what it was trained on; default: what results.json says")
-    verb.add_argument("--limit", action="append", default=[], help="a sentence on its limits; may be repeated")
+    verb.add_argument("--repo-id", help="repository name in the card's examples; default: your-name/FOLDER")
+    verb.add_argument("--title", help="title of the card; default: the folder's name")
+    verb.add_argument("--license", default="apache-2.0", help="license of the weights, by its name on the Hub")
+    verb.add_argument("--language", action="append", default=[], help="language of the texts, such as en; repeatable")
+    verb.add_argument("--dataset", help="name of the training data; default: from results.json")
+    verb.add_argument("--limit", action="append", default=[], help="a sentence on the model's limits; repeatable")
     verb.add_argument("--no-picture", dest="picture", action="store_false", help="do not draw the kernels")
 
 
 @contextlib.contextmanager
 def _ended_as_by_hand() -> Iterator[None]:
-    """Inside, a program that is told to end cleans up as one that is interrupted at the keyboard."""
+    """In this context, SIGTERM raises KeyboardInterrupt, so that the program cleans up as after Ctrl-C."""
 
     def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
@@ -193,7 +193,7 @@ def _ended_as_by_hand() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; returns the exit code."""
+    """Run one verb and return the exit code."""
     options = parser().parse_args(arguments)
     try:
         with _ended_as_by_hand():
@@ -205,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"modeling-dlr-hub {options.verb}: {printable(reason_of(error))}.", file=sys.stderr)
         return InputError.exit_code
     except KeyboardInterrupt:
-        print("interrupted: nothing was left half-written", file=sys.stderr)
+        print("interrupted: no unfinished files are left", file=sys.stderr)
         return 130
     return 0
 

@@ -213,7 +213,7 @@ def test_an_answer_without_an_end(hub: hub_server.Hub, folder: Path, monkeypatch
 
 
 def test_dry_run_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Lists what would be sent, verifies nothing, and says what cannot be said."""
+    """Lists what would be uploaded, verifies nothing, and says what cannot be said."""
     monkeypatch.setattr("hub_upload.push.verify", None)
     for offline in (True, False):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
