@@ -1,4 +1,4 @@
-"""Archives of torch.save, checked entry by entry: torch.load itself looks at no checksum."""
+"""Check every entry of a torch.save archive, because torch.load does not verify checksums."""
 
 import zipfile
 from collections import Counter
@@ -14,8 +14,8 @@ def check_archive(path: Path) -> None:
     """Read every entry once, and compare it with its checksum.
 
     Raises:
-        InputError: naming the entry whose CRC-32, name or size is not what the archive says; for an archive that is cut
-            off, compressed, or holds an entry twice.
+        InputError: if the CRC-32, name or size of an entry is wrong (the message names the entry), or if the archive is
+            truncated, compressed, or has an entry twice.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -30,10 +30,10 @@ def check_archive(path: Path) -> None:
 
 
 def _check_directory(path: Path, entries: list[zipfile.ZipInfo]) -> None:
-    """Entries as torch.save writes them: not compressed, not more than the file has, each name once."""
+    """Check that entries are as torch.save writes them: not compressed, not larger than the file, unique names."""
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise InputError(f"{path} unpacks to more bytes than it has, as nothing does that PyTorch has saved.")
-    names = Counter(entry.filename.lower() for entry in entries)  # PyTorch's reader knows no upper case
+    names = Counter(entry.filename.lower() for entry in entries)  # PyTorch's reader ignores case
     name, times = max(names.items(), key=lambda pair: pair[1], default=("", 0))
     if times > 1:
         raise InputError(f"{path} holds the entry {name!r} {times} times, and nothing says which is meant.")
@@ -46,7 +46,7 @@ def _check_directory(path: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_entry(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
-    """Compare one entry with its checksum; its name and size with those before its content."""
+    """Compare an entry with its checksum, and its name and size with those stored before its content."""
     try:
         with archive.open(entry) as content:
             while content.read(_BLOCK):

@@ -1,4 +1,4 @@
-"""The arguments of the official models: which there are, what they may be, and which no shape of a tensor tells."""
+"""The arguments of the official models: their names, allowed values, and which of them tensor shapes do not give."""
 
 import difflib
 import json
@@ -153,19 +153,19 @@ _CHOICES_OF_KERNEL: dict[str, dict[str, Iterable[Any]]] = {
 
 
 def names_of_layer(kernel_type: str) -> set[str]:
-    """The arguments of an official layer. One that attends is configured as any other."""
+    """The arguments of an official layer. Attention layers are configured like any other."""
     kernels = NEEDED if kernel_type == "attn" else [kernel_type]
     own = {name for kernel in kernels for name in NEEDED[kernel].keys() - _OF_ALL.keys() | _OF_LAYER[kernel]}
     return _OF_EVERY_LAYER | own
 
 
 def names_of_flat(kernel_type: str) -> set[str]:
-    """The arguments of a whole model in one mapping."""
+    """The arguments of a whole model in one flat mapping."""
     return names_of_layer(kernel_type) | OF_MODEL - {"_name_", "layer"} | _OF_FLAT | _OF_PARTS
 
 
 def refuse_unknown_names(where: str, given: Iterable[str], known: set[str]) -> None:
-    """Refuse names that no official model has: a misspelt one would leave the right one at its default."""
+    """Refuse unknown names, because a misspelt argument would silently keep its default."""
     unknown = sorted(set(given) - known)
     if unknown:
         near = {name[:80]: difflib.get_close_matches(name[:80], sorted(known), n=1) for name in unknown[:9]}
@@ -177,7 +177,7 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: set[str]) -> N
 
 
 def check_types(given: dict[str, Any]) -> None:
-    """Refuse values of another type than their argument has."""
+    """Refuse values of a wrong type."""
     for kind, (types, names) in _TYPES.items():
         for name in sorted(names & given.keys()):
             if type(given[name]) not in types:
@@ -188,7 +188,7 @@ def check_types(given: dict[str, Any]) -> None:
 
 
 def refuse_missing(official: dict[str, Any], kernel_type: str, *, pairs: bool) -> None:
-    """Demand every argument that no shape tells, and say what the official configurations have."""
+    """Require every argument that the shapes do not give; the error shows the usual official values."""
     needed = NEEDED[kernel_type] | ({"decoder.activation": "gelu"} if pairs else {})
     missing = sorted(needed.keys() - official.keys())
     if missing == ["head"]:
@@ -204,7 +204,7 @@ def refuse_missing(official: dict[str, Any], kernel_type: str, *, pairs: bool) -
 
 
 def check_choices(official: dict[str, Any], kernel_type: str) -> None:
-    """Refuse values without a meaning here, naming those that have one."""
+    """Refuse unknown values; the error lists the allowed ones."""
     for name, choices in (_CHOICES | _CHOICES_OF_KERNEL[kernel_type]).items():
         if name in official and official[name] not in choices:
             raise InputError(

@@ -1,4 +1,4 @@
-"""Files that anybody may have written, read within bounds: regular files only, and so many bytes at most."""
+"""Read untrusted files safely: regular files only, up to a maximum size."""
 
 import contextlib
 import json
@@ -10,18 +10,18 @@ from typing import Any, BinaryIO
 
 from .errors import InputError, reason_of
 
-# Configurations, cards and hyper-parameters have some thousand bytes.
+# Configurations, cards and hyper-parameters usually have a few thousand bytes.
 MOST_TEXT = 2**22
 
 
 @contextlib.contextmanager
 def open_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; a pipe, a device, a socket or a folder is refused before it could wait.
+    """Open a regular file for reading; refuse pipes, devices, sockets and folders, which could block.
 
     Raises:
-        InputError: if there is no such file, if it may not be read, or if it is of another kind.
+        InputError: if the file does not exist, cannot be read, or is not a regular file.
     """
-    # What is opened without waiting is looked at again: the name may have been given to another file in between.
+    # Check again after opening without blocking, because another file may have taken the name in between.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     try:
         _refuse_other_kinds(path, os.stat(path).st_mode)  # noqa: PTH116 - Path.stat differs in nothing but its name
@@ -41,10 +41,10 @@ def _refuse_other_kinds(path: Path, mode: int) -> None:
 
 
 def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
-    """The content of a regular file of at most so many bytes.
+    """Read a regular file of at most ``most`` bytes.
 
     Raises:
-        InputError: as `open_regular`, and for a file that is larger.
+        InputError: as in `open_regular`, and for a larger file.
     """
     with open_regular(path) as file:
         try:
@@ -57,10 +57,10 @@ def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
 
 
 def read_text(path: Path, most: int = MOST_TEXT) -> str:
-    """The same as text in UTF-8, with line ends as they are in text files of any system.
+    """Read a UTF-8 text file, with line ends of any system.
 
     Raises:
-        InputError: as `read_bytes`, and for a file in another encoding.
+        InputError: as in `read_bytes`, and for a file in another encoding.
     """
     try:
         text = read_bytes(path, most).decode("utf-8")
@@ -70,10 +70,10 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
 
 
 def read_json(path: Path, most: int = MOST_TEXT) -> Any:
-    """What a JSON file holds.
+    """Read a JSON file.
 
     Raises:
-        InputError: as `read_text`, and for text that is not valid JSON, or nested too deeply.
+        InputError: as in `read_text`, and for invalid or too deeply nested JSON.
     """
     try:
         return json.loads(read_text(path, most))

@@ -1,4 +1,4 @@
-"""YAML as plain values, in time and memory that grow with its length: no references, no merges, no tags of code."""
+"""Parse YAML to plain values in linear time and memory: no references, no merge keys, no object tags."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ _LONGEST_NUMBER = 100
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """The safe loader without what lets a few bytes stand for many: anchors, aliases, merge keys, endless nesting."""
+    """The safe loader without features that expand a short text: anchors, aliases, merge keys, deep nesting."""
 
     def __init__(self, text: str):
         super().__init__(text)
         self.depth = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """Refuse references and deep nesting before a node is made."""
+        """Refuse references and deep nesting before a node is created."""
         event = self.peek_event()
         if getattr(event, "anchor", None) is not None:  # of an alias, too
             raise yaml.constructor.ConstructorError(None, None, "anchors (&, *) are not read", event.start_mark)
@@ -33,7 +33,7 @@ class _PlainLoader(yaml.SafeLoader):
         return node
 
     def flatten_mapping(self, node: MappingNode) -> None:
-        """Refuse what the safe loader would merge, and a name that is given twice."""
+        """Refuse merge keys and duplicate names."""
         names = set()
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
@@ -45,7 +45,7 @@ class _PlainLoader(yaml.SafeLoader):
                 names.add((key.tag, key.value))
 
     def construct_number(self, node: ScalarNode) -> int | float:
-        """Refuse numbers of so many digits that reading them takes long."""
+        """Refuse numbers with so many digits that parsing them is slow."""
         if len(node.value) > _LONGEST_NUMBER:
             problem = f"a number of {len(node.value):,} characters"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
@@ -59,15 +59,15 @@ for _tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """The value of a YAML document.
+    """Parse a YAML document.
 
     Args:
-        text: of at most `MOST_CHARACTERS`.
-        origin: where it comes from, as the error names it.
+        text: at most `MOST_CHARACTERS` characters.
+        origin: source of the text, for the error message.
 
     Raises:
-        InputError: in one line, for text that is too long, no valid YAML, or has anchors, aliases, merge keys, tags
-            of objects, a name twice, more than 50 levels, or a number of more than 100 characters.
+        InputError: with one line, for text that is too long, not valid YAML, or has anchors, aliases, merge keys,
+            object tags, a duplicate name, more than 50 levels, or a number of more than 100 characters.
     """
     if len(text) > MOST_CHARACTERS:
         raise InputError(f"{origin} has more than {MOST_CHARACTERS:,} characters, which no such text needs.")

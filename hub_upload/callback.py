@@ -1,4 +1,4 @@
-"""One callback for the stock Trainer: at the end of training the output folder holds the model and its card."""
+"""A callback for the stock Trainer that saves the model and its card at the end of training."""
 
 import importlib.metadata
 import json
@@ -18,15 +18,15 @@ _NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_prep
 
 
 class CardCallback(TrainerCallback):
-    """Saves model and tokenizer at the end of training, with results.json and the model card beside them.
+    """Save model, tokenizer, results.json and the model card at the end of training.
 
-    An evaluation after the training brings both up to date. As one of `Trainer(callbacks=...)` it leaves
-    `Trainer.push_to_hub` alone, which puts transformers' own card over this one; to push by it, use `attach`.
+    A later evaluation updates results.json and the card. With `Trainer(callbacks=...)`, `Trainer.push_to_hub` replaces
+    this card by transformers' own; use `attach` to push this one.
 
     Args:
-        options: what no log says: license, language, data set, limits.
-        baselines: such as {"accuracy_tfidf": 0.98}, to stand beside the metric that their names begin with.
-        run: what else results.json is to hold: "recipe", "data", "command", "seed", as `write_card` reads them.
+        options: options of the card that no log contains: license, language, data set, limits.
+        baselines: baselines such as {"accuracy_tfidf": 0.98}, shown next to the metric that their name begins with.
+        run: further entries of results.json: "recipe", "data", "command", "seed", as `write_card` reads them.
 
     >>> from transformers import Trainer
     >>> trainer = CardCallback(CardOptions(language=["en"])).attach(Trainer(model, args))  # doctest: +SKIP
@@ -48,7 +48,8 @@ class CardCallback(TrainerCallback):
         """Add this callback to a trainer, and let its `push_to_hub` and `create_model_card` write this card.
 
         Args:
-            trainer: a stock one; what its `create_model_card` is told (language, tags, ...) is left to `CardOptions`.
+            trainer: a stock Trainer. Arguments of its `create_model_card` (language, tags, ...) are ignored; use
+                `CardOptions`.
 
         Returns:
             The same trainer.
@@ -63,11 +64,11 @@ class CardCallback(TrainerCallback):
         return trainer
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """While it lasts, evaluations are of weights that the folder does not have yet."""
+        """Note that training runs: its evaluations are of weights that are not saved yet."""
         self.trained = False
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Save what was trained, and write the card."""
+        """Save the model and write the card."""
         self.trained = True
         self.scores = scores_of_the_weights(args, state)
         if not state.is_world_process_zero:
@@ -78,7 +79,7 @@ class CardCallback(TrainerCallback):
         self._write(args, state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Bring the card up to date, if the training is over."""
+        """Update the card if training has ended."""
         if not self.trained:
             return
         self.scores |= _scores(kwargs.get("metrics") or {})
@@ -102,7 +103,7 @@ class CardCallback(TrainerCallback):
 
 
 def scores_of_the_weights(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """The evaluation of what training ends with, the best step's or the last one's; nothing if that had none."""
+    """The evaluation of the final weights, from the best step or the last one; empty if that step had none."""
     best = state.best_global_step if args.load_best_model_at_end else None
     step = state.global_step if best is None else best
     return {
@@ -114,7 +115,7 @@ def scores_of_the_weights(args: TrainingArguments, state: TrainerState) -> dict[
 
 
 def _scores(logged: dict[str, Any]) -> dict[str, Any]:
-    """What an evaluation found, of one data set or of each of several."""
+    """The scores of an evaluation, for one data set or for each of several."""
     return {
         name.removeprefix("eval_"): value
         for name, value in logged.items()

@@ -1,4 +1,4 @@
-"""The model card of a folder: what it is, what it scored beside its baselines, how to use it, and what it cannot do."""
+"""Write the model card of a folder: description, scores with baselines, usage and limits."""
 
 import io
 import json
@@ -29,12 +29,12 @@ TEMPLATE = Path(__file__).with_name("card_template.md")
 CARD, PICTURE, RESULTS = "README.md", "kernels.png", "results.json"
 TAGS = ["dlr", "state-space-model", "linear-rnn", "long-sequences"]
 
-# Metrics that the Hub knows by another name than ours.
+# Our metrics that have another name on the Hub.
 _HUB_METRICS = {"f1_macro": "f1", "accuracy_balanced": "accuracy"}
-# Endings of scores of this library, which make no baseline of what they follow.
+# Endings of score names that do not mark a baseline.
 _SCORES = ("_macro", "_balanced", "_batch_mean")
 
-# What a layer is, by its type or, of those with a kernel, by that of the kernel.
+# Descriptions of layers, by layer type, or by kernel type for layers with a kernel.
 _KINDS = {
     "dlr": "diagonal linear RNN (DLR)",
     "dss": "diagonal state space (DSS)",
@@ -44,11 +44,11 @@ _KINDS = {
     "local_attention": "transformer with local attention",
 }
 _WITH_POLES = {"dlr", "dss", "s4d"}
-# Tasks whose name does not say what is done.
+# Purposes of tasks whose name does not explain them.
 _PURPOSES = {"fill-mask": "filling in hidden tokens"}
 # A log has a line for every step that is logged.
 _MOST_RESULTS = 2**26
-# What the entries of results.json must be that are read here.
+# Required types of the entries of results.json.
 _ENTRIES: dict[str, type] = {
     "data": dict,
     "hyperparameters": dict,
@@ -61,16 +61,16 @@ _ENTRIES: dict[str, type] = {
 
 @dataclass
 class CardOptions:
-    """What no file of the folder says.
+    """Content of a card that the files of the folder do not give.
 
     Args:
-        repo_id: where it will live, as the examples of use name it; by default "your-name/FOLDER".
-        title: of the card; by default the folder's name.
-        license: of the weights, by its name at the Hub.
-        language: of the texts, as ISO 639 codes.
-        dataset: name of the data, or of a Hub data set; by default what results.json says.
-        limits: sentences to put before those that every model has.
-        facts: sentences to put before those of the training.
+        repo_id: repository name in the usage examples; by default "your-name/FOLDER".
+        title: title of the card; by default the folder's name.
+        license: license of the weights, by its name on the Hub.
+        language: languages of the texts, as ISO 639 codes.
+        dataset: name of the data, or of a Hub data set; by default from results.json.
+        limits: sentences about limits, before those of every model.
+        facts: sentences before those about the training.
         picture: draw the kernels, if matplotlib is installed.
     """
 
@@ -87,11 +87,11 @@ class CardOptions:
 def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     """Write README.md, and the picture of the kernels, into a model folder.
 
-    results.json, where there is one, is what an example or `CardCallback` recorded of the run: "metrics", "recipe",
-    "data", "command", "log_history".
+    An example or `CardCallback` can write results.json, which records the run: "metrics", "recipe", "data", "command",
+    "log_history".
 
     Raises:
-        InputError: if there is no model in the folder, results.json cannot be read, or repo_id is none.
+        InputError: if the folder has no model, results.json cannot be read, or repo_id is not a repository id.
     """
     options = options or CardOptions()
     if options.repo_id is not None:
@@ -135,7 +135,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
 
 
 def _draw(model: DLRPreTrainedModel) -> bytes | None:
-    """The picture of the first DLR layer, as PNG; None for a model that has none, and without matplotlib."""
+    """The picture of the first DLR layer as PNG; None if the model has no such layer, or without matplotlib."""
     drawn = io.BytesIO()
     try:
         kernel_figure(model).savefig(drawn, format="png", dpi=60, metadata={"Software": None})
@@ -161,7 +161,7 @@ def _render(
         library_name="transformers",
         tags=list(TAGS),
         pipeline_tag=None if task is None else task.name,
-        datasets=[dataset] if dataset and "/" in dataset else None,  # the Hub links to what is named here
+        datasets=[dataset] if dataset and "/" in dataset else None,  # the Hub links to this data set
         metrics=table.hub_names() or None,
         model_name=title,
         eval_results=_eval_results(task, dataset, table) or None,
@@ -192,9 +192,9 @@ def _render(
 
 
 class MetricTable:
-    """Metrics with their baselines: of two entries, "accuracy" and "accuracy_tfidf", the second is one of the first's.
+    """Metrics with their baselines: "accuracy_tfidf" is a baseline of "accuracy".
 
-    An entry that ends in "_95" is the interval of another.
+    An entry that ends in "_95" is the confidence interval of another entry.
     """
 
     def __init__(self, metrics: dict[str, Any]):
@@ -219,15 +219,15 @@ class MetricTable:
         return {name.removeprefix(f"{metric}_").replace("_", " "): self.numbers[name] for name in names}
 
     def scores(self) -> dict[str, float]:
-        """The metrics proper: numbers that are not counts."""
+        """The metrics: numbers that are not counts."""
         return {name: self.numbers[name] for name in self.own if isinstance(self.numbers[name], float)}
 
     def hub_names(self) -> list[str]:
-        """The metrics by the names of the Hub, each once."""
+        """The metrics' names on the Hub, each once."""
         return list(dict.fromkeys(_HUB_METRICS.get(name, name) for name in self.scores()))
 
     def render(self) -> str:
-        """A Markdown table: a row per metric, a column for the model and for each baseline; empty without metrics."""
+        """Render a Markdown table: one row per metric, one column for the model and each baseline; may be empty."""
         columns = list(dict.fromkeys(name for metric in self.own for name in self.baselines(metric)))
         rows = [["", "this model", *columns], ["---"] * (len(columns) + 2)]
         for metric in self.own:
@@ -237,7 +237,7 @@ class MetricTable:
         return "\n".join(f"| {' | '.join(row)} |" for row in rows) if self.own else ""
 
     def intervals(self) -> str:
-        """A sentence per interval."""
+        """Render one sentence per interval."""
         return " ".join(
             f"95 % interval of the {name.removesuffix('_95')}: {_number(low)} … {_number(high)}."
             for name, (low, high) in self.pairs.items()
@@ -267,7 +267,7 @@ def _eval_results(task: Task | None, dataset: str | None, table: MetricTable) ->
 
 
 def shown_example(folder: Path, task: Task) -> str:
-    """The example of the task, as Python."""
+    """The example of the task as Python code."""
     if task.kind != "text":
         return str(task.shown)
     shown = task.shown if isinstance(task.shown, list) else with_mask(task.shown, folder)
@@ -275,14 +275,14 @@ def shown_example(folder: Path, task: Task) -> str:
 
 
 def _widget(folder: Path, task: Task | None) -> list[dict[str, str]] | None:
-    """What the Hub's own page tries the model with: a text, where its pipeline reads one."""
+    """The example for the Hub's widget: a text, if the pipeline reads one."""
     if task is None or task.kind != "text" or not task.runs or isinstance(task.shown, list):
         return None
     return [{"text": with_mask(task.shown, folder)}]
 
 
 def _code(folder: Path, config: DLRConfig, task: Task | None) -> str:
-    """How the card calls the model."""
+    """The code in the card that calls the model."""
     if task is None:
         return f"outputs = model(input_values=torch.zeros(1, 100, {config.input_size}))"
     return task.code.format(example=shown_example(folder, task), input_size=config.input_size)
@@ -314,7 +314,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _training(title: str, results: dict[str, Any], facts: list[str]) -> str:
-    """The recipe, what it was run on, and what transformers' own summary makes of the log."""
+    """Render the training section: recipe, data, machine, and transformers' summary of the log."""
     recipe = results.get("recipe", {})
     facts = [*(f"* {fact}" for fact in facts), *_facts(results)]
     hyperparameters = results.get("hyperparameters") or {
@@ -333,7 +333,7 @@ def _training(title: str, results: dict[str, Any], facts: list[str]) -> str:
 
 
 def _facts(results: dict[str, Any]) -> Iterator[str]:
-    """What the run recorded of itself, as a list in Markdown."""
+    """Yield the recorded facts of the run as Markdown list items."""
     rows = results.get("data", {}).get("rows", {})
     if rows:
         yield "* Data: " + ", ".join(f"{count:,} rows to {part}" for part, count in rows.items()) + "."
@@ -346,7 +346,7 @@ def _facts(results: dict[str, Any]) -> Iterator[str]:
 
 
 def _limits(config: DLRConfig, dataset: str | None, *, trained: bool) -> Iterator[str]:
-    """What holds for every model of its kind."""
+    """Yield the limits of every model of this kind."""
     if trained or dataset:
         where = f" on {dataset}" if dataset else ""
         yield f"It was trained from scratch{where}, without pretraining: away from such data its answers mean little."

@@ -1,4 +1,4 @@
-"""Checkpoints as data: tensors and hyper-parameters come out, and nothing that a file asks for is ever called."""
+"""Read checkpoints as data, tensors and hyper-parameters, without running any code that a file names."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from .bounded_files import open_regular, read_text
 from .bounded_yaml import parse_yaml
 from .errors import InputError, reason_of
 
-# What a Lightning checkpoint may name besides tensors: harmless containers, and libraries whose objects become `Inert`.
+# Imports allowed in a Lightning checkpoint: harmless containers, and libraries whose objects become `Inert`.
 _CONTAINERS: dict[str, Any] = {
     "builtins.dict": dict,
     "builtins.int": int,
@@ -34,7 +34,7 @@ _INERT_LIBRARIES = {"argparse", "lightning", "lightning_fabric", "omegaconf", "p
 _MOST_SETTINGS = 100_000
 _LONGEST_NAME = 500
 
-# What else is found under the name of a checkpoint, by its first bytes.
+# Other formats that are mistaken for a checkpoint, by their first bytes.
 _RESAVE = "and has no checksums that would show damage. Save its state dict again with the PyTorch that wrote it"
 _FORMATS = {
     b"version https://git-lfs": "the pointer that Git LFS leaves: run git lfs pull",
@@ -49,14 +49,14 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoint(NamedTuple):
-    """The state dict of a file, under the names it has there, and its hyper-parameters, if it has any."""
+    """The state dict of a file, with the names in the file, and its hyper-parameters if there are any."""
 
     tensors: dict[str, Tensor]
     hyper_parameters: dict[str, Any] | None
 
 
 class Inert:
-    """Stands in for an object of a library that is not imported: takes any arguments and state, and does nothing."""
+    """A placeholder for an object of a library that is not imported: accepts any arguments and does nothing."""
 
     def __new__(cls, *_args: Any, **_keywords: Any):
         """Ignore the arguments."""
@@ -66,16 +66,16 @@ class Inert:
         self.state: dict[str, Any] = {}
 
     def __setstate__(self, state: Any) -> None:
-        """Keep what would have been the attributes."""
+        """Keep the state that would become the attributes."""
         self.state = state if isinstance(state, dict) else {}
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Tensors and hyper-parameters of a Lightning checkpoint, a bare state dict, or a safetensors file.
+    """Read tensors and hyper-parameters of a Lightning checkpoint, a bare state dict, or a safetensors file.
 
     Raises:
-        InputError: for a file that is missing, damaged, names code to run, holds no tensors, or is in a format without
-            checksums that would show damage. Of the formats without them only safetensors is read, with a warning.
+        InputError: for a file that is missing or damaged, names code to run, has no tensors, or is in a format without
+            checksums. Safetensors has no checksums either; it is read with a warning.
     """
     with open_regular(path) as file:
         start, size = file.read(512), os.fstat(file.fileno()).st_size
@@ -100,7 +100,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise InputError(
             f"{path} has a tensor of the name {reprlib.repr(odd)}, of {len(odd):,} characters: is it a state dict?"
         )
-    # Tensors may share their numbers, so that a small file could describe weights that no memory holds.
+    # Tensors can share storage, so a small file could describe weights too large for the memory.
     if sum(value.nbytes for value in tensors.values()) > size:
         raise InputError(
             f"{path} has tensors of more bytes than the file, which share their numbers: save each with its own."
@@ -109,19 +109,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _is_safetensors(start: bytes, size: int) -> bool:
-    """A safetensors file begins with the length of its header, which is JSON."""
+    """Whether a file begins like safetensors: with the length of a JSON header."""
     return start[8:9] == b"{" and int.from_bytes(start[:8], "little") + 8 <= size
 
 
 def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, whose library checks names, sizes and offsets: there are no checksums.
+    """Load the tensors of a safetensors file; its library checks names, sizes and offsets, but there are no checksums.
 
     Raises:
-        InputError: for a header that is damaged, or does not describe every byte after it once.
+        InputError: if the header is damaged, or does not describe every following byte exactly once.
     """
     try:
         tensors = load_file(path)
-    except Exception as error:  # a header of random bytes is answered by several kinds of errors
+    except Exception as error:  # a damaged header can raise several kinds of errors
         raise InputError(f"{path} is no whole safetensors file ({reason_of(error)}): fetch it again.") from error
     logger.warning(
         "%s has no checksums, so damaged numbers in it cannot be seen. Compare its SHA-256 with its source's: %s",
@@ -132,13 +132,13 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """The digest that the Hub shows for a file of weights."""
+    """The SHA-256 that the Hub shows for a weight file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _refuse_format(path: Path, start: bytes) -> NoReturn:
-    """Say what a file is that is neither an archive nor safetensors."""
+    """Raise an error that names the format of a file that is neither an archive nor safetensors."""
     what = next((kind for magic, kind in _FORMATS.items() if start.startswith(magic)), None)
     if not start:
         what = "empty"
@@ -151,23 +151,23 @@ def _refuse_format(path: Path, start: bytes) -> NoReturn:
 
 
 def _load_archive(path: Path) -> Any:
-    """What the pickle of an archive holds.
+    """Load the pickle of an archive.
 
     Raises:
-        InputError: for one that names code to run, or is no pickle of tensors.
+        InputError: if it names code to run, or is not a pickle of tensors.
     """
     try:
         return _load_pickle(path)
     except InputError:
         raise
-    except (Exception, MemoryError) as error:  # a file of a stranger can make the unpickler raise anything
+    except (Exception, MemoryError) as error:  # an untrusted file can make the unpickler raise anything
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
         raise InputError(f"{path} is no whole PyTorch checkpoint ({reason_of(error)}): fetch it again.") from error
 
 
 def _load_pickle(path: Path) -> Any:
-    """The same by torch's weights-only unpickler, with stand-ins for the libraries of the table."""
+    """Load with torch's weights-only unpickler, with placeholders for the libraries in the table."""
     stand_ins: list[Any] = []
     for name in get_unsafe_globals_in_checkpoint(path):
         if name not in _CONTAINERS and name.split(".")[0] not in _INERT_LIBRARIES:
@@ -177,12 +177,12 @@ def _load_pickle(path: Path) -> Any:
             )
         stand_ins.append((_CONTAINERS.get(name, Inert), name))
     with safe_globals(stand_ins), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # it says what the error will
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # the error gives the same information
         return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
 
 
 def _refusal(error: BaseException) -> str:
-    """What torch's unpickler did not accept, without its advice to run the file."""
+    """The reason why torch's unpickler refused the file, without its advice to run it."""
     asked = re.search(r"GLOBAL (\S+)", str(error))
     if asked:
         return f"it asks to import {reprlib.repr(asked[1])}."
@@ -190,7 +190,7 @@ def _refusal(error: BaseException) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """A dense tensor in memory that has all of its numbers in the file, and no attributes of its own."""
+    """Whether a value is a dense CPU tensor with all its numbers in the file, and without extra attributes."""
     return (
         type(value) in (Tensor, torch.nn.Parameter)
         and not vars(value)
@@ -202,10 +202,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def read_hyper_parameters(path: Path) -> dict[str, Any]:
-    """Hyper-parameters from a YAML or JSON file.
+    """Read hyper-parameters from a YAML or JSON file.
 
     Raises:
-        InputError: for a file that is missing, too large, cannot be parsed, or holds no mapping.
+        InputError: for a file that is missing, too large, cannot be parsed, or is not a mapping.
     """
     text = read_text(path)
     if path.suffix == ".json":
@@ -222,7 +222,7 @@ def read_hyper_parameters(path: Path) -> dict[str, Any]:
 
 
 def _once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The entries of a JSON object, none of them given twice."""
+    """The entries of a JSON object; duplicate names are refused."""
     found: dict[str, Any] = {}
     for name, value in entries:
         if name in found:
@@ -232,7 +232,7 @@ def _once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _read_settings(path: Path, given: Any) -> dict[str, Any] | None:
-    """Hyper-parameters as plain values with every reference followed; None if they are no mapping."""
+    """Convert hyper-parameters to plain values and resolve references; None if they are not a mapping."""
     budget = iter(range(_MOST_SETTINGS))
     try:
         plain = _plain(given, budget)
@@ -245,13 +245,13 @@ def _read_settings(path: Path, given: Any) -> dict[str, Any] | None:
 
 
 def _spend(budget: Iterator[int]) -> None:
-    """Count a value: what is shared and repeated can be far more than the file that it comes from."""
+    """Count a value, because shared values can expand to far more than the file."""
     if next(budget, None) is None:
         raise RecursionError
 
 
 def _plain(value: Any, budget: Iterator[int]) -> Any:
-    """OmegaConf's containers and nodes as dictionaries, lists and values; other stand-ins as None."""
+    """Convert OmegaConf's containers and nodes to dictionaries, lists and values; other placeholders to None."""
     _spend(budget)
     if isinstance(value, Inert):
         return _plain(value.state.get("_content", value.state.get("_val")), budget)
@@ -263,7 +263,7 @@ def _plain(value: Any, budget: Iterator[int]) -> Any:
 
 
 def _resolved(config: dict[str, Any], budget: Iterator[int]) -> dict[str, Any]:
-    """With every "${a.b}" that names another entry replaced by it; what cannot be resolved stays as it is."""
+    """Replace every reference "${a.b}" by the entry it names; unresolvable references do not change."""
 
     def follow(value: Any) -> Any:
         _spend(budget)

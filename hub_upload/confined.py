@@ -1,7 +1,7 @@
-"""A script in a process of its own: without tokens, without a network where that can be had, and with an end.
+"""Run a script in a separate process: without tokens, with a time limit, and without a network if possible.
 
-The caller imports `run`; the new process runs this file as a script, which gives itself its limits and then runs the
-other one, so that nothing of it runs without them:
+The caller imports `run`. The new process runs this file as a script, which sets its own limits and then runs the other
+script, so that none of its code runs without limits:
 
     python confined.py LIMITS SCRIPT ARGUMENT...
 """
@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-# What a process needs to start and to compute. Everything else stays here: tokens, keys, addresses of services.
+# Environment variables that a process needs. All others are not passed on: tokens, keys, addresses of services.
 _PASSED_ON = {
     *("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "VIRTUAL_ENV"),
     *("LANG", "LC_ALL", "LC_CTYPE", "TZ", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -29,7 +29,7 @@ _PR_SET_PDEATHSIG, _CLONE_NEWUSER, _CLONE_NEWNET = 1, 0x10000000, 0x40000000
 
 
 class Limits(NamedTuple):
-    """What a process may use: seconds, bytes of memory, and bytes of one file that it writes."""
+    """The limits of a process: seconds, bytes of memory, and bytes of one file that it writes."""
 
     seconds: int
     memory: int
@@ -37,21 +37,21 @@ class Limits(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """How a process ended: its return code (None after the time limit), and the end of what it said of errors."""
+    """How a process ended: its return code (None after the time limit), and the end of its standard error."""
 
     returncode: int | None
     errors: str
 
 
 def run(script: str, arguments: list[str], folder: Path, limits: Limits, environment: dict[str, str]) -> Finished:
-    """Run a script until it ends or its time is up; with this process it ends, too, and everything that it started.
+    """Run a script until it ends or reaches the time limit; if this process ends, the script and its children end too.
 
     Args:
         script: a Python file.
-        arguments: of it.
-        folder: to run in; home, temporary files and the standard error are in it.
-        limits: of the new process.
-        environment: added to the little that is passed on.
+        arguments: its command-line arguments.
+        folder: its working folder, which also holds its home, temporary files and standard error.
+        limits: limits of the new process.
+        environment: environment variables in addition to the few that are passed on.
     """
     passed_on = {name: value for name, value in os.environ.items() if name.upper() in _PASSED_ON}
     own = {name: str(folder) for name in ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")}
@@ -79,7 +79,7 @@ def run(script: str, arguments: list[str], folder: Path, limits: Limits, environ
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Whatever still runs of it, and of what it has started."""
+    """End the process and its children."""
     if hasattr(os, "killpg"):
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -90,10 +90,10 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _limit(limits: Limits) -> None:
-    """Memory, time and sizes of files, where the system counts them."""
+    """Limit memory, time and file sizes, as far as the system supports it."""
     try:
         import resource
-    except ImportError:  # Windows: the caller still counts the time
+    except ImportError:  # on Windows only the caller's time limit applies
         return
     wanted = {
         "RLIMIT_CORE": 0,
@@ -105,12 +105,12 @@ def _limit(limits: Limits) -> None:
         kind = getattr(resource, name)
         soft, hard = resource.getrlimit(kind)
         least = min([most, *(now for now in (soft, hard) if now != resource.RLIM_INFINITY)])
-        with suppress(ValueError, OSError):  # a system may know a limit and not let it be set
+        with suppress(ValueError, OSError):  # a system may know a limit but not allow setting it
             resource.setrlimit(kind, (least, least))
 
 
 def _end_with(parent: int) -> None:
-    """End with the process that waits for this one, however it ends."""
+    """End this process when the waiting process ends, for any reason."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
@@ -119,7 +119,7 @@ def _end_with(parent: int) -> None:
 
 
 def _watch() -> None:
-    """Wait for the end of the other end."""
+    """Wait until the other process closes the pipe."""
     with suppress(OSError):
         os.read(0, 1)
     if hasattr(os, "killpg"):
@@ -128,10 +128,10 @@ def _watch() -> None:
 
 
 def _leave_network() -> None:
-    """Take part in no network; a system that does not let users do so leaves the process as it was."""
+    """Leave the network, if the system allows users to do so."""
     if sys.platform == "linux":
         unshare = ctypes.CDLL(None).unshare
-        if unshare(_CLONE_NEWNET) != 0:  # only an administrator may; a user may in a namespace of users
+        if unshare(_CLONE_NEWNET) != 0:  # needs an administrator, or a user namespace
             unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint of the official DLR and DSS code, or of S4D, as a model folder with the right head."""
+"""Convert a checkpoint of the official DLR, DSS or S4 code to a model folder with the right head."""
 
 import logging
 from dataclasses import replace
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Conversion(NamedTuple):
-    """A converted model, and by how much its diagonalised kernels differ from those of S4, if it has any."""
+    """A converted model, and the error of its diagonalised S4 kernels, if it has any."""
 
     model: DLRPreTrainedModel
     residual: float | None
@@ -58,19 +58,19 @@ def convert(
     dtype: str = "float32",
     card: CardOptions | None = None,
 ) -> Conversion:
-    """Write the model of a checkpoint into a new folder.
+    """Convert a checkpoint into a new model folder.
 
     Args:
         checkpoint: a Lightning checkpoint, a bare state dict, or a safetensors file.
-        folder: to be made; it appears whole or not at all.
-        hyper_parameters: a YAML or JSON file, for a checkpoint that has none, or instead of those it has.
+        folder: the new folder; it is written completely or not at all.
+        hyper_parameters: a YAML or JSON file, if the checkpoint has no hyper-parameters or to replace them.
         head: "sequence", "token" or "pair", if the data set is not one of the official code.
-        tokenizer: the folder or name of a tokenizer that is saved beside a model of tokens.
-        dtype: "float32" or "float64", of the parameters.
-        card: what its model card says.
+        tokenizer: folder or name of a tokenizer to save with a model that reads tokens.
+        dtype: dtype of the parameters, "float32" or "float64".
+        card: options of the model card.
 
     Raises:
-        InputError: for a checkpoint or hyper-parameters that do not fit, listing every tensor left over or missing.
+        InputError: if checkpoint and hyper-parameters do not fit; the message lists left-over and missing tensors.
     """
     free_place(folder)
     given = read_checkpoint(checkpoint)
@@ -86,7 +86,7 @@ def convert(
 
 
 def _described(card: CardOptions, checkpoint: Path, residual: float | None) -> CardOptions:
-    """The card's options, with where the weights come from."""
+    """Add the origin of the weights to the card's options."""
     facts = [f"Converted from the checkpoint `{checkpoint.name}` (SHA-256 `{sha256_of(checkpoint)}`)."]
     if residual is not None:
         facts.append(f"Its kernels of S4 were made diagonal, with an error of {residual:.1g} of the largest tap.")
@@ -100,10 +100,11 @@ def convert_tensors(
     head: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Conversion:
-    """The model of a state dict under official names.
+    """Convert a state dict with official names to a model.
 
     Raises:
-        InputError: for hyper-parameters that do not fit, listing every tensor left over, missing or of another shape.
+        InputError: if the hyper-parameters do not fit; the message lists every tensor that is left over, missing or of
+            a wrong shape.
     """
     _refuse_small_floats(tensors)
     diagonal = diagonalise(tensors, dtype)
@@ -112,10 +113,10 @@ def convert_tensors(
             hyper_parameters, diagonal.tensors, head=head, discretization=diagonal.discretization
         )
         config, build = config_of(official), HEADS[official["head"]]
-        with torch.device("meta"):  # sizes that no memory holds are found before any is taken
+        with torch.device("meta"):  # finds sizes that are too large before memory is allocated
             described = build(config)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())  # a dataclass says in two lines what is wrong, and with which field
+        reason = " ".join(str(error).split())  # a dataclass error has two lines
         raise InputError(f"The hyper-parameters describe no model: {reason}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
     _refuse_misfits(described, values, dtype)
@@ -129,7 +130,7 @@ def convert_tensors(
 
 
 def _refuse_small_floats(tensors: dict[str, Tensor]) -> None:
-    """Floating point numbers of 8 bits and less are what is left of weights, and mean nothing without their scales."""
+    """Refuse weights of 8 bits or less, which are quantised and useless without their scales."""
     for name, value in tensors.items():
         if value.is_floating_point() and value.dtype.itemsize < 2:
             raise InputError(
@@ -138,7 +139,7 @@ def _refuse_small_floats(tensors: dict[str, Tensor]) -> None:
 
 
 def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor], dtype: torch.dtype) -> None:
-    """Every parameter and buffer must be in the checkpoint, with its shape, and nothing be left over."""
+    """Check that the checkpoint has every parameter and buffer in its shape, and no others."""
     own = model.state_dict()
     missing = sorted(own.keys() - values.keys() - _norms(model).keys())
     left_over = sorted(values.keys() - own.keys())
@@ -152,7 +153,7 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor], dtype:
         for name, value in values.items()
         if name in own and _kind(value) != _kind(own[name])
     ]
-    fits = not (missing or left_over or shapes or kinds)  # numbers are only read of what will be kept
+    fits = not (missing or left_over or shapes or kinds)  # read numbers only if everything else fits
     endless = [name for name, value in values.items() if fits and not _is_finite(value, dtype)]
     problems = {
         "missing": missing,
@@ -170,23 +171,23 @@ def _refuse_misfits(model: DLRPreTrainedModel, values: dict[str, Tensor], dtype:
 
 
 def _listed(names: list[str]) -> str:
-    """The first of them, and how many there are besides."""
+    """List the first names, and count the others."""
     more = len(names) - _MOST_LISTED
     return ", ".join(names[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _is_finite(value: Tensor, dtype: torch.dtype) -> bool:
-    """Also as it will be kept: a large number of float64 is infinite in float32."""
+    """Whether all numbers are finite, also after conversion: a large float64 number is infinite in float32."""
     return bool(torch.isfinite(value.to(dtype) if value.is_floating_point() else value).all())
 
 
 def _kind(value: Tensor) -> tuple[bool, bool]:
-    """Whether its numbers are real, complex, or neither: integers."""
+    """Whether the numbers are floating point, and whether they are complex; integers are neither."""
     return value.is_floating_point(), value.is_complex()
 
 
 def _load(model: DLRPreTrainedModel, values: dict[str, Tensor]) -> None:
-    """What fits; the norm of SGConv, which is not in official checkpoints, is as there that of the loaded kernel."""
+    """Load the values; compute SGConv's norm, which official checkpoints lack, from the loaded kernel."""
     own = model.state_dict()
     model.load_state_dict({name: value.reshape(own[name].shape) for name, value in values.items()}, strict=False)
     for name, kernel in _norms(model).items():
@@ -204,17 +205,17 @@ def _without_ones(value: Tensor) -> list[int]:
 
 
 def _fitting_tokenizer(name: str, model: DLRPreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the model told which token is padding."""
+    """Load the tokenizer, and set the model's padding token."""
     size = model.config.vocab_size
     if size is None:
         raise InputError(f"--tokenizer {name}: this model reads real values and has no use for a tokenizer.")
     for path in Path(name).iterdir() if Path(name).is_dir() else ():
         if not path.is_dir():
-            with open_regular(path):  # refuses what would be waited for
+            with open_regular(path):  # refuses files that could block
                 pass
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # files of a stranger are answered by any kind of error
+    except Exception as error:  # untrusted files can raise any error
         reason = reason_of(error)
         if "trust_remote_code" in str(error):
             reason = "it needs code of its own, which is not run here"
