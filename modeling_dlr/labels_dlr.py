@@ -13,6 +13,9 @@ PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
 
 DEFAULT_NUM_LABELS = 2
 
+# The label that no loss and no metric counts.
+IGNORED_CLASS = -100
+
 # config.json keeps the name of each class twice.
 MAX_NUM_LABELS = 1_000_000
 

@@ -17,10 +17,8 @@ from .checks_dlr import (
     has_shape,
 )
 from .configuration_dlr import DLRConfig
-from .labels_dlr import ProblemType, check_problem_type
+from .labels_dlr import IGNORED_CLASS, ProblemType, check_problem_type
 from .ops_dlr import at_least_float32
-
-IGNORED_CLASS = -100
 
 
 def loss_by_problem_type(

@@ -13,7 +13,8 @@ import datasets
 import evaluate
 import numpy as np
 
-IGNORED_CLASS = -100
+from .labels_dlr import IGNORED_CLASS
+
 # Lower bound on the variance that R² divides by (arXiv 2212.00768).
 _LEAST_VARIANCE = 1e-5
 
