@@ -1,6 +1,7 @@
 """Whether the Python in a folder is this package's: the same program, whatever became of comments and docstrings."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from .file_kinds import uploaded_files
 
 _MOST_CODE = 2**20
 _HOME = Path(modeling_dlr.__file__).parent
+# A comment by which Python reads a file in another encoding (PEP 263), in which other comments may be code.
+_ENCODING = re.compile(r"^[ \t\f]*#.*?coding[:=]")
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -35,7 +38,10 @@ def _is_own(path: Path, folder: Path) -> bool:
         return False
     try:
         text = read_text(path, _MOST_CODE)
-        return text == read_text(_HOME / path.name) or _program(text) == _own_program(path.name)
+        if text == read_text(_HOME / path.name):
+            return True
+        encoded = any(_ENCODING.search(line) for line in text.split("\n")[:2])
+        return not encoded and _program(text) == _own_program(path.name)
     except (InputError, SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from . import confined, stranger
 from .bounded_files import read_bytes, read_json
 from .errors import InputError, VerificationError, reason_of
+from .file_kinds import uploaded_files
 from .folders import scratch_folder
 from .inspect_folder import INSPECTIONS, config_of_folder
 from .model_folder import check_model_folder
@@ -151,7 +153,7 @@ def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor
     task = task_of(folder)
     task = None if task is None or not task.runs else task
     content = {
-        "folder": str(folder.resolve()),
+        "folder": str(_as_pushed(folder, job / "model")),
         "threads": torch.get_num_threads(),
         "auto_classes": list(served),
         "outputs": {name: SAMPLES[name].output for name in served},
@@ -163,6 +165,18 @@ def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor
     (job / "job.json").write_text(json.dumps(content), encoding="utf-8")
     tensors = {f"{name}/{key}": value for name, inputs in served.items() for key, value in inputs.items()}
     save_file({name: value.contiguous() for name, value in tensors.items()}, job / "inputs.safetensors")
+
+
+def _as_pushed(folder: Path, place: Path) -> Path:
+    """Links to the files that a push sends, in a folder of their own: nobody else ever meets the others."""
+    for path in uploaded_files(folder):
+        link = place / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            link.symlink_to(path.resolve())
+        except OSError:  # as on Windows, where not every user may
+            shutil.copyfile(path, link)
+    return place
 
 
 def _our_answers(job: Path) -> stranger.Answers:

@@ -288,6 +288,40 @@ def test_code_of_this_version_is_known(folder: Path):
         assert "ops_dlr.py" in foreign_code(folder)[0], changed[-30:]
 
 
+@pytest.mark.parametrize("begin", ["# coding: {}\n", "\f\n#-*-coding={}-*-\n", "\r# vim: fileencoding: {}\r"])
+@pytest.mark.parametrize("encoding", ["raw_unicode_escape", "utf-7"])
+def test_code_in_another_encoding_is_not_ours(encoding: str, begin: str, folder: Path):
+    """Python may find a line of code in what is a comment in UTF-8."""
+    code = folder / "ops_dlr.py"
+    text = code.read_text(encoding="utf-8")
+    hidden = "# \\u000aimport os\n" if encoding == "raw_unicode_escape" else "# +AAo-import os\n"
+    code.write_bytes(f"{begin.format(encoding)}{hidden}{text}".encode())
+    assert "ops_dlr.py" in foreign_code(folder)[0]
+
+
+def test_a_stranger_meets_what_is_pushed(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Files that stay at home, code among them, are not there for the other process to load."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    home = {"atfevents": "atfevents.py", "runs/mine": "runs/mine.py", ".hidden": ".hidden.py"}
+    for name in home.values():
+        write(name, (folder / "modeling_dlr.py").read_bytes() + CODE.encode())(folder)
+    places = [f"{module}.DLRModel" for module in home]
+    change_json("config.json", auto_map=config["auto_map"] | dict(zip(["AutoModel", "A", "B"], places, strict=True)))(
+        folder
+    )
+    met = []
+
+    def see(_: str, arguments: list[str], *__: Any) -> Finished:
+        job = json.loads((Path(arguments[0]) / "job.json").read_text(encoding="utf-8"))
+        met.extend(sorted(path.relative_to(job["folder"]).as_posix() for path in Path(job["folder"]).rglob("*.*")))
+        return Finished(1, "not here")
+
+    monkeypatch.setattr(verify_module.confined, "run", see)
+    main(["verify", str(folder)])
+    assert "config.json" in met
+    assert not set(met) & set(home.values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil", [code_of_tokenizer, code_of_pipeline, code_of_model], ids=["tokenizer", "pipeline", "model"]
