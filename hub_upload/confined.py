@@ -136,10 +136,10 @@ def _leave_network() -> None:
 
 
 def main(given: str, script: str, *arguments: str) -> None:
-    """Take the limits on, then run the script."""
+    """Set the limits, then run the script."""
     limits = json.loads(given)
     parent = limits.pop("parent")
-    _leave_network()  # before there is a second thread
+    _leave_network()  # must happen before a second thread starts
     _limit(Limits(**limits))
     _end_with(parent)
     sys.argv = [script, *arguments]

@@ -1,9 +1,9 @@
-"""Kernels of S4 (arXiv 2111.00396, 2206.11893) in the words of the minimal S4D, by eigenvalues in float64.
+"""Convert S4 kernels (arXiv 2111.00396, 2206.11893) to the minimal S4D, by an eigendecomposition in float64.
 
-S4 keeps a state matrix A = diag(Λ) - Σ_r P_r P_r^*, completed by its conjugate, input B and output C, and discretises
-it by the bilinear rule. With A = V diag(λ) V^-1 the same kernel is that of a diagonal state space with poles λ and
-weights (C V)_n (V^-1 B)_n. Eigenvectors of HiPPO-LegS are nearly parallel, so its weights are huge and cancel: what
-that costs in the wanted precision is measured against the recurrence with the full matrix, and refused if it is much.
+S4 has a state matrix A = diag(Λ) - Σ_r P_r P_r^* and its conjugate, an input B and an output C, discretised by the
+bilinear rule. With A = V diag(λ) V^-1, a diagonal state space with poles λ and weights (C V)_n (V^-1 B)_n has the same
+kernel. The eigenvectors of HiPPO-LegS are nearly parallel, so its weights are large and cancel. The resulting error in
+the wanted precision is measured against the recurrence with the full matrix, and a large error is refused.
 """
 
 import re
@@ -15,19 +15,19 @@ from torch import Tensor
 
 from .errors import InputError
 
-# The tensors of a kernel with their axes, of which those by one letter have one size; complex numbers are pairs.
+# The tensors of a kernel with their axes. Axes with the same letter have the same size; complex numbers are pairs.
 _AXES = {"C": "CHn2", "A_real": "Sn", "A_imag": "Sn", "B": "1Sn2", "P": "rSn2", "inv_dt": "H1", "l_kernel": ""}
 _OPTIONAL = {"P", "l_kernel"}
 
 LARGEST_RESIDUAL = 1e-4
-# Of the full matrices of one layer: 128 MiB in float64, as 1,024 channels of 128 states have; and of one matrix.
+# Maximum size of all full matrices of one layer (128 MiB in float64: 1,024 channels of 128 states), and of one matrix.
 _MOST_NUMBERS = 2**24
 _MOST_STATES = 2**10
 _STEPS = 1024
 
 
 class Diagonalised(NamedTuple):
-    """A state dict whose kernels are all diagonal; of those that were not, the discretisation and the largest error."""
+    """A state dict with diagonal kernels only; discretisation and largest error of the converted ones."""
 
     tensors: dict[str, Tensor]
     discretization: str | None = None
@@ -35,9 +35,9 @@ class Diagonalised(NamedTuple):
 
 
 class StateSpace(NamedTuple):
-    """One kernel of S4: Λ and B [H, n], P [r, H, n] and C [C, H, n], complex; time steps [H]; and where C was folded.
+    """An S4 kernel: complex Λ and B [H, n], P [r, H, n] and C [C, H, n]; time steps [H]; and ``folded_at``.
 
-    After its first call S4 keeps C (I - Ā^L) instead of C; ``folded_at`` is that L, or 0 before it.
+    After its first call, S4 stores C (I - Ā^L) instead of C; ``folded_at`` is that L, or 0 before the first call.
     """
 
     diagonal: np.ndarray
@@ -56,20 +56,22 @@ class Diagonal(NamedTuple):
 
 
 def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Diagonalised:
-    """Replace every kernel of S4 by one of the minimal S4D; other state dicts come back as they are.
+    """Replace every S4 kernel by one of the minimal S4D; other state dicts do not change.
 
     Args:
-        tensors: a state dict under official names.
-        dtype: in which the poles and weights will be kept.
+        tensors: a state dict with official names.
+        dtype: dtype in which poles and weights will be stored.
 
     Raises:
-        InputError: if a diagonal kernel differs by more than 1e-4 of the largest tap from that of the full matrix.
+        InputError: if a diagonal kernel differs from that of the full matrix by more than 1e-4 of the largest value.
     """
     places = [name.removesuffix("inv_dt") for name in tensors if re.search(r"\bkernel\.inv_dt$", name)]
     if not places:
         return Diagonalised(tensors)
     try:
-        with np.errstate(all="ignore"):  # what is not finite is refused by its residual, or with the other parameters
+        with np.errstate(
+            all="ignore"
+        ):  # numbers that are not finite are refused later, by the residual or with the other parameters
             spaces = {place: _read(tensors, place) for place in places}
             found, residuals = _all_minimal(spaces, dtype)
     except np.linalg.LinAlgError as error:
@@ -79,7 +81,7 @@ def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) 
     rest = {name: value for name, value in tensors.items() if not name.startswith(tuple(places))}
     if not residuals:
         return Diagonalised(rest | found)
-    residual = float(np.max(residuals))  # which is not a number if one of them is none
+    residual = float(np.max(residuals))  # NaN if one of them is NaN
     if not residual <= LARGEST_RESIDUAL:
         cure = "try --dtype float64" if dtype is torch.float32 else "it cannot be kept as a diagonal one"
         raise InputError(
@@ -90,7 +92,7 @@ def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) 
 
 
 def _all_minimal(spaces: dict[str, StateSpace], dtype: torch.dtype) -> tuple[dict[str, Tensor], list[float]]:
-    """The parameters of every kernel, and the errors of those that were not diagonal."""
+    """Compute the parameters of every kernel, and the errors of those that were not diagonal."""
     solved = {place: _solve(space) for place, space in spaces.items()}
     size = max(diagonal.poles.shape[-1] for diagonal in solved.values())
     found, residuals = {}, []
@@ -103,7 +105,7 @@ def _all_minimal(spaces: dict[str, StateSpace], dtype: torch.dtype) -> tuple[dic
 
 
 def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
-    """The kernel whose tensors begin with ``place``; poles shared by several channels are repeated."""
+    """Read the kernel whose tensor names begin with ``place``; poles shared by several channels are repeated."""
     _check(tensors, place)
     real = {name: tensors[place + name].double().numpy() for name in ("A_real", "A_imag", "inv_dt")}
     B, C = (_complex(tensors[place + name]) for name in ("B", "C"))
@@ -121,7 +123,7 @@ def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
 
 
 def _check(tensors: dict[str, Tensor], place: str) -> None:
-    """Refuse a kernel that lacks a tensor, or has one of another shape or with numbers that are not finite."""
+    """Refuse a kernel with a missing tensor, a wrong shape, or numbers that are not finite."""
     missing = [name for name in _AXES if name not in _OPTIONAL and place + name not in tensors]
     if missing:
         raise InputError(f"The kernel of S4 under {place!r} lacks {missing}: is the state dict whole?")
@@ -144,7 +146,7 @@ def _check(tensors: dict[str, Tensor], place: str) -> None:
 
 
 def _check_tensor(name: str, value: Tensor, axes: str, sizes: dict[str, int]) -> None:
-    """Refuse a tensor whose axes have not the ``sizes`` of those before, to which it adds its own."""
+    """Refuse a tensor whose axes differ from ``sizes``; new axes are added to ``sizes``."""
     shape = list(value.shape)
     known = [sizes.get(axis, axis) for axis in axes]
     fits = len(shape) == len(axes) and 0 not in shape
@@ -159,12 +161,12 @@ def _complex(value: Tensor) -> np.ndarray:
 
 
 def _repeated(value: np.ndarray, H: int) -> np.ndarray:
-    """[..., S, n] to [..., H, n]: channel h has the poles of number h mod S."""
+    """Repeat [..., S, n] to [..., H, n]: channel h has the poles with index h mod S."""
     return np.concatenate([value] * (H // value.shape[-2]), axis=-2)
 
 
 def _matrices(space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A [H, 2n, 2n], B [H, 2n] and C [C, H, 2n], real: the basis is √2 (real parts, imaginary parts)."""
+    """Build real A [H, 2n, 2n], B [H, 2n] and C [C, H, 2n] in the basis √2 (real parts, imaginary parts)."""
     n = space.diagonal.shape[-1]
     both = [np.concatenate([part, part.conj()], axis=-1) for part in (space.diagonal, space.low_rank)]
     A = both[0][:, :, None] * np.eye(2 * n) - np.einsum("rhn,rhm->hnm", both[1], both[1].conj())
@@ -177,9 +179,9 @@ def _matrices(space: StateSpace) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _solve(space: StateSpace) -> Diagonal:
-    """Poles and weights: of a conjugate pair the first, with the mean of both weights; of a real pole half its weight.
+    """Compute poles and weights: for a conjugate pair, one pole and the mean weight; for a real pole, half its weight.
 
-    The mean matters: rounding moves the weights of nearly parallel eigenvectors, but hardly their sum.
+    The mean matters: rounding changes the weights of nearly parallel eigenvectors, but hardly their sum.
     """
     if not len(space.low_rank):
         return Diagonal(space.diagonal, space.B * space.C)
@@ -191,7 +193,9 @@ def _solve(space: StateSpace) -> Diagonal:
         half = poles * space.time_step[:, None] / 2
         weights = weights / (1 - ((1 + half) / (1 - half)) ** space.folded_at)
     real = poles.imag == 0
-    conjugate = np.where(real, weights, np.roll(weights, -1, axis=-1)).conj()  # eig puts pairs side by side
+    conjugate = np.where(
+        real, weights, np.roll(weights, -1, axis=-1)
+    ).conj()  # eig returns the two poles of a pair next to each other
     weights = np.where(real, 0.5, 1.0) * (weights + conjugate) / 2
     kept = max(int((row.imag >= 0).sum()) for row in poles)
     order = np.argsort(poles.imag < 0, axis=-1, kind="stable")[:, :kept]
@@ -200,7 +204,7 @@ def _solve(space: StateSpace) -> Diagonal:
 
 
 def _minimal(diagonal: Diagonal, time_step: np.ndarray, size: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The parameters of the minimal S4D, with poles of weight 0 up to ``size``."""
+    """The parameters of the minimal S4D, padded to ``size`` with poles of weight 0."""
     width = ((0, 0), (0, size - diagonal.poles.shape[-1]))
     poles = np.pad(diagonal.poles, width, constant_values=-1)
     weights = np.pad(diagonal.weights, ((0, 0), *width))
@@ -214,7 +218,7 @@ def _minimal(diagonal: Diagonal, time_step: np.ndarray, size: int, dtype: torch.
 
 
 def _residual(space: StateSpace, kept: dict[str, Tensor]) -> float:
-    """The largest error of the kept kernel, relative to the largest tap of the recurrence with the full matrix."""
+    """The largest error of the stored kernel, relative to the largest value of the full matrix's kernel."""
     A, B, C = _matrices(space)
     steps = min(space.folded_at or _STEPS, _STEPS)
     time_step = space.time_step[:, None, None]

@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code that a script sees."""
+"""The errors of this tool, each with its exit code."""
 
 from collections.abc import Sequence
 
@@ -6,19 +6,19 @@ _LONGEST = 300
 
 
 def reason_of(error: BaseException) -> str:
-    """The first sentence of what an exception says, in one line, or its name if it says nothing."""
+    """The first sentence of an exception's message, in one line, or its class name if the message is empty."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     end = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines))
     return " ".join(lines[: end + 1])[:_LONGEST] if lines else type(error).__name__
 
 
 def printable(text: str) -> str:
-    """In one line that a terminal can show: names of files may hold line ends, control characters and half letters."""
+    """Make a text printable in one line: file names can have line breaks, control characters and invalid text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class HubUploadError(Exception):
-    """An error with a message for the user, in one line; the command ends with ``exit_code``."""
+    """An error with a one-line message for the user; the command ends with ``exit_code``."""
 
     exit_code: int
 
@@ -27,7 +27,7 @@ class HubUploadError(Exception):
 
 
 class VerificationError(HubUploadError):
-    """A folder that a stranger could not use as its files promise: a line for each problem."""
+    """A folder is not ready for the Hub; one line for each problem."""
 
     exit_code = 1
 
@@ -36,13 +36,13 @@ class VerificationError(HubUploadError):
 
 
 class InputError(HubUploadError):
-    """What was given cannot be used: a file, a folder, a name, hyper-parameters."""
+    """An input is invalid: a file, a folder, a name, or hyper-parameters."""
 
     exit_code = 2
 
 
 class RemoteError(HubUploadError):
-    """The Hub did not do what it was asked: no token, no right, no connection, no space."""
+    """The Hub refused or failed: no token, no permission, no connection, or no space."""
 
     exit_code = 3
 

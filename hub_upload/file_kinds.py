@@ -1,4 +1,4 @@
-"""Which files of a folder are sent, and which kinds of file a model folder has a use for."""
+"""Which files of a folder are uploaded, and which types of file a model folder may have."""
 
 import os
 import pickletools
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .bounded_files import open_regular
 
-# What stays at home when a folder is pushed, by the names of files and, with a slash, of folders at any depth: what is
-# hidden, leftovers of editors and of Python, and a run's state, logs and pickled options.
+# Files that are not uploaded, by name; names with a slash are folders at any depth. They are hidden files, temporary
+# files of editors and Python, and the state, logs and pickled options of a training run.
 _NOT_UPLOADED = [
     ".*",
     "*.pyc",
@@ -23,10 +23,10 @@ _NOT_UPLOADED = [
     "training_args.bin",
     "wandb/",
 ]
-# The one hidden file that is the Hub's.
+# The only hidden file that is uploaded.
 _UPLOADED = ".gitattributes"
 
-# Files that are read as text, and those that are not: weights, vocabularies, pictures and recordings.
+# Files that are read as text, and files that are not: weights, vocabularies, pictures and recordings.
 _TEXTS = {
     *(".bib", ".cff", ".css", ".csv", ".html", ".jinja", ".json", ".jsonl", ".md", ".py", ".rst", ".svg", ".toml"),
     *(".tsv", ".txt", ".yaml", ".yml"),
@@ -36,7 +36,7 @@ _OTHERS = {
     *(".flac", ".gif", ".ico", ".jpeg", ".jpg", ".mp3", ".mp4", ".ogg", ".png", ".wav", ".webm", ".webp"),
 }
 _WITHOUT_ENDING = {_UPLOADED, "AUTHORS", "CHANGELOG", "CITATION", "COPYING", "LICENSE", "NOTICE", "README"}
-# What is read by name.
+# Files that are recognised by their whole name.
 _LOADED = [
     "*config*.json",
     "*tokenizer*",
@@ -52,7 +52,7 @@ _LOADED += ["merges.txt", "results.json", "vocab*"]
 _LARGEST_TEXT = 2**26
 _MOST_FILES = 10_000
 
-# How files begin whose content is another than their name says.
+# First bytes of files whose content does not match their name.
 _BEGINNINGS: dict[bytes, str] = {
     b"PK\x03\x04": "an archive",
     b"PK\x05\x06": "an archive",
@@ -70,18 +70,18 @@ _BEGINNINGS: dict[bytes, str] = {
     b"\xcf\xfa\xed\xfe": "a program",
     b"\xca\xfe\xba\xbe": "a program",
 }
-# What a pickle imports by; one that has none of these makes plain values only.
+# Pickle opcodes that import; a pickle without them creates plain values only.
 _IMPORTS = {"GLOBAL", "STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}
 _LONGEST_PICKLE = 2**20
 
 
 def uploaded_files(folder: Path) -> list[Path]:
-    """The files of a folder that a push sends, in order."""
+    """The files of a folder that a push uploads, in order."""
     return [path for path in _entries(folder) if path.is_file()]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """All that is in a folder and does not stay at home, but for the folders themselves."""
+    """All entries of a folder that a push uploads, without the folders themselves."""
     found = []
     for place, folders, files in os.walk(folder):
         here = Path(place)
@@ -92,17 +92,17 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def stays_at_home(path: Path) -> bool:
-    """Whether a file, or a folder that it is in, has one of the names that no push sends."""
+    """Whether a file, or a folder that contains it, has a name that is not uploaded."""
     names = [*(f"{folder}/" for folder in path.parts[:-1]), path.name]
     return any(fnmatchcase(name, pattern) for name in names if name != _UPLOADED for pattern in _NOT_UPLOADED)
 
 
 def unreadable_entries(folder: Path, *, loaded: bool = False) -> Iterator[str]:
-    """What cannot be read to its end, or not in bounded time and memory: of each, what it is.
+    """Describe entries that cannot be read, or not in bounded time and memory.
 
     Args:
-        folder: of a model.
-        loaded: look at files only that are read when its model is loaded, or its card is written.
+        folder: a model folder.
+        loaded: check only files that are read when the model is loaded or its card is written.
     """
     entries = [path for path in _entries(folder) if not loaded or _is_loaded(path.relative_to(folder))]
     if len(entries) > _MOST_FILES:
@@ -128,7 +128,7 @@ def _is_loaded(path: Path) -> bool:
 
 
 def inspect_kinds(folder: Path) -> Iterator[str]:
-    """Only what a model folder has a use for, by its name and by how it begins; nothing that is unpickled."""
+    """Check that every file has a type that a model folder needs, by name and first bytes, and is not a pickle."""
     for path in uploaded_files(folder):
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() not in _TEXTS | _OTHERS and path.name not in _WITHOUT_ENDING:
@@ -146,7 +146,7 @@ def inspect_kinds(folder: Path) -> Iterator[str]:
 
 
 def _is_pickle(content: bytes) -> bool:
-    """Whether a file begins with a pickle of protocol 2 and above, or is one of an older protocol that imports."""
+    """Whether a file begins with a pickle of protocol 2 or later, or is an older pickle that imports."""
     if content[:1] == b"\x80" and 2 <= int.from_bytes(content[1:2], "little") <= 5:
         return True
     imports, place = False, 0

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Write folders and files completely or not at all."""
 
 import contextlib
 import glob
@@ -16,10 +16,10 @@ from .errors import InputError, reason_of
 
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``path`` at the end; after any error there is nothing.
+    """Give a temporary folder that becomes ``path`` at the end; after an error, nothing is left.
 
     Raises:
-        InputError: before any work, if ``path`` is not free; and for a full or write-protected disk.
+        InputError: before any work, if ``path`` is not free; and if the disk is full or write-protected.
     """
     target = free_place(path)
     with scratch_folder(beside=target) as scratch:
@@ -32,10 +32,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def free_place(path: Path) -> Path:
-    """Where a new folder by this name will lie.
+    """The resolved path of a new folder.
 
     Raises:
-        InputError: if there is anything but an empty folder, or no folder can have this name.
+        InputError: if the path exists and is not an empty folder, or cannot be a folder.
     """
     try:
         target = path.resolve()
@@ -50,10 +50,10 @@ def free_place(path: Path) -> Path:
 
 @contextlib.contextmanager
 def replaced_folder(path: Path) -> Iterator[Path]:
-    """A folder to write into that takes the place of ``path`` as a whole at the end; after any error nothing changes.
+    """Give a temporary folder that replaces ``path`` at the end; after an error, nothing changes.
 
-    A process that is killed, whenever it is, leaves the old folder or the new one whole. Between the two renames the
-    old one has a hidden name beside its place: the next call puts it back, and clears away what else was left.
+    If the process is killed at any time, either the old or the new folder is complete. Between the two renames, the old
+    folder has a hidden name next to ``path``; the next call restores it and removes other leftovers.
     """
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _earlier(target: Path) -> Path:
 
 
 def _put_back(target: Path) -> None:
-    """End what a killed process began: the old folder comes back where there is no new one."""
+    """Restore the old folder if a killed process left no new one."""
     earlier = _earlier(target)
     if earlier.exists() and not target.exists():
         earlier.replace(target)
@@ -86,7 +86,7 @@ def _put_back(target: Path) -> None:
 
 
 def _clear(folder: Path, pattern: str) -> None:
-    """Remove what killed processes left: their numbers stand before the last dot of the names."""
+    """Remove leftovers of killed processes; the process id is before the last dot of the name."""
     for path in folder.glob(pattern):
         process = path.name.split(".")[-2]
         if process.isdigit() and not psutil.pid_exists(int(process)):
@@ -97,7 +97,7 @@ def _clear(folder: Path, pattern: str) -> None:
 
 @contextlib.contextmanager
 def scratch_folder(*, beside: Path | None = None) -> Iterator[Path]:
-    """A folder that is gone at the end: beside what is made in it, or where the system keeps such folders.
+    """Give a folder that is removed at the end, next to ``beside``, or in the system's temporary folder.
 
     Raises:
         InputError: if the disk is full or write-protected.
@@ -112,7 +112,7 @@ def scratch_folder(*, beside: Path | None = None) -> Iterator[Path]:
 
 
 def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files so that what was there stays until the new content of all of them is complete.
+    """Write files; the old files stay until the new content of all files is complete.
 
     Raises:
         InputError: if the disk is full or write-protected.
@@ -133,7 +133,7 @@ def write_whole(folder: Path, files: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Whatever a disk answers, as one sentence.
+    """In this context, turn errors of the disk into one sentence.
 
     Raises:
         InputError: instead of an `OSError`.

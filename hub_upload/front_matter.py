@@ -1,4 +1,4 @@
-"""What a card says to the Hub: the YAML between two lines of dashes at its beginning."""
+"""Read the front-matter of a card: the YAML between two lines of dashes at its beginning."""
 
 import re
 from pathlib import Path
@@ -12,10 +12,10 @@ _BLOCK = re.compile(r"\s*---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 
 
 def read_front_matter(card: Path) -> dict[str, Any]:
-    """The front-matter of a card; empty if it has none.
+    """Read the front-matter of a card; empty if it has none.
 
     Raises:
-        InputError: if the file cannot be read, or its front-matter is no mapping.
+        InputError: if the file cannot be read, or its front-matter is not a mapping.
     """
     found = _BLOCK.match(read_text(card))
     data = parse_yaml(found[1], f"The front-matter of {card.name}") if found else {}

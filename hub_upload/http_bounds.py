@@ -1,4 +1,4 @@
-"""Requests to the Hub with an end: no silence, drip, endless answer or long wait holds a program for hours."""
+"""Limit requests to the Hub, so that silent, slow, endless or waiting answers do not block a program."""
 
 import contextlib
 import socket
@@ -15,14 +15,14 @@ from .errors import RemoteError
 _SILENCE = 60.0  # seconds without a byte
 _LONGEST_WAIT = 60  # seconds that the Hub may ask to wait
 _LONGEST_ANSWER = 2**28
-_WAITING = {408, 429, 500, 502, 503, 504}  # the answers upon which huggingface_hub waits and tries again
+_WAITING = {408, 429, 500, 502, 503, 504}  # status codes after which huggingface_hub waits and retries
 
 
 class Bounds:
-    """What every request of a client is held to.
+    """The limits of every request of a client.
 
     Attributes:
-        over: whether the time was up.
+        over: whether the time limit was reached.
     """
 
     def __init__(self, seconds: float):
@@ -31,7 +31,7 @@ class Bounds:
         self._connections: list[socket.socket] = []
 
     def attach(self, client: Any) -> Any:
-        """The client, with these bounds."""
+        """Add these limits to a client, and return it."""
         hooks = client.event_hooks
         client.timeout = min(_SILENCE, self.seconds)
         client.event_hooks = {
@@ -41,18 +41,18 @@ class Bounds:
         return client
 
     def refuse(self) -> RemoteError:
-        """What is said when the time is up."""
+        """The error for a reached time limit."""
         return RemoteError(f"The Hub had given no whole answer after {self.seconds:,.0f} s: try again later.")
 
     def end(self) -> None:
-        """The time is up: whoever waits for an answer gets none."""
+        """End all requests, because the time limit is reached."""
         self.over = True
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Release the connections."""
         for connection in self._connections:
             connection.close()
 
@@ -62,7 +62,7 @@ class Bounds:
         request.extensions = {**request.extensions, "trace": self._remember}
 
     def _remember(self, event: str, found: dict[str, Any]) -> None:
-        """Keep a handle of every connection that is made, to end it by."""
+        """Keep a handle of every new connection, so that it can be closed."""
         if event.endswith("connect_tcp.complete"):
             self._connections.append(found["return_value"].get_extra_info("socket").dup())
 
@@ -74,14 +74,14 @@ class Bounds:
 
 
 def _asked_to_wait(headers: Any) -> int:
-    """The seconds that an answer asks to wait, in either of the ways that huggingface_hub follows."""
+    """The seconds that an answer asks to wait, in both forms that huggingface_hub supports."""
     limit = parse_ratelimit_headers(headers)
     after = headers.get("Retry-After", "").strip()
     return max(int(after[:9]) if after.isdigit() else 0, 0 if limit is None else limit.reset_in_seconds)
 
 
 def _counted(response: Any) -> Any:
-    """The body of an answer, up to a length."""
+    """Limit the length of an answer's body."""
     library = sys.modules[type(response).__module__.partition(".")[0]]  # whichever huggingface_hub has its client from
 
     class Counted(library.SyncByteStream):
@@ -107,7 +107,7 @@ def _counted(response: Any) -> Any:
 
 @contextlib.contextmanager
 def bounded_requests(seconds: float) -> Iterator[Bounds]:
-    """Inside, every request of huggingface_hub's client is bounded, and all of them together to so many seconds."""
+    """In this context, limit every request of huggingface_hub's client, and all together to ``seconds``."""
     bounds = Bounds(seconds)
     before: Callable[[], Any] = _http._GLOBAL_CLIENT_FACTORY
     set_client_factory(lambda: bounds.attach(before()))

@@ -1,4 +1,4 @@
-"""From a checkpoint's merged configuration and the shapes of its tensors to the arguments that `official.py` reads."""
+"""Get the arguments that `official.py` reads, from a checkpoint's configuration and the shapes of its tensors."""
 
 import re
 import reprlib
@@ -20,7 +20,7 @@ from .arguments import (
 from .errors import InputError
 from .official import FAMILIES
 
-# What the classes of state-spaces/s4 do unless a run says otherwise.
+# Defaults of the classes of state-spaces/s4.
 _S4_CLASS: dict[str, Any] = {
     "kernel_type": "s4d",
     "activation": "gelu",
@@ -32,7 +32,7 @@ _S4_CLASS: dict[str, Any] = {
     "bandlimit": None,
     "mult_act": None,
 }
-# What its small example model always does, and what the minimal S4D in it does besides.
+# Fixed arguments of its small example model, and further ones of the minimal S4D in it.
 _S4_EXAMPLE = {
     "kernel_type": "s4d",
     "transposed": True,
@@ -46,14 +46,14 @@ _S4_LAYERS = {"s4", "s4d"}
 
 _SCALE = re.compile(r"layers\.0\.layer\.kernel\.ws\.\d+$")
 
-# Entries of the decoder's part that say what it computes, as arguments of one mapping.
+# Entries of the decoder's section that affect the computation, with their names in a flat mapping.
 _DECODER = {"mode": "decoder", "activation": "decoder.activation", "_name_": "decoder._name_", "nli": "nli"}
 
-# The matrix that gives the answers, by decoder.
+# The output matrix of each decoder.
 _PAIRS = "decoder.retrieval.classifier.2.weight"
 _LAST_LAYERS = ("decoder.output_transform.weight", "decoder.weight", _PAIRS)
 
-# SGConv's kernel is computed once, for its norm: so many numbers take 2 GiB.
+# SGConv's kernel is computed once for its norm; this many numbers take 2 GiB.
 _MOST_TAPS = 2**29
 
 
@@ -64,18 +64,17 @@ def official_arguments(
     head: str | None = None,
     discretization: str | None = None,
 ) -> dict[str, Any]:
-    """The arguments of the official model, in one flat dictionary.
+    """Return the arguments of the official model in one flat dictionary.
 
     Args:
         config: the merged configuration of the official code ("model" with its "layer", "encoder", "decoder",
-            "dataset"), or those arguments in one flat mapping; None for a model whose names and shapes say everything.
+            "dataset"), or these arguments in one flat mapping; None if the names and shapes are sufficient.
         tensors: the state dict.
-        head: "sequence", "token" or "pair"; by default what the data set asks for.
-        discretization: "bilinear" for kernels of S4 that were not diagonal, whatever the configuration says.
+        head: "sequence", "token" or "pair"; by default the head of the data set.
+        discretization: "bilinear" for S4 kernels that were not diagonal; overrides the configuration.
 
     Raises:
-        InputError: listing the arguments that are missing or unknown, naming one that has no meaning here, or those
-            that contradict the shapes.
+        InputError: for missing, unknown or unsupported arguments, or arguments that contradict the shapes.
     """
     given = _of_names(tensors) | _read(config or {}, _of_names(tensors).get("kernel_type"))
     given |= {"head": head} if head else {}
@@ -92,7 +91,10 @@ def official_arguments(
 
 
 def _read(config: dict[str, Any], kernel_type: str | None) -> dict[str, Any]:
-    """One dictionary of the arguments, all of them known; ``kernel_type`` is that of the tensors, if they tell."""
+    """Read the arguments into one dictionary, and refuse unknown ones.
+
+    ``kernel_type`` is the type given by the tensors, or None.
+    """
     flat = _of_run(config) if isinstance(config.get("model"), dict) else dict(config)
     dataset = flat.pop("dataset", None)
     data_set = dataset.get("_name_") if isinstance(dataset, dict) else dataset
@@ -110,7 +112,7 @@ def _read(config: dict[str, Any], kernel_type: str | None) -> dict[str, Any]:
         )
     refuse_unknown_names("one mapping", flat, names_of_flat(kernel_type))
     _refuse_pooling(flat.get("pool"))
-    if flat.get("postact") is None and flat.get("final_act") is not None:  # its name in S4, where "id" is none
+    if flat.get("postact") is None and flat.get("final_act") is not None:  # its name in S4, where "id" means none
         flat["postact"] = None if flat["final_act"] == "id" else flat["final_act"]
     if flat.get("dropout", 0.0) is None:
         del flat["dropout"]
@@ -118,7 +120,7 @@ def _read(config: dict[str, Any], kernel_type: str | None) -> dict[str, Any]:
 
 
 def _of_run(config: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of model, layer, encoder, decoder and data set of a run; other parts of it are not of the model."""
+    """Read the arguments of model, layer, encoder, decoder and data set of a run; other sections are ignored."""
     model, layer = config["model"], config["model"].get("layer")
     if not isinstance(layer, dict):
         raise InputError("The hyper-parameters have a 'model' without a 'layer': pass the configuration of the run.")
@@ -141,13 +143,13 @@ def _of_run(config: dict[str, Any]) -> dict[str, Any]:
         raise InputError("The 'model' must be of the kind 'model', and not be bidirectional itself: its layers may be.")
     parts = {part: config[part] for part in ("encoder", "decoder", "dataset") if part in config}
     if not isinstance(parts.get("decoder"), dict):
-        parts.pop("decoder", None)  # a name alone says no mode
+        parts.pop("decoder", None)  # a name alone gives no mode
     own = {name: value for name, value in model.items() if name not in ("_name_", "layer", "bidirectional")}
     return defaults | {name: layer[name] for name in layer if name != "_name_"} | own | parts
 
 
 def _spread(flat: dict[str, Any], part: str, names: dict[str, str], known: set[str]) -> None:
-    """Replace a part that is a mapping by those of its entries that say what the model computes."""
+    """Replace a section that is a mapping by its entries that affect the computation."""
     entries = flat.get(part)
     if not isinstance(entries, dict):
         return
@@ -157,23 +159,23 @@ def _spread(flat: dict[str, Any], part: str, names: dict[str, str], known: set[s
 
 
 def _refuse_pooling(pool: Any) -> None:
-    """Refuse to leave steps out between layers; the pooling of the official configurations does nothing."""
+    """Refuse pooling between layers; the pooling in the official configurations has no effect."""
     numbers = [value for name, value in pool.items() if name != "_name_"] if isinstance(pool, dict) else [pool]
     if any(number not in (1, None) for number in numbers):
         raise InputError(f"The hyper-parameters pool between layers ({reprlib.repr(pool)}), which no model here does.")
 
 
 def _of_names(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """What the small example model of state-spaces/s4 is always built with, if the names are of one."""
+    """The fixed arguments of state-spaces/s4's small example model, if the names belong to one."""
     if not any(name.startswith("s4_layers.") for name in tensors):
         return {}
     skips = [value for name, value in tensors.items() if name.endswith(".D")]
-    minimal = all(skip.dim() == 1 for skip in skips)  # the full block has one for each kernel
+    minimal = all(skip.dim() == 1 for skip in skips)  # the full block has one skip for each kernel
     return _S4_EXAMPLE | (_S4D_MINIMAL if minimal else {})
 
 
 def _from_shapes(tensors: dict[str, Tensor], kernel_type: str) -> dict[str, Any]:
-    """The sizes, the kind of the encoder, and whether there is a final norm."""
+    """Get the sizes, the type of the encoder, and whether there is a final norm."""
     weight = _matrix(tensors, "encoder.weight")
     values = "encoder.bias" in tensors
     last = next((name for name in _LAST_LAYERS if name in tensors), None)
@@ -202,7 +204,7 @@ def _from_shapes(tensors: dict[str, Tensor], kernel_type: str) -> dict[str, Any]
 
 
 def _number_of_layers(tensors: dict[str, Tensor]) -> int:
-    """One more than the last layer's number, if there is none missing before it."""
+    """Count the layers, and refuse a missing one."""
     found = (re.match(r"(?:model\.layers|s4_layers)\.(\d+)\.", name) for name in tensors)
     layers = {int(match[1]) for match in found if match}
     absent = next((number for number in range(len(layers)) if number not in layers), None)
@@ -212,7 +214,7 @@ def _number_of_layers(tensors: dict[str, Tensor]) -> int:
 
 
 def _number_of_scales(tensors: dict[str, Tensor]) -> int:
-    """Of SGConv, whose kernel must have a size that memory holds: each scale has twice the taps of that before."""
+    """Count the scales of SGConv, each twice as long as the previous one, and refuse a kernel that is too large."""
     scales = {name.rpartition(".")[2]: value for name, value in tensors.items() if _SCALE.search(name)}
     largest = max((value.numel() for value in scales.values()), default=0)
     if largest << max(len(scales) - 1, 0) > _MOST_TAPS:
@@ -224,7 +226,7 @@ def _number_of_scales(tensors: dict[str, Tensor]) -> int:
 
 
 def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
-    """The tensor of this name, whose sizes are those of the model."""
+    """Get a matrix by name; its sizes give those of the model."""
     value = tensors.get(name)
     if value is None:
         raise InputError(f"The state dict has no matrix {name!r}: is it the whole model?")
@@ -234,7 +236,7 @@ def _matrix(tensors: dict[str, Tensor], name: str) -> Tensor:
 
 
 def _refuse_contradictions(given: dict[str, Any], found: dict[str, Any]) -> None:
-    """Refuse arguments that say otherwise than the tensors; null says nothing."""
+    """Refuse arguments that contradict the tensors; null arguments are ignored."""
     wrong = [
         f"{name} {reprlib.repr(given[name])} instead of {value!r}"
         for name, value in found.items()

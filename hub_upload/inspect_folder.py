@@ -1,4 +1,4 @@
-"""What can be said of a model folder by reading its files: each inspection returns what is wrong, in sentences."""
+"""Inspect the files of a model folder; each inspection returns its problems as sentences."""
 
 import ast
 import json
@@ -26,22 +26,22 @@ from .secret_words import search
 
 _LIBRARIES = {"huggingface_hub", "packaging", "torch", "transformers"}
 _PACKAGE = "modeling_dlr"
-# What the parser raises for text that is none, or nested more deeply than it follows.
+# Errors of the parser for text that is not valid, or nested too deeply.
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
-_SHOWN = 6  # names of a list that an error shows
+_SHOWN = 6  # number of names that an error shows
 _PROCESSORS: dict[str, Any] = {"audio": AutoFeatureExtractor, "image": AutoImageProcessor}
-# Vocabularies hold pieces of any text.
+# Vocabularies can contain parts of any text.
 _WORD_LISTS = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
 
 
 def config_of_folder(folder: Path) -> DLRConfig:
-    """The configuration of a folder that has been inspected."""
+    """Load the configuration of an inspected folder."""
     config: Any = DLRConfig.from_pretrained(folder)
     return config
 
 
 def inspect_config(folder: Path) -> Iterator[str]:
-    """It is one of ours, known in every field, and the same after a round trip."""
+    """Check that the configuration is a DLR one, has only known fields, and survives a round trip."""
     written = read_config(folder)
     if written.get("model_type") != DLRConfig.model_type:
         yield f"config.json must have model_type 'dlr', got {written.get('model_type')!r}"
@@ -60,7 +60,7 @@ def inspect_config(folder: Path) -> Iterator[str]:
 
 
 def inspect_auto_map(folder: Path) -> Iterator[str]:
-    """Every Auto class of the family finds its class in a file that is there."""
+    """Check that every Auto class of the family has its class in an existing file."""
     written = read_config(folder).get("auto_map") or {}
     missing = sorted(({"AutoConfig"} | AUTO_CLASSES.keys()) - written.keys())
     if missing:
@@ -82,7 +82,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def inspect_code(folder: Path) -> Iterator[str]:
-    """Copied files parse, and import one another and what everybody has, and never the package itself."""
+    """Check that code files parse, and import only each other and libraries that every user has."""
     for path in sorted(folder.glob("*.py")):
         try:
             ast.parse(read_text(path))
@@ -98,7 +98,7 @@ def inspect_code(folder: Path) -> Iterator[str]:
 
 
 def _imported(tree: ast.Module) -> set[str]:
-    """The roots of absolute imports."""
+    """The top-level packages of absolute imports."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -109,7 +109,7 @@ def _imported(tree: ast.Module) -> set[str]:
 
 
 def inspect_weights(folder: Path) -> Iterator[str]:
-    """Whole safetensors with finite numbers."""
+    """Check that the safetensors files are complete and have finite numbers."""
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         yield "there is no .safetensors file"
@@ -125,18 +125,18 @@ def inspect_weights(folder: Path) -> Iterator[str]:
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    """Looked at in parts, so that a large tensor is not there twice."""
+    """Whether all numbers are finite; checked in parts, so that a large tensor is not copied as a whole."""
     return all(bool(torch.isfinite(part).all()) for part in tensor.flatten().split(2**24))
 
 
 def inspect_architecture(folder: Path) -> Iterator[str]:
-    """Every weight of the class that was saved is there, in its shape, and no other; of tied ones, one is enough."""
+    """Check that the files have exactly the weights of the saved class; tied weights may be saved once."""
     if _all_that_is_wrong("it is complete", inspect_config, folder) or not any(folder.glob("*.safetensors")):
-        return  # another inspection says why
+        return  # another inspection reports why
     try:
         saved = saved_shapes(folder)
     except SafetensorError:
-        return  # inspect_weights says why
+        return  # inspect_weights reports why
     with torch.device("meta"):
         model = AUTO_CLASSES[auto_class_of(folder)](config_of_folder(folder))
     own = model.state_dict(keep_vars=True)
@@ -161,7 +161,10 @@ def _first(names: list[str]) -> str:
 
 
 def inspect_processor(folder: Path) -> Iterator[str]:
-    """A model of sounds or images has its processor, one of tokens a tokenizer that fits, without code of their own."""
+    """Check that a model of sound or images has its processor, and a model of tokens a fitting tokenizer.
+
+    They must not need their own code.
+    """
     task = task_of(folder)
     if task is not None and task.kind in _PROCESSORS:
         try:
@@ -186,7 +189,7 @@ def inspect_processor(folder: Path) -> Iterator[str]:
 
 
 def inspect_card(folder: Path) -> Iterator[str]:
-    """README.md has front-matter that says what the Hub shows and searches by."""
+    """Check that README.md has front-matter with the fields that the Hub shows and searches."""
     path = folder / "README.md"
     if not path.is_file():
         yield "there is no README.md: write one with `python -m hub_upload card`"
@@ -208,7 +211,7 @@ def inspect_card(folder: Path) -> Iterator[str]:
 
 
 def inspect_privacy(folder: Path) -> Iterator[str]:
-    """No file from elsewhere, no access token, and no path of the machine that made it."""
+    """Check that the folder has no link to outside files, no access token, and no local path."""
     for path in uploaded_files(folder):
         name = path.relative_to(folder).as_posix()
         if _is_elsewhere(path, folder):
@@ -219,20 +222,20 @@ def inspect_privacy(folder: Path) -> Iterator[str]:
 
 
 def _is_elsewhere(path: Path, folder: Path) -> bool:
-    """Whether a file is a link to one outside the folder, or to one that stays at home."""
+    """Whether a file is a link to one outside the folder, or to one that is not uploaded."""
     target, home = path.resolve(), folder.resolve()
     return not target.is_relative_to(home) or stays_at_home(target.relative_to(home))
 
 
 def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
-    """What an inspection says, or that files of an unforeseen form kept it from an answer."""
+    """Run an inspection; report unexpected errors as a problem."""
     try:
         return list(inspect(folder))
     except Exception as error:
         return [f"nobody can say whether {title} ({type(error).__name__}: {reason_of(error)}): save the folder again"]
 
 
-# One row per inspection: what is true when it finds nothing.
+# One row per inspection: the statement that is true if it finds no problem.
 INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
     title: partial(_all_that_is_wrong, title, inspect)
     for title, inspect in {

@@ -1,4 +1,4 @@
-"""A folder that may hold a model: whether it does, and what its files claim, before anything is made from them."""
+"""Check that a folder has a model, and read what its files declare, before anything is built from them."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from .bounded_files import read_json
 from .errors import InputError, reason_of
 from .file_kinds import unreadable_entries
 
-# Sizes of a configuration that are those of a tensor, numbers of things that have a tensor each, and factors of sizes.
-# Of what is small, nothing that is built takes long, and whether it is right is compared tensor by tensor.
+# Configuration fields that are tensor sizes, numbers of modules with a tensor each, and factors of sizes.
+# Smaller values need no check here: building is fast, and the tensors are compared afterwards.
 _SIZES = {"hidden_size", "vocab_size", "input_size", "state_size"}
 _COUNTS = {"num_hidden_layers", "layer_types"}
 _FACTORS = {"num_scales", "num_kernel_channels", "num_attention_heads", "attention_ff_ratio"}
@@ -21,14 +21,14 @@ _SMALL = 1_000
 
 
 def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
-    """Refuse a folder without a model of this package, or whose files could not be read in bounded time and memory.
+    """Refuse a folder without a model of this package, or with files that cannot be read in bounded time and memory.
 
     Args:
-        folder: to look at.
-        loaded: look at files only that are read when its model is loaded: a run may have left any others.
+        folder: the folder to check.
+        loaded: check only files that are read when the model is loaded; a training run may have left others.
 
     Raises:
-        InputError: saying what is wrong.
+        InputError: with the reason.
     """
     try:
         there = {name: (folder / name).is_file() for name in ("config.json", "adapter_config.json")}
@@ -56,7 +56,7 @@ def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json as it is written; empty if it cannot be read."""
+    """Read config.json without interpreting it; empty if it cannot be read."""
     try:
         config = read_json(folder / "config.json")
     except InputError:
@@ -65,11 +65,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def saved_shapes(folder: Path) -> dict[str, list[int]]:
-    """The name and shape of every tensor in the files that `from_pretrained` reads; none if there are no such files.
+    """Read name and shape of every tensor in the files that `from_pretrained` loads; empty without such files.
 
     Raises:
-        InputError: for an index that cannot be read, or that names a file elsewhere.
-        SafetensorError: for a file that is not whole.
+        InputError: for an index that cannot be read, or that names a file outside the folder.
+        SafetensorError: for an incomplete file.
     """
     shapes = {}
     for shard in _shards(folder):
@@ -80,7 +80,7 @@ def saved_shapes(folder: Path) -> dict[str, list[int]]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    """The one file of weights, or those that the index names."""
+    """The weight file, or the files that the index lists."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     if (folder / SAFE_WEIGHTS_NAME).is_file() or not index.is_file():
         return [folder / SAFE_WEIGHTS_NAME] if (folder / SAFE_WEIGHTS_NAME).is_file() else []
@@ -93,10 +93,10 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuse a folder without whole weights.
+    """Refuse a folder without complete weights.
 
     Raises:
-        InputError: saying which.
+        InputError: with the reason.
     """
     try:
         shapes = saved_shapes(folder)
@@ -109,11 +109,11 @@ def check_weights(folder: Path) -> None:
 
 
 def _refuse_other_sizes(folder: Path, written: dict[str, Any]) -> None:
-    """Refuse large sizes that the weights do not have, before they are believed."""
+    """Refuse large sizes in the configuration that the weights do not have, before memory is allocated."""
     try:
         shapes = saved_shapes(folder)
     except (SafetensorError, OSError):
-        shapes = {}  # nothing is made from sizes without weights but lists of so many entries
+        shapes = {}  # without weights, sizes only create lists of that length
     kernel = written.get("kernel_parameters")
     given = written | (kernel if isinstance(kernel, dict) else {})
     layers = given.get("layer_types")

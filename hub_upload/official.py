@@ -1,4 +1,4 @@
-"""The official code's words in ours: its constructor arguments as a `DLRConfig`, its state dict as our parameters."""
+"""Translate the official code: constructor arguments to a `DLRConfig`, a state dict to our parameters."""
 
 import re
 from collections.abc import Callable
@@ -21,9 +21,9 @@ DSS_INITS = {"hippo_skew_pos_imag": "hippo_skew", "lin": "lin", "randn": "randn"
 
 
 class Family(NamedTuple):
-    """One kernel_type: its options, its parameters by name, and how many states share one of our poles.
+    """A kernel_type: its options, its parameters by name, and how many official states share one of our poles.
 
-    ``renamed`` are options with another name and the same values; those that are absent keep our defaults.
+    ``renamed`` are options with another name and the same values; absent options keep our defaults.
     """
 
     options: Callable[[dict[str, Any]], dict[str, Any]]
@@ -76,7 +76,7 @@ FAMILIES = {
         lambda official: {"discretization": official["disc"]},
         {"log_dt": "log_time_step", "log_A_real": "log_decay", "A_imag": "frequency", "C": "weights"},
         _TIME_STEPS | {"l_max": "max_length"},
-        states_per_pole=2,  # the official N counts the conjugates, too
+        states_per_pole=2,  # the official N also counts the conjugates
     ),
     "attn": Family(lambda official: {}, {}, {}),
 }
@@ -87,11 +87,11 @@ NORMS: dict[tuple[str, bool], Any] = {  # by (norm, transposed)
     ("batch", False): "batch",
     ("nn.LayerNorm", True): "layer",
 }
-ACTIVATIONS: dict[str | None, None] = dict.fromkeys(("id", "identity", "linear"))  # the others have one name
+ACTIVATIONS: dict[str | None, None] = dict.fromkeys(("id", "identity", "linear"))  # the other activations have one name
 RESIDUALS: dict[str, Any] = {"R": "plain", "D": "decay"}
 POOLINGS: dict[str, Any] = {"pool": "mean", "last": "last"}
 
-# Patterns in official names outside the kernel, replaced one after the other.
+# Patterns in official names outside the kernel, replaced in this order.
 RENAMED = {
     r"^s4_layers\.(\d+)\.": r"model.layers.\1.layer.",
     r"^norms\.(\d+)\.": r"model.layers.\1.norm.",
@@ -109,7 +109,7 @@ RENAMED = {
     r"(^|\battention\.)scale$": r"\1query_scale",
 }
 
-# A skip that the official attention layer has and does not read, and a table that follows from the sizes.
+# A skip that the official attention layer does not use, and a table that follows from the sizes.
 UNUSED_BY_ATTENTION = r"(^|\.)(D|rope\.freqs)$"
 
 
@@ -127,7 +127,7 @@ def kernel_parameters_of(official: dict[str, Any]) -> dict[str, Any]:
 
 
 def attention_of(official: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a block or model that attends, without or with a chunk size."""
+    """The fields of an attention block or model, with or without a chunk size."""
     window = official["chunk_size"]
     kind = "full_attention" if window is None else "local_attention"
     return {
@@ -139,7 +139,7 @@ def attention_of(official: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_of(official: dict[str, Any]) -> DLRConfig:
-    """The configuration of a block or model; what a block leaves out takes its default."""
+    """The configuration of a block or model; missing arguments of a block get their defaults."""
     attends = official["kernel_type"] == "attn"
     mixer = attention_of(official) if attends else {"kernel_parameters": kernel_parameters_of(official)}
     return DLRConfig(
@@ -166,10 +166,10 @@ def config_of(official: dict[str, Any]) -> DLRConfig:
 
 
 def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Tensor]:
-    """A state dict, or the gradients by it, under our names; shapes may differ by axes of one.
+    """Rename a state dict, or its gradients, to our names; shapes may differ by axes of size 1.
 
     Raises:
-        InputError: if two tensors have one place, or a scale of SGConv is missing.
+        InputError: if two tensors get the same name, or a scale of SGConv is missing.
     """
     if kernel_type == "attn":
         official = {name: value for name, value in official.items() if not re.search(UNUSED_BY_ATTENTION, name)}
@@ -180,13 +180,13 @@ def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Te
         if place in ours:
             raise InputError(f"{origins[place]} and {name} are both {place}: is the state dict of one model?")
         ours[place], origins[place] = value, name
-    if "model.embed_tokens.bias" in ours:  # an embedding has none: this encoder is a projection
+    if "model.embed_tokens.bias" in ours:  # an embedding has no bias: this encoder is a projection
         ours = {name.replace("embed_tokens", "input_projection"): value for name, value in ours.items()}
     return ours
 
 
 def our_name(name: str, kernel_type: str) -> str:
-    """An official name in ours; an encoder is taken for an embedding."""
+    """Translate an official name to ours; an encoder is treated as an embedding."""
     for pattern, replacement in RENAMED.items():
         name = re.sub(pattern, replacement, name)
     place, dot, last = name.rpartition(".")
@@ -195,7 +195,7 @@ def our_name(name: str, kernel_type: str) -> str:
 
 
 def _stacked(official: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The scales of SGConv, which are ws.0, ws.1, ... there, as one tensor each."""
+    """Stack the scales of SGConv, which the official code stores as ws.0, ws.1, ..., into one tensor each."""
     stacked, parts = {}, {}
     for name, value in official.items():
         scale = re.fullmatch(r"(.*\bws)\.(0|[1-9][0-9]*)", name)
@@ -207,10 +207,10 @@ def _stacked(official: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stack(name: str, scales: dict[int, Tensor]) -> Tensor:
-    """Scales by their number as one tensor.
+    """Stack scales in the order of their numbers.
 
     Raises:
-        InputError: if one is missing, or of another shape than the first.
+        InputError: if one is missing, or has another shape than the first.
     """
     for number in range(len(scales)):
         if number not in scales:

@@ -1,4 +1,4 @@
-"""Whether the Python in a folder is this package's: the same program, whatever became of comments and docstrings."""
+"""Check whether the Python code in a folder is this package's; comments and docstrings may differ."""
 
 import ast
 import re
@@ -19,9 +19,9 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def foreign_code(folder: Path) -> list[str]:
-    """What Python there is that is not the installed package's, as one problem that names it.
+    """Report Python files that differ from the installed package, as one problem that names them.
 
-    Reading does not run it; loading the folder would.
+    The files are read but not run; loading the folder would run them.
     """
     files = [path for path in uploaded_files(folder) if path.suffix == ".py"]
     foreign = [path.relative_to(folder).as_posix() for path in files if not _is_own(path, folder)]
@@ -52,7 +52,7 @@ def _own_program(name: str) -> str:
 
 
 def _program(source: str) -> str:
-    """What is left of a program when nobody documents it."""
+    """The program without comments and docstrings."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

@@ -1,4 +1,4 @@
-"""What a push would do: every file that is sent, compared with the repository by the hashes that the Hub keeps."""
+"""Plan a push: compare every file to upload with the repository, by the hashes that the Hub stores."""
 
 import hashlib
 import re
@@ -20,7 +20,7 @@ _PART = 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """Where to push: a branch of a repository, of a model or of a space."""
+    """The destination of a push: a branch of a model or space repository."""
 
     repo_id: str
     repo_type: str = "model"
@@ -31,7 +31,7 @@ class Target:
 
 
 class Plan(NamedTuple):
-    """What a push would do: the commit it builds upon (None for a new repository or branch), and each file's fate."""
+    """A planned push: the commit it builds on (None for a new repository or branch), and the action for each file."""
 
     head: str | None
     exists: bool
@@ -42,13 +42,13 @@ class Plan(NamedTuple):
     sizes: dict[str, int]
 
     def describe(self) -> str:
-        """One line: what it builds upon."""
+        """One line that says what the push builds on."""
         if not self.exists:
             return "a new repository would be made"
         return "a new branch would be made" if self.head is None else f"at commit {self.head}"
 
     def lines(self) -> Iterator[str]:
-        """One line per file, as `--dry-run` prints them."""
+        """Yield one line per file, for `--dry-run`."""
         for sign, names in (("new", self.new), ("changed", self.changed), ("same", self.same)):
             for name in names:
                 yield f"  {sign:8} {name} ({self.sizes[name]:,} bytes)"
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """The files that a push sends, with their sizes: what can be said without the Hub."""
+    """The files that a push uploads, with their sizes; this needs no network."""
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in uploaded_files(folder)}
 
 
@@ -65,7 +65,7 @@ def make_plan(api: HfApi, folder: Path, target: Target) -> Plan:
     """Compare every file with the repository.
 
     Raises:
-        RemoteError: if the repository does not say its newest commit.
+        RemoteError: if the Hub does not give the newest commit.
         HfHubHTTPError: if its files cannot be listed.
     """
     sizes = sizes_of(folder)
@@ -87,11 +87,11 @@ def make_plan(api: HfApi, folder: Path, target: Target) -> Plan:
 
 
 def head_of(api: HfApi, target: Target) -> str | None:
-    """The newest commit of a branch; None if there is no such branch beside main.
+    """The newest commit of a branch; None if the branch, other than main, does not exist.
 
     Raises:
-        RemoteError: if the Hub names no commit, or says that there is no main.
-        RepositoryNotFoundError: if there is no such repository.
+        RemoteError: if the Hub does not give a commit, or has no branch main.
+        RepositoryNotFoundError: if the repository does not exist.
     """
     try:
         head = api.repo_info(target.repo_id, revision=target.branch, repo_type=target.repo_type).sha
@@ -110,7 +110,7 @@ def _listed(api: HfApi, target: Target, head: str) -> dict[str, RepoFile]:
 
 
 def _is_same(path: Path, size: int, entry: RepoFile) -> bool:
-    """By SHA-256 for files of Git LFS, by Git's own hash for the others; of another size, without reading it."""
+    """Compare by size, then by SHA-256 for Git LFS files and by Git's hash for others."""
     if entry.size != size:
         return False
     digest = hashlib.sha256() if entry.lfs else hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)

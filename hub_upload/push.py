@@ -1,4 +1,4 @@
-"""A verified folder to the Hub in one commit, and never over what somebody else has put there since."""
+"""Upload a verified folder to the Hub in one commit, without overwriting newer commits of others."""
 
 import contextlib
 import glob
@@ -18,25 +18,24 @@ from .repo_ids import check_repo_id
 from .space import space_folder, verify_space
 from .verify import verify
 
-# Seconds in which the Hub must have answered all: to compare, and to take in what is sent, which has one more for so
-# many bytes.
+# Time limits in seconds for the comparison and for the upload; an upload gets one more second per this many bytes.
 _SECONDS, _BYTES_PER_SECOND = 600, 100_000
 
 
 @dataclass
 class PushOptions:
-    """How to push.
+    """Options of a push.
 
     Args:
-        private: make a new repository private; one that is there and public is refused.
-        branch: to push to; made if it is not there. By default main.
-        pull_request: open one instead of writing to a branch.
-        parent_commit: the commit on which this one may be put, if the folder does not know it.
-        message: of the commit.
+        private: create the repository as private; an existing public one is refused.
+        branch: branch to push to, created if needed; by default main.
+        pull_request: open a pull request instead of writing to a branch.
+        parent_commit: the commit to build on, if the folder does not know it.
+        message: commit message.
         repo_type: "model", or "space" for the demo page of the model.
-        model_id: for a space only: the repository of the model; by default the space's own name.
-        timeout: seconds after which the Hub is given up; by default ten minutes, and one second per 100 KB.
-        trust_folder_code: run code of the folder that is not this package's, as `verify` does.
+        model_id: for a space only: the repository of the model; by default the space's name.
+        timeout: time limit in seconds; by default ten minutes plus one second per 100 KB.
+        trust_folder_code: also run code in the folder that is not this package's, as in `verify`.
     """
 
     private: bool = False
@@ -54,17 +53,17 @@ def push(folder: Path, repo_id: str, options: PushOptions | None = None) -> Comm
     """Verify a folder, then upload it in one commit.
 
     Args:
-        folder: of a model, as `save_pretrained` wrote it.
+        folder: a model folder written by `save_pretrained`.
         repo_id: "name/repository".
         options: branch, pull request, privacy, parent, space.
 
     Returns:
-        The commit; if the repository has every file as it is here, its newest one.
+        The new commit; the newest existing one if no file differs.
 
     Raises:
-        InputError, VerificationError: before anything is sent.
+        InputError, VerificationError: before anything is uploaded.
         NewerRemoteError: if the repository has commits that this folder does not know.
-        RemoteError: if there is no token, or the Hub refuses; nothing is then visible there.
+        RemoteError: if there is no token, or the Hub refuses; the repository then does not change.
     """
     options = options or PushOptions()
     target = _target(repo_id, options)
@@ -93,10 +92,10 @@ def push(folder: Path, repo_id: str, options: PushOptions | None = None) -> Comm
 
 
 def dry_run(folder: Path, repo_id: str, options: PushOptions | None = None) -> Plan:
-    """Compare a folder with the repository, then verify it; nothing is written anywhere.
+    """Compare a folder with the repository, then verify it, without writing anything.
 
     Raises:
-        InputError, VerificationError, RemoteError: as `push` would.
+        InputError, VerificationError, RemoteError: as in `push`.
     """
     options = options or PushOptions()
     target = _target(repo_id, options)
@@ -113,10 +112,10 @@ COMPARISON = "what a push would change there cannot be said without the Hub"
 
 
 def local_files(folder: Path, repo_id: str, options: PushOptions) -> dict[str, int]:
-    """The files that a push would send, with their sizes; nothing is verified, and nobody asked.
+    """The files that a push would upload, with their sizes, without verification and without a network.
 
     Raises:
-        InputError: for options or a folder that cannot be used.
+        InputError: for invalid options or an invalid folder.
     """
     _target(repo_id, options)
     with _page_or_model(folder, repo_id, options) as upload:
@@ -125,7 +124,7 @@ def local_files(folder: Path, repo_id: str, options: PushOptions) -> dict[str, i
 
 @contextlib.contextmanager
 def _page_or_model(folder: Path, repo_id: str, options: PushOptions) -> Iterator[Path]:
-    """The folder to upload: the model's own, or its demo page in a temporary one."""
+    """Give the folder to upload: the model folder, or a temporary folder with its demo page."""
     if options.repo_type == "model":
         check_model_folder(folder)
         yield folder
@@ -142,7 +141,7 @@ def _verify(upload: Path, options: PushOptions) -> None:
 
 
 def _target(repo_id: str, options: PushOptions) -> Target:
-    """Where to push; names that are none are refused, and options that would have no effect."""
+    """The destination of the push; invalid names and options without effect are refused."""
     check_repo_id(repo_id)
     if options.model_id is not None:
         check_repo_id(options.model_id)
@@ -165,9 +164,9 @@ def _refuse_no_token() -> None:
 
 
 def _is_known(api: HfApi, plan: Plan, folder: Path, target: Target, options: PushOptions) -> bool:
-    """Whether the newest commit is one to build upon, by itself: what the Hub lists as its files proves nothing.
+    """Whether the push may build on the newest commit; only the commit counts, not the files that the Hub lists.
 
-    It is if the caller names it, if the folder pushed it, or if it is the empty one that a repository begins with.
+    It may if the caller names the commit, if the folder pushed it, or if it is a repository's empty first commit.
     """
     if plan.head in (None, options.parent_commit, known_commit(folder, str(target))):
         return True
@@ -178,7 +177,7 @@ def _is_known(api: HfApi, plan: Plan, folder: Path, target: Target, options: Pus
 
 
 def _make_branch(api: HfApi, folder: Path, plan: Plan, target: Target, options: PushOptions) -> str | None:
-    """Make the repository and the branch that are not there yet; the commit that they begin with."""
+    """Create the repository and the branch if they do not exist; return their first commit."""
     main = Target(target.repo_id, target.repo_type)
     if not plan.exists:
         sdk = "gradio" if target.repo_type == "space" else None
@@ -187,15 +186,15 @@ def _make_branch(api: HfApi, folder: Path, plan: Plan, target: Target, options: 
     if target.branch != "main":
         api.create_branch(target.repo_id, branch=target.branch, revision=head, repo_type=target.repo_type)
     if head is not None:
-        remember(folder, str(target), head)  # so that a push that fails from here on can be repeated
+        remember(folder, str(target), head)  # so that the push can be repeated if it fails after this point
     return head
 
 
 def _upload(api: HfApi, upload: Path, plan: Plan, target: Target, options: PushOptions, head: str | None) -> CommitInfo:
-    """One commit upon ``head``, which the Hub refuses if the branch has moved on.
+    """Make one commit on ``head``; the Hub refuses it if the branch has a newer commit.
 
-    The files go by HTTP: hf_xet would put them into several commits, of which the Hub compares the first one's parent
-    only, and would wait for an answer as long as it pleases.
+    The files are uploaded over HTTP. hf_xet would make several commits, and the Hub would check the parent of the first
+    one only; hf_xet also has no time limit.
     """
     before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
     try:
@@ -218,13 +217,13 @@ def _send(api: HfApi, upload: Path, plan: Plan, target: Target, options: PushOpt
 
 
 def _commit_there(api: HfApi, head: str | None, target: Target) -> CommitInfo:
-    """The newest commit of a repository that has every file as it is here."""
+    """The newest commit of a repository whose files do not differ."""
     place = f"{'spaces/' if target.repo_type == 'space' else ''}{target.repo_id}"
     return CommitInfo(f"{api.endpoint}/{place}/commit/{head}", "", "", str(head))
 
 
 def _refuse_public(api: HfApi, plan: Plan, target: Target, options: PushOptions) -> None:
-    """Refuse to send to a public repository what was meant to be private."""
+    """Refuse to upload private content to a public repository."""
     if options.private and plan.exists and not api.repo_info(target.repo_id, repo_type=target.repo_type).private:
         raise InputError(
             f"{target.repo_id} is there and public, and --private is for new repositories: make it private in its "
@@ -233,7 +232,7 @@ def _refuse_public(api: HfApi, plan: Plan, target: Target, options: PushOptions)
 
 
 def _newer(plan: Plan, target: Target, known: str | None) -> NewerRemoteError:
-    """Why a commit that neither the folder remembers nor the caller names is not built upon, whatever is in it."""
+    """The error for a newest commit that neither the folder knows nor the caller names."""
     return NewerRemoteError(
         f"{target.repo_id} is at commit {plan.head}, which this folder does not know"
         f"{f' (it last pushed {known})' if known else ''}, and was not written to: look at it with --dry-run, then "
@@ -242,7 +241,7 @@ def _newer(plan: Plan, target: Target, known: str | None) -> NewerRemoteError:
 
 
 def _refuse_other_parent(plan: Plan, repo_id: str, options: PushOptions) -> None:
-    """Refuse a parent that is not the newest commit, before a repository or a branch is made."""
+    """Refuse a parent that is not the newest commit, before a repository or a branch is created."""
     if options.parent_commit is not None and options.parent_commit != plan.head:
         raise NewerRemoteError(
             f"{repo_id} was not written to: --parent-commit is {options.parent_commit}, but {plan.describe()}. Look at "

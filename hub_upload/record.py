@@ -1,4 +1,4 @@
-"""What a folder remembers of its pushes: the last commit that it knows, of each branch of each repository."""
+"""Record the last known commit of each branch of each repository in a folder."""
 
 import json
 import logging
@@ -11,17 +11,17 @@ from .folders import write_whole
 
 logger = logging.getLogger(__name__)
 
-# huggingface_hub's place for such notes, which no upload sends.
+# huggingface_hub's place for such records, which is not uploaded.
 _RECORD = Path(".cache") / "huggingface" / "hub_upload.json"
 
 
 def known_commit(folder: Path, branch: str) -> str | None:
-    """The commit of a branch that was last pushed from here, or made for it; None if there is none."""
+    """The commit of a branch that this folder last pushed or created; None if there is none."""
     return _record(folder).get(branch)
 
 
 def remember(folder: Path, branch: str, commit: str) -> None:
-    """Write down the newest commit of a branch; a folder that cannot be written to is told of in a warning."""
+    """Record the newest commit of a branch; log a warning if the folder cannot be written."""
     place = folder / _RECORD
     try:
         place.parent.mkdir(parents=True, exist_ok=True)

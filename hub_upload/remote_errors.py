@@ -1,4 +1,4 @@
-"""What goes wrong between here and the Hub, as one sentence."""
+"""Turn errors of the Hub and of its client into one sentence."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from .http_bounds import Bounds
 
 @contextlib.contextmanager
 def remote_errors(repo_id: str, bounds: Bounds, advice: str) -> Iterator[None]:
-    """Whatever the client raises, as one sentence; ``advice`` is for answers that say nothing."""
+    """In this context, turn errors of the client into one sentence; ``advice`` is used if there is no answer."""
     try:
         yield
     except HubUploadError:
@@ -30,14 +30,14 @@ def remote_errors(repo_id: str, bounds: Bounds, advice: str) -> Iterator[None]:
 
 
 def _behind(error: BaseException | None, *kinds: type[Exception]) -> BaseException | None:
-    """The exception of one of these kinds that an exception is, or came from; None if it came from none."""
+    """The exception itself or one of its causes that has one of these types; None if there is none."""
     while error is not None and not isinstance(error, kinds):
         error = error.__cause__ or error.__context__
     return error
 
 
 def _refusal(repo_id: str, error: HfHubHTTPError) -> RemoteError:
-    """What the Hub refused, with its own reason where it gave one."""
+    """The error for a refused request, with the Hub's reason if it gives one."""
     status = error.response.status_code
     said = " ".join((error.server_message or "").split())
     reasons = {

@@ -1,4 +1,4 @@
-"""Names of repositories, which end up in addresses, and in code that others run."""
+"""Check repository names, which are used in addresses and in code that others run."""
 
 import re
 from pathlib import Path
@@ -10,10 +10,10 @@ from .errors import InputError
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Refuse what is not "name/repository".
+    """Refuse ids that are not of the form "name/repository".
 
     Raises:
-        InputError: saying why.
+        InputError: with the reason.
     """
     try:
         validate_repo_id(repo_id)
@@ -24,6 +24,6 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def example_repo_id(folder: Path) -> str:
-    """What a repository of a folder may be called, whatever the folder is called."""
+    """A valid example id for a folder with any name."""
     name = re.sub(r"[^A-Za-z0-9_]+", lambda found: "." if found.group() == "." else "-", folder.resolve().name)
     return f"your-name/{name.strip('-.')[:80].strip('-.') or 'model'}"

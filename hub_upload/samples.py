@@ -1,4 +1,4 @@
-"""What each Auto class is given when a folder is tried out: tensors for the model, examples for its pipeline."""
+"""Test inputs for each Auto class: tensors for the model, and examples for its pipeline."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,15 +26,15 @@ outputs = model(**{{name: value.unsqueeze(0) for name, value in inputs.items()}}
 
 
 class Task(NamedTuple):
-    """What a head is for.
+    """The task of a head.
 
     Attributes:
-        name: the Hub's name of the task.
-        kind: what it reads.
-        shown: an example for the card: a text with {mask} for the mask token, or Python.
-        code: how the card calls the model on it.
+        name: name of the task on the Hub.
+        kind: kind of input.
+        shown: an example for the card: a text with {mask} for the mask token, or Python code.
+        code: code in the card that calls the model on the example.
         runs: whether transformers has a pipeline of this name.
-        options: of that pipeline when it is tried.
+        options: options of that pipeline in the test.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Task(NamedTuple):
     options: dict[str, Any] = {}
 
     def examples(self, folder: Path) -> list[Any]:
-        """What its pipeline is tried with, as JSON: texts, samples, or pixels [height, width, channels]."""
+        """Test inputs of the pipeline as JSON: texts, samples, or pixels [height, width, channels]."""
         generator = torch.Generator().manual_seed(1)
         if self.kind == "audio":
             return [(0.1 * torch.randn(size, generator=generator)).tolist() for size in (400, 161)]
@@ -55,7 +55,7 @@ class Task(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One Auto class: which output to compare, a maker of inputs (None where it does not fit), and what it is for."""
+    """An Auto class: the output to compare, a function that makes inputs (None if it does not fit), and the task."""
 
     output: str
     inputs: Callable[[DLRConfig], dict[str, Tensor] | None]
@@ -63,10 +63,10 @@ class Sample(NamedTuple):
 
 
 def with_mask(text: str, folder: Path) -> str:
-    """The text with the tokenizer's own mask where it has one to fill.
+    """Insert the tokenizer's mask token into a text with {mask}.
 
     Raises:
-        InputError: if there is no tokenizer, or none with a mask.
+        InputError: if there is no tokenizer, or it has no mask token.
     """
     if "{mask}" not in text:
         return text
@@ -82,7 +82,7 @@ def with_mask(text: str, folder: Path) -> str:
 
 
 def _sequences(config: DLRConfig, *together: int) -> dict[str, Tensor]:
-    """Two sequences of tokens or values, the second padded; or so many ``together`` in each of the two examples."""
+    """Make two sequences of tokens or values, the second padded; with ``together``, that many in each example."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, *together, _LENGTH)
     mask = torch.ones(shape, dtype=torch.long)
@@ -164,17 +164,17 @@ SAMPLES: dict[str, Sample] = {
 
 
 def auto_class_of(folder: Path) -> str:
-    """The Auto class of the head that was saved; "AutoModel" if it is none of ours."""
+    """The Auto class of the saved head; "AutoModel" if the head is not one of ours."""
     saved = (read_config(folder).get("architectures") or ["DLRModel"])[0]
     return next((name for name, model in AUTO_CLASSES.items() if model.__name__ == saved), "AutoModel")
 
 
 def task_of(folder: Path) -> Task | None:
-    """What the head that was saved is for; None where it reads values that no tokenizer or processor makes."""
+    """The task of the saved head; None if it reads values that no tokenizer or processor makes."""
     task = SAMPLES[auto_class_of(folder)].task
     return None if task.kind == "text" and read_config(folder).get("vocab_size") is None else task
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, without any code of its own."""
+    """Load the tokenizer of a folder, without running code of the folder."""
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -1,7 +1,7 @@
-"""Secrets and paths of one machine in the bytes of a file, as text, UTF-16, Base64, or between the numbers of weights.
+"""Find secrets and local paths in the bytes of a file: in text, UTF-16, Base64, or between the numbers of weights.
 
-The patterns of other services' keys are those of detect-secrets; only its regular expressions are used, which ask
-nobody whether a key is valid.
+The patterns for keys of other services come from detect-secrets. Only its regular expressions are used; no service is
+asked whether a key is valid.
 """
 
 import base64
@@ -15,16 +15,16 @@ from pathlib import Path
 
 from .bounded_files import open_regular
 
-_BLOCK, _OVERLAP = 2**20, 2**12  # bytes that are read at once, and how many of them again with the next
-_WINDOW, _STEP = 2**12, 2**12 - 2**9  # characters that are searched at once: no pattern can take long in so few
+_BLOCK, _OVERLAP = 2**20, 2**12  # bytes per block, and the overlap of two blocks
+_WINDOW, _STEP = 2**12, 2**12 - 2**9  # characters per search, so that no pattern is slow
 _SECONDS, _SECONDS_PER_BLOCK = 20, 2
 
-# Between numbers, so many letters in a row are no accident.
+# Between numbers, this many letters in a row do not occur by chance.
 _READABLE = re.compile(rb"[\t\x20-\x7e]{20,}")
 _WIDE = re.compile(rb"(?:[\t\x20-\x7e]\x00){7,}[\t\x20-\x7e]")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_-]{24,}(?:\s+[A-Za-z0-9+/_-]{4,})*={0,2}")
 
-# What detect-secrets does not know, or knows in one spelling: by the name that the report gives it.
+# Patterns that detect-secrets lacks, or has in one spelling only, by their name in the report.
 _OWN_PATTERNS = {
     "access token of Hugging Face": r"\bhf_[A-Za-z0-9]{20,}|\bapi_org_[A-Za-z0-9]{20,}",
     "GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{30,}",
@@ -40,7 +40,7 @@ _OWN_PATTERNS = {
         r"|access_?token)[\\\"']{0,2}\s{0,3}[:=]\s{0,3}[\\\"']{0,2}(?=[^\s\"'(\[{]{0,40}\d)[^\s\"',;()\[\]{}<>]{8,}"
     ),
 }
-# Plugins of detect-secrets whose keys have a form of their own; the others guess, or match words.
+# Plugins of detect-secrets for keys with a fixed form; the other plugins guess, or match words.
 _PLUGINS = [
     ("aws", "AWSKeyDetector"),
     ("azure_storage_key", "AzureStorageKeyDetector"),
@@ -76,7 +76,7 @@ _PATHS = re.compile(
 
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """Every pattern, with what it finds."""
+    """Every pattern, with the name of what it finds."""
     found = [(name, re.compile(pattern)) for name, pattern in _OWN_PATTERNS.items()]
     for module, name in _PLUGINS:
         plugin = getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)
@@ -85,11 +85,11 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
 
 
 def search(path: Path, *, paths: bool = True) -> Iterator[str]:
-    """What a file holds that is nobody else's business: at most one secret and one path, each as words.
+    """Describe private content of a file: at most one secret and one path.
 
     Args:
-        path: of a regular file.
-        paths: look for paths, too.
+        path: a regular file.
+        paths: whether to search for paths, too.
     """
     home = str(Path.home())
     secret = place = None
@@ -111,14 +111,14 @@ def search(path: Path, *, paths: bool = True) -> Iterator[str]:
 
 
 def _windows(texts: Iterable[str]) -> Iterator[str]:
-    """Pieces short enough to be searched by any pattern, each of which begins before the last one ends."""
+    """Split texts into short, overlapping pieces for the search."""
     for text in texts:
         for start in range(0, max(1, len(text) - _WINDOW + _STEP), _STEP):
             yield text[start : start + _WINDOW]
 
 
 def _texts(path: Path) -> Iterator[str]:
-    """Whatever in a file can be read as words."""
+    """Yield everything in a file that can be read as text."""
     with open_regular(path) as file:
         before = b""
         while block := file.read(_BLOCK):
@@ -130,7 +130,7 @@ def _texts(path: Path) -> Iterator[str]:
 
 
 def _words(content: bytes) -> Iterator[str]:
-    """Text as it is; of anything else, runs of letters, of one byte each or of two."""
+    """Yield text unchanged; from other content, yield runs of letters with one or two bytes each."""
     if b"\x00" not in content:
         text = content.decode("utf-8", "replace")
         if text.count("\N{REPLACEMENT CHARACTER}") * 50 <= len(text):
@@ -143,7 +143,7 @@ def _words(content: bytes) -> Iterator[str]:
 
 
 def _decoded(run: bytes) -> bytes:
-    """What a run of Base64 stands for, of either alphabet; nothing if it is none."""
+    """Decode a run of Base64 in either alphabet; empty if it is not valid."""
     letters = b"".join(run.split()).rstrip(b"=").replace(b"-", b"+").replace(b"_", b"/")
     try:
         return base64.b64decode(letters[: len(letters) // 4 * 4] + _rest(letters))
@@ -152,6 +152,6 @@ def _decoded(run: bytes) -> bytes:
 
 
 def _rest(letters: bytes) -> bytes:
-    """The last letters of Base64 that fill no group of four, filled up."""
+    """Pad the last letters of Base64 to a group of four."""
     rest = letters[len(letters) // 4 * 4 :]
     return rest + b"=" * (4 - len(rest)) if len(rest) > 1 else b""

@@ -23,14 +23,14 @@ _REQUIREMENTS = ("torch", "transformers")
 
 @contextlib.contextmanager
 def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
-    """A temporary folder with app.py, requirements.txt and README.md.
+    """Give a temporary folder with app.py, requirements.txt and README.md.
 
     Args:
-        model_folder: of the model, which says what its pipeline is.
-        model_id: the repository from which the page loads it.
+        model_folder: folder of the model, which determines the pipeline.
+        model_id: repository from which the page loads the model.
 
     Raises:
-        InputError: if there is no model, none that a pipeline of texts serves, or a card that cannot be read.
+        InputError: if there is no model, it has no text pipeline, or its card cannot be read.
     """
     check_model_folder(model_folder)
     task = task_of(model_folder)
@@ -49,13 +49,13 @@ def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
 
 
 def _requirements() -> str:
-    """What the code of a folder imports, in the versions that this package asks for."""
+    """The libraries that the code of a folder imports, in the versions that this package requires."""
     asked = [line for line in requires("modeling-dlr") or [] if Requirement(line).name in _REQUIREMENTS]
     return "".join(f"{line}\n" for line in asked)
 
 
 def _license(model_folder: Path) -> str | None:
-    """That of the model, by its card; None if it has none."""
+    """The license in the model's card; None if it has none."""
     card = model_folder / CARD
     try:
         return read_front_matter(card).get("license") if card.is_file() else None
@@ -64,10 +64,10 @@ def _license(model_folder: Path) -> str | None:
 
 
 def verify_space(folder: Path) -> None:
-    """The page is valid Python and private.
+    """Check that the page is valid Python and has no private content.
 
     Raises:
-        VerificationError: saying what is wrong.
+        VerificationError: with a list of the problems.
     """
     problems = list(inspect_privacy(folder))
     try:

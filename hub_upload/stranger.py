@@ -1,12 +1,12 @@
-"""What somebody without this package meets: load a folder under its Auto classes, compute logits, run its pipeline.
+"""Use a folder as someone without this package: load it with its Auto classes, compute logits, run its pipeline.
 
-`verify.py` runs this file as a script, in a confined process from which the package is hidden, and calls `answer` in
-its own, where no code of the folder is run:
+`verify.py` runs this file as a script in a confined process that cannot import the package. It also calls `answer` in
+its own process, which runs no code of the folder:
 
     python stranger.py JOB
 
-JOB is a folder with job.json and inputs.safetensors; logits.safetensors and answers.json are written beside them. Only
-what a stranger has is imported here.
+JOB is a folder with job.json and inputs.safetensors; the script writes logits.safetensors and answers.json into it.
+This file imports only libraries that every user has.
 """
 
 import importlib.abc
@@ -25,29 +25,29 @@ HIDDEN = ("hub_upload", "modeling_dlr")
 
 
 class Answers(NamedTuple):
-    """The first output under every Auto class, by its name, and what the pipeline answers, if there is one."""
+    """The first output of every Auto class, by class name, and the pipeline's answers, if there is one."""
 
     logits: dict[str, torch.Tensor]
     pipeline: Any
 
 
 class Hiding(importlib.abc.MetaPathFinder):
-    """Makes packages impossible to import, however they are installed."""
+    """Make packages impossible to import, however they are installed."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
-        """Refuse the hidden packages, and leave every other to the finders that follow."""
+        """Refuse hidden packages; leave others to the next finders."""
         if fullname.split(".", maxsplit=1)[0] in HIDDEN:
             raise ModuleNotFoundError(f"{fullname} is hidden, as on a machine without it", name=fullname)
 
 
 def answer(job_folder: Path, *, trust_remote_code: bool) -> Answers:
-    """Load the folder that job.json names in every way it lists, and answer its inputs."""
+    """Load the folder with every class that job.json lists, and compute its outputs for the inputs."""
     job = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
     inputs = load_file(job_folder / "inputs.safetensors")
     torch.set_num_threads(job["threads"])
     logits = {}
     for auto_class in job["auto_classes"]:
-        torch.manual_seed(0)  # the head is drawn afresh where another one was saved
+        torch.manual_seed(0)  # the head is initialised at random if another one was saved
         make = getattr(transformers, auto_class).from_pretrained
         model = make(job["folder"], trust_remote_code=trust_remote_code, use_safetensors=True).eval()
         given = {
@@ -68,7 +68,7 @@ def answer(job_folder: Path, *, trust_remote_code: bool) -> Answers:
 
 
 def _example(kind: str, value: Any) -> Any:
-    """A text as it is, samples as an array, pixels as an image."""
+    """Convert an example: a text does not change, samples become an array, pixels an image."""
     if kind == "audio":
         return np.array(value, dtype=np.float32)
     if kind == "image":
@@ -79,12 +79,12 @@ def _example(kind: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays and images of a pipeline's answer as lists; numbers of NumPy as numbers."""
+    """Convert a pipeline's answer to plain values: arrays and images to lists, NumPy numbers to numbers."""
     return np.asarray(value).tolist()
 
 
 def main(job_folder: Path) -> None:
-    """Answer as a stranger, and write it down."""
+    """Compute the answers without the package, and write them."""
     sys.meta_path.insert(0, Hiding())
     for package in HIDDEN:
         try:

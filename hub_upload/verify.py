@@ -1,4 +1,4 @@
-"""What a stranger will meet: every file of a folder is looked at, and a process without this package loads it."""
+"""Verify a folder: inspect every file, and load it in a process without this package."""
 
 import errno
 import json
@@ -24,31 +24,31 @@ from .model_folder import check_model_folder
 from .own_code import foreign_code
 from .samples import SAMPLES, task_of
 
-# Of the stranger's process: seconds; bytes of memory, and so many times those of its weights; bytes of its answers to
-# tensors, and of those of its pipeline.
+# Limits of the other process: seconds; bytes of memory, plus this multiple of the weights; bytes of its logits, and of
+# its pipeline's answers.
 _SECONDS, _MEMORY, _WEIGHTS, _ANSWER, _REPLIES = 600, 2**33, 8, 2**30, 2**26
-# What lets a process say nothing but how it failed; and how warnings begin that are printed all the same, torch's too.
+# Settings that silence everything except the error; and the beginnings of warnings that are printed anyway.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 _WARNING = re.compile(r"^(\S+:\d+: )?\w*warning\b|^W\d{4} ", re.IGNORECASE)
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Verified(NamedTuple):
-    """What was found to be true, line by line."""
+    """The verified facts, one per line."""
 
     facts: list[str]
 
 
 def verify(folder: Path, *, trust_folder_code: bool = False) -> Verified:
-    """Look at every file of a model folder, then load it as a stranger and compare to the bit.
+    """Inspect every file of a model folder, then load it without this package and compare the outputs bit by bit.
 
     Args:
-        folder: as `save_pretrained` wrote it, with its tokenizer or processor and its card.
-        trust_folder_code: run the folder's Python, in the stranger's process, though it is not this package's.
+        folder: written by `save_pretrained`, with a tokenizer or processor and a card.
+        trust_folder_code: also run Python code of the folder that is not this package's, in the other process.
 
     Raises:
-        InputError: if there is no model in it, or no space to try it out in.
-        VerificationError: listing everything that is wrong.
+        InputError: if the folder has no model, or if there is no disk space for the test.
+        VerificationError: with a list of all problems.
     """
     check_model_folder(folder)
     problems, facts = [], []
@@ -66,7 +66,7 @@ def verify(folder: Path, *, trust_folder_code: bool = False) -> Verified:
 
 
 def _meet(folder: Path, problems: list[str]) -> list[str]:
-    """Answer as a stranger and as an owner of the package; the facts, and whatever differs to ``problems``."""
+    """Compare the outputs with and without the package; return facts, and append differences to ``problems``."""
     config = config_of_folder(folder)
     served = {name: inputs for name, row in SAMPLES.items() if (inputs := row.inputs(config)) is not None}
     with scratch_folder() as job:
@@ -99,7 +99,7 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
 
 
 def _difference(ours: Tensor, theirs: Tensor | None) -> str | None:
-    """By how much, or in what, two answers differ; None if they are the same to the bit."""
+    """Describe how two outputs differ; None if they are bit-identical."""
     if theirs is None or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
         return "in their form"
     if torch.equal(ours, theirs):
@@ -108,10 +108,10 @@ def _difference(ours: Tensor, theirs: Tensor | None) -> str | None:
 
 
 def _run_stranger(job: Path, folder: Path) -> str | None:
-    """Let the other process answer; what it says of its failure, if it fails.
+    """Run the other process; return the reason if it fails.
 
     Raises:
-        OSError: if it fails for want of space, which says nothing of the folder.
+        OSError: if it fails because the disk is full, which is not a problem of the folder.
     """
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     limits = confined.Limits(_SECONDS, _MEMORY + _WEIGHTS * weights, _ANSWER)
@@ -129,9 +129,9 @@ def _run_stranger(job: Path, folder: Path) -> str | None:
 
 
 def _reason(returncode: int, errors: str) -> str:
-    """The exception that ended a process; of one that ended without, its return code, and the message if it is 1.
+    """The exception that ended a process; without an exception its return code, and for code 1 also the message.
 
-    With that code Python ends after `sys.exit("message")`; before any other, libraries may have said anything.
+    Python ends with code 1 after `sys.exit("message")`. With other codes, the output may come from libraries.
     """
     words = [line.strip() for line in errors.splitlines() if line.strip() and not _WARNING.search(line)]
     if "Traceback (most recent call last):" in words:
@@ -141,7 +141,7 @@ def _reason(returncode: int, errors: str) -> str:
 
 
 def _their_answers(job: Path) -> stranger.Answers | None:
-    """What the stranger left, which its folder's code may have written; None if it is no answer."""
+    """Read the other process's answers, which the folder's code may have written; None if they are not valid."""
     try:
         logits = load(read_bytes(job / "logits.safetensors", _ANSWER))
         return stranger.Answers(logits, read_json(job / "answers.json", _REPLIES))
@@ -180,7 +180,7 @@ def _as_pushed(folder: Path, place: Path) -> Path:
 
 
 def _our_answers(job: Path) -> stranger.Answers:
-    """The same in this process, which runs no code of the folder; the caller's random state stays as it was."""
+    """Compute the answers in this process, without code of the folder; the random state does not change."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
