@@ -33,7 +33,7 @@ from .blocks_striped_hyena import (
     in_pieces,
 )
 from .cache_dlr import check_cache
-from .checks_dlr import check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
+from .checks_dlr import check_finite, check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
 from .configuration_striped_hyena import StripedHyenaConfig
 from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
 from .generation_dlr import Generates
@@ -147,7 +147,8 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         """Refuse, before any work, what this model cannot compute; how it reads what it can. See `forward`.
 
         Raises:
-            ValueError: for inputs, a cache, or boundaries of documents that do not fit the model or each other.
+            ValueError: for inputs, a cache, or boundaries of documents that do not fit the model or each other, and for
+                a parameter of a filter that is not finite.
             IndexError: for a token outside the vocabulary.
         """
         config = self.config
@@ -178,6 +179,8 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         streams = cache is not None or (use_cache and not checkpoints)
         if not streams:  # in a stream a row may begin later
             warn_of_empty_rows(length, layout.here)
+        if not torch.compiler.is_compiling():
+            self._check_finite()
         return Reading(batch_size, length, layout, streams)
 
     def _check_cache(self, cache: Cache, batch_size: int) -> None:
@@ -194,6 +197,12 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
                     f"This cache holds {recent.shape[1]} inputs of a short filter, but the model needs {expected}: it "
                     "belongs to another model."
                 )
+
+    def _check_finite(self) -> None:
+        """Refuse parameters of filters that are not finite, by the names that they have in the model."""
+        for path, module in self.blocks.named_modules(prefix=f"{self.base_model_prefix}.blocks"):
+            if isinstance(module, StripedHyenaFilter):
+                check_finite(module.named_parameters(path))
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @capture_outputs

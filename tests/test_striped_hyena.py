@@ -59,6 +59,18 @@ def test_block_is_its_definition(changes: dict[str, Any]):
     assert_close(block(x), mixed + block.mlp(block.post_norm(mixed)), torch.float64)
 
 
+@pytest.mark.parametrize("name", ["poles", "residues", "D", "short_filter_weight"])
+@torch.no_grad()
+def test_a_parameter_that_is_not_finite(name: str):
+    """It is refused by its name in the model, before a state has moved."""
+    model = tiny_striped(StripedHyenaModelForCausalLM)
+    cache = model(tokens(1, 5), use_cache=True).cache
+    model.backbone.blocks[0].filter.get_parameter(name).view(-1)[0] = torch.nan
+    with pytest.raises(ValueError, match=rf"^backbone\.blocks\.0\.filter\.{name} must be finite, got nan"):
+        model(tokens(1, 1), cache=cache)
+    assert cache.get_seq_length() == 5
+
+
 @torch.no_grad()
 def test_poles_of_zero_and_beyond_one():
     """0^0 is 1, and a filter may grow; also where the gradient is asked for."""
