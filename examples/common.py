@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-from data_files import load_rows, without_empty_cells
+from data_files import count_copies, load_rows, split_apart, without_empty_cells
 from datasets import Dataset, DatasetDict
 from resuming import newest_whole, problem_of
 from scipy.stats import binomtest
@@ -87,7 +87,7 @@ def load_columns(
 
     Args:
         name_or_path: a CSV, TSV, JSON, JSON-lines or parquet file, a folder, or the name of a Hub data set.
-        columns: the columns to keep.
+        columns: the columns to keep. The first is the input: rows with the same input stay on one side of the split.
         split_seed: random seed of the split, if the data set has no test or validation split.
         test_share: share of the rows that is then held out.
 
@@ -106,7 +106,10 @@ def load_columns(
     parts = {"train": train} if held_out is None else {"train": train, "test": held_out}
     data = DatasetDict({part: rows.select_columns(list(columns)) for part, rows in parts.items()})
     data = without_empty_cells(data, columns)
-    return data if "test" in data else data["train"].train_test_split(test_size=test_share, seed=split_seed)
+    if "test" in data:
+        count_copies(data, columns[0])
+        return data
+    return split_apart(data["train"], columns[0], split_seed, test_share)
 
 
 def build_config(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast, names: Sequence[str]) -> DLRConfig:

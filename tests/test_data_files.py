@@ -9,6 +9,7 @@ import fill_code
 import pytest
 import quickstart
 import train
+from common import load_columns
 from data_files import load_rows, load_tables, without_empty_cells
 from datasets import Dataset, DatasetDict
 
@@ -118,3 +119,24 @@ def test_empty_cells(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == f"{said}\n"
     assert without_empty_cells(data, list(columns))["train"][:] == data["train"][:]
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("copied", [True, False], ids=["copies", "no copies"])
+def test_copies_stay_on_one_side(copied: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """What is held out has not been trained on, also where a text is there twice, with another label, too."""
+    texts = [f"text {i % 10 if copied else i}" for i in range(50)]
+    Dataset.from_dict({"text": texts, "label": [i % 3 for i in range(50)]}).to_csv(tmp_path / "a.csv")
+    data = load_columns(str(tmp_path / "a.csv"), ["text", "label"])
+    assert sorted([*data["train"]["text"], *data["test"]["text"]]) == sorted(texts)
+    assert len(data["test"]) == 10
+    assert not set(data["train"]["text"]) & set(data["test"]["text"])
+    said = "40 of 50 rows repeat the 'text' of another: all rows of a text are trained on, or all are held out.\n"
+    assert capsys.readouterr().out == (said if copied else "")
+
+
+def test_copies_between_given_splits_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A data set's own split stays as it is."""
+    for split, texts in {"train": ["a", "b", "c"], "test": ["c", "d", "c"]}.items():
+        Dataset.from_dict({"text": texts}).to_csv(tmp_path / f"{split}.csv")
+    assert len(load_columns(str(tmp_path), ["text"])["test"]) == 3
+    assert capsys.readouterr().out == "2 of 3 held-out rows have a 'text' that is also in the training rows.\n"
