@@ -5,7 +5,7 @@ because transformers asks about the model's code first.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Literal
 
@@ -166,7 +166,7 @@ def train_bpe_tokenizer(
         show_progress: show a progress bar.
 
     Raises:
-        TypeError: if ``texts`` is a single string.
+        TypeError: if ``texts`` is a single string, or holds something that is no string.
         ValueError: if there are no texts, or if ``vocab_size`` is below 261, the bytes and special tokens.
     """
     if isinstance(texts, str):
@@ -174,7 +174,7 @@ def train_bpe_tokenizer(
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
         raise ValueError(f"vocab_size must be at least {smallest} (bytes and special tokens), got {vocab_size}.")
-    texts = iter(texts)
+    texts = _checked(texts)
     first = next(texts, None)
     if first is None:
         raise ValueError("texts must contain at least one text, got none: byte_tokenizer() needs no texts.")
@@ -190,6 +190,14 @@ def train_bpe_tokenizer(
     tokenizer.train_from_iterator(chain([first], texts), trainer)
     tokenizer.post_processor = _pairs(tokenizer)
     return _wrapped(tokenizer, SPECIAL_TOKENS)
+
+
+def _checked(texts: Iterable[str]) -> Iterator[str]:
+    """The texts one by one, refusing what is no text, as empty cells of tables are."""
+    for place, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"texts must be strings, got {text!r} at place {place}: drop rows with empty cells.")
+        yield text
 
 
 def _bytes(add_prefix_space: bool, *, use_regex: bool) -> pre_tokenizers.PreTokenizer:
