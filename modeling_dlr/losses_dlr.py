@@ -221,8 +221,8 @@ def _other_problem(labels: Tensor, steps: Sequence[int], num_labels: int) -> str
             "pass labels.float()"
         )
     if has_shape(labels, steps, [*steps, 1]):
-        return "for one class each pass labels.long(), with problem_type None or 'single_label_classification'"
-    return "set problem_type if this is another kind of task"
+        return "one class each needs labels.long() and problem_type='single_label_classification', numbers num_labels=1"
+    return "pass one each, -100 to ignore it, or set problem_type"
 
 
 def _check_numbers(labels: Tensor, problem: ProblemType) -> None:

@@ -345,6 +345,24 @@ WRONG_LABELS = {
     "floats of another number": {"sequence head": torch.zeros(2, 3), "token head": torch.zeros(2, 7, 3)},
 }
 
+# What the message says about labels of two sequences of seven steps that are numbers, or too few.
+NUMBERS = {"sequence head": torch.zeros(2), "token head": torch.zeros(2, 7)}
+TOO_FEW = {"sequence head": torch.tensor([1]), "token head": torch.ones(2, 6, dtype=torch.long)}
+CURES = {
+    "numbers": (None, NUMBERS, "numbers num_labels=1"),
+    "numbers of a regression": (REGRESSION, NUMBERS, "numbers num_labels=1"),
+    "too few": (None, TOO_FEW, "pass one each, -100 to ignore it"),
+}
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("problem", "labels", "cure"), CURES.values(), ids=CURES.keys())
+def test_cures_of_labels(problem: str | None, labels: dict[str, Tensor], cure: str, head: str):
+    """Numbers may lack num_labels=1, and classes may be too few."""
+    model = HEADS[head](tiny_config(problem_type=problem))
+    with pytest.raises(ValueError, match=cure):
+        model(input_ids=torch.ones(2, 7, dtype=torch.long), labels=labels[head])
+
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("labels", WRONG_LABELS.values(), ids=WRONG_LABELS.keys())
