@@ -1,6 +1,7 @@
 """What every family of models here does alike.
 
-It refuses unknown arguments and processes that hold a part of each sequence only, and names its classes in config.json.
+It refuses unknown arguments, attention weights that nothing holds, and processes with a part of each sequence only, and
+names its classes in config.json.
 """
 
 import sys
@@ -9,8 +10,11 @@ from inspect import signature
 from typing import Any
 
 import torch
+from transformers.utils import logging
 
 from .kernel_parameters_dlr import did_you_mean
+
+logger = logging.get_logger(__name__)
 
 # What a forward accepts and does not read: of transformers' own decorators (the first two rows), the Trainer, collators
 # that pack rows, tokenizers, and PEFT. A language model's loss reads shift_labels, every loss num_items_in_batch.
@@ -47,6 +51,27 @@ def auto_map(config_class: type, auto_classes: Mapping[str, type]) -> dict[str, 
     """Where a folder with the code of these classes has the one for each Auto class, as config.json says it."""
     places = {"AutoConfig": config_class, **auto_classes}
     return {auto: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for auto, cls in places.items()}
+
+
+def check_attention_weights(implementation: str | None, several_documents: bool) -> None:
+    """Say once that weights which nothing computes are not recorded, as attention of transformers does.
+
+    Args:
+        implementation: of the attention of a model that is asked for weights.
+        several_documents: whether some share a row.
+
+    Raises:
+        ValueError: where there would be weights, but none for a whole row.
+    """
+    if implementation != "eager":
+        logger.warning_once(
+            f"{implementation!r} attention holds no weights, so that output_attentions=True answers none: call "
+            "model.set_attn_implementation('eager')."
+        )
+    elif several_documents:
+        raise ValueError(
+            "output_attentions=True needs one document per row, but several share one: pass each by itself."
+        )
 
 
 def check_whole_sequences() -> None:

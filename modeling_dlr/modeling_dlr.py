@@ -10,7 +10,7 @@ from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring, logging
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import maybe_autocast, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -21,15 +21,13 @@ from .checks_dlr import check_finite, check_inputs, values_are_cheap, warn_of_em
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
-from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
+from .family_dlr import auto_map, check_attention_weights, check_whole_sequences, refuse_unknown_arguments
 from .kernels_dlr import KERNELS, Kernel, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, Reading, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
 from .norms_dlr import DROPOUTS, OUTPUT_GATES, MaskedBatchNorm, ScalarLayerNorm, build_activation, build_norm, normalise
 from .ops_dlr import State, at_least_float32
 from .streaming_dlr import stream
-
-logger = logging.get_logger(__name__)
 
 
 class Mixer(nn.Module):
@@ -411,8 +409,8 @@ class DLRModel(DLRPreTrainedModel):
                 use_cache,
                 cu_seq_lens_q,
             )
-        if kwargs.get("output_attentions", self.config.output_attentions):
-            self._check_weights(reading.layout)
+        if self.attends and kwargs.get("output_attentions", self.config.output_attentions):
+            check_attention_weights(self.config._attn_implementation, reading.layout.documents is not None)
         if cache is None and reading.streams:
             cache = DynamicCache(config=self.config)
         hidden_states = self._embed(input_ids, inputs_embeds, input_values, reading.layout.here)
@@ -421,18 +419,6 @@ class DLRModel(DLRPreTrainedModel):
         if self.config.norm_position == "pre":
             hidden_states = normalise(self.config.norm_type, self.norm, hidden_states, reading.layout.here)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
-
-    def _check_weights(self, layout: Layout) -> None:
-        """Say once that weights which nothing computes are not recorded, as attention of transformers does."""
-        if self.attends and self.config._attn_implementation != "eager":
-            logger.warning_once(
-                f"{self.config._attn_implementation!r} attention holds no weights, so that output_attentions=True "
-                "answers none: call model.set_attn_implementation('eager')."
-            )
-        elif self.attends and layout.documents is not None:
-            raise ValueError(
-                "output_attentions=True needs one document per row, but several share one: pass each by itself."
-            )
 
     def _embed(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None, mask: Tensor | None

@@ -35,7 +35,7 @@ from .blocks_striped_hyena import (
 from .cache_dlr import check_cache
 from .checks_dlr import check_finite, check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
 from .configuration_striped_hyena import StripedHyenaConfig
-from .family_dlr import auto_map, check_whole_sequences, refuse_unknown_arguments
+from .family_dlr import auto_map, check_attention_weights, check_whole_sequences, refuse_unknown_arguments
 from .generation_dlr import Generates
 from .layout_dlr import Reading, build_layout, first_steps, without_padding
 from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, within_documents
@@ -223,6 +223,8 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         if reading is None:
             reading = self.read(input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, cu_seq_lens_q)
         layout = reading.layout
+        if "full_attention" in self.layer_types and kwargs.get("output_attentions", self.config.output_attentions):
+            check_attention_weights(self.config._attn_implementation, layout.documents is not None)
         if cache is None and reading.streams:
             cache = DynamicCache(config=self.config)
         hidden_states = self.embedding_layer(input_ids) if inputs_embeds is None else inputs_embeds

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {".configuration_dlr", ".kernel_parameters_dlr", ".labels_dlr", ".names_dlr"},
     "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena", ".configuration_striped_hyena"}
     | {f".{name}_dlr" for name in ("cache", "checks", "family", "generation", "layout", "losses", "pooling")},
-    "family_dlr": {"torch", ".kernel_parameters_dlr"},
+    "family_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
     "versions_dlr": {"transformers"},
     "names_dlr": {"transformers", ".kernel_parameters_dlr"},
     "configuration_dlr": {"huggingface_hub", "transformers"}

@@ -1,5 +1,6 @@
 """StripedHyena: a row's answers are its own, however it is padded, packed, cut into chunks or pieces, or generated."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from modeling_dlr import (
     StripedHyenaModelForCausalLM,
     blocks_striped_hyena,
     detach_cache,
+    family_dlr,
 )
 
 by_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
@@ -57,6 +59,21 @@ def test_block_is_its_definition(changes: dict[str, Any]):
     )
     mixed = x + block.out_filter_dense(torch.from_numpy(gated))
     assert_close(block(x), mixed + block.mlp(block.post_norm(mixed)), torch.float64)
+
+
+@torch.no_grad()
+def test_attention_weights_that_nothing_holds(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch):
+    """A warning says so; where there are some, rows of several documents are refused."""
+    model, row = tiny_striped(StripedHyenaModel), {"input_ids": tokens(1, 6), "use_cache": False}
+    monkeypatch.setattr(family_dlr.logger, "warning_once", family_dlr.logger.warning)
+    monkeypatch.setattr(family_dlr.logger, "propagate", True)
+    monkeypatch.setattr(logging.getLogger("modeling_dlr"), "propagate", True)
+    model(**row, output_attentions=True)
+    assert "'sdpa' attention holds no weights" in caplog.text
+    model.set_attn_implementation("eager")
+    assert len(model(**row, output_attentions=True).attentions) == 1
+    with pytest.raises(ValueError, match="one document per row, but several share one"):
+        model(**row, output_attentions=True, cu_seq_lens_q=torch.tensor([0, 2, 6]))
 
 
 @pytest.mark.parametrize("name", ["poles", "residues", "D", "short_filter_weight"])
