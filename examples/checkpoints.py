@@ -12,6 +12,7 @@ import argparse
 import ast
 import contextlib
 import io
+import json
 import sys
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
@@ -118,6 +119,8 @@ def make_tiny(model_class: type[DLRPreTrainedModel], auto_class: str, folder: Pa
     processor(auto_class).save_pretrained(folder)
     for path in folder.glob("*.py"):
         path.write_text(without_documentation(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in folder.glob("tokenizer.json"):
+        path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")), ensure_ascii=False), encoding="utf-8")
     limits = [
         "Its weights are random: use it only to test programs that load models.",
         "Its code is the code of every model of the family, without documentation.",

@@ -114,9 +114,10 @@ def _refuse_other_sizes(folder: Path, written: dict[str, Any]) -> None:
         shapes = saved_shapes(folder)
     except (SafetensorError, OSError):
         shapes = {}  # without weights, sizes only create lists of that length
-    kernel = written.get("kernel_parameters")
+    kernel, layers = written.get("kernel_parameters"), written.get("layer_types")
     given = written | (kernel if isinstance(kernel, dict) else {})
-    layers = given.get("layer_types")
+    if isinstance(layers, list) and "linear_attention" not in layers:
+        given.pop("state_size", None)  # attention layers alone have no states
     given["layer_types"] = len(layers) if isinstance(layers, list) else 0
     lengths = {length for shape in shapes.values() for length in shape}
     for name in sorted((_SIZES | _COUNTS | _FACTORS) & given.keys()):
