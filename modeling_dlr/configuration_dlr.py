@@ -143,7 +143,8 @@ class FamilyConfig(PreTrainedConfig):
     def validate_kept(self):
         """What the configuration holds beside its fields can be written, and read again."""
         check_undeclared(self)
-        kept = {name for name in self.__dict__.keys() - self.known_names() if not name.startswith("_")}
+        names = self.__dict__.keys() - self.known_names()
+        kept = {name for name in names if not name.startswith("_") or name.startswith("__")}
         if kept:
             check_kept({name: value for name, value in self.to_dict().items() if name in kept}, type(self))
 

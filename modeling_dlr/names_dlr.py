@@ -194,7 +194,8 @@ def check_undeclared(config: PreTrainedConfig) -> None:
         ValueError: naming the first.
     """
     kinds = dict.fromkeys(("auto_map", "custom_pipelines", "quantization_config"), dict)
-    for name, kind in {**kinds, "_attn_implementation": (str, dict), "_output_attentions": bool}.items():
+    attention = dict.fromkeys(("attn_implementation", "_attn_implementation"), (str, dict))
+    for name, kind in {**kinds, **attention, "_output_attentions": bool}.items():
         value = getattr(config, name, None)
         if value is not None and not isinstance(value, kind) and getattr(value, "to_dict", None) is None:
             raise ValueError(f"{name.removeprefix('_')} cannot be {short(value)}: leave it out.")

@@ -199,6 +199,8 @@ CHANGED: dict[str, Any] = {
     "set": lambda config: setattr(config, "nested", {"a": {1, 2}}),
     "keys of two kinds": lambda config: setattr(config, "nested", {"a": 1, 2: 3}),
     "name of a method": lambda config: setattr(config, "validate_heads", 3),
+    "name of Python": lambda config: setattr(config, "__foo", 3),
+    "attention": lambda config: setattr(config, "attn_implementation", ["sdpa"]),
     "map of names": lambda config: setattr(config, "attribute_map", {}),
     "nesting": lambda config: setattr(config, "nested", nested(40)),
     "parameter of generation": lambda config: setattr(config, "temperature", 0.5),
