@@ -21,7 +21,7 @@ from .attention_dlr import NOWHERE, attend, rotate, visible
 from .cache_dlr import HyenaCacheLayer, state_layer
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
-from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, sort_steps, take_steps
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, sort_steps, take_steps, without_padding
 from .memo_dlr import Memo
 from .ops_dlr import Spectrum, State, at_least_float32, evaluate_kernel, powers_of, step
 from .poles_dlr import log_uniform, logarithm
@@ -30,13 +30,18 @@ from .streaming_dlr import short_filter, stream
 
 # Numbers of an activation that are computed at a time where no gradient is taken: 32 MB of float32.
 _NUMBERS_PER_PIECE = 2**23
+# Numbers of a long filter, likewise, and the channels of one that are computed at least: those of two cache lines.
+_NUMBERS_PER_FILTER, _FEWEST_CHANNELS = 2**21, 64
+
+
+def at_once() -> bool:
+    """Whether all is computed in one piece: a backward pass keeps every piece, and a traced program has no loop."""
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def piece_length(x: Tensor, width: int) -> int:
-    """Steps of x [B, L, H] to compute at a time where each becomes ``width`` numbers: all where a gradient is taken."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return x.shape[1]
-    return max(1, _NUMBERS_PER_PIECE // max(1, x.shape[0] * width))
+    """Steps of x [B, L, H] to compute at a time where each becomes ``width`` numbers."""
+    return x.shape[1] if at_once() else max(1, _NUMBERS_PER_PIECE // max(1, x.shape[0] * width))
 
 
 def in_pieces(function: Callable[..., Tensor], width: int, *inputs: Tensor) -> Tensor:
@@ -155,11 +160,12 @@ class StripedHyenaFilter(nn.Module):
         if u.shape[1] == 1 and streams:
             return self.step(u, gate, keep, state)
         spectrum, D = self.spectrum(), at_least_float32(self.D).unsqueeze(0)
-        size = piece_length(u.transpose(1, 2), u.shape[1])
-        if size >= u.shape[2]:
+        (B, L, H) = u.shape
+        size = H if at_once() else max(_FEWEST_CHANNELS, _NUMBERS_PER_FILTER // max(1, B * L))
+        if size >= H:
             return self._filter_long(spectrum, D, u, gate, keep, streams, state)
         states = []
-        for start in range(0, u.shape[2], size):
+        for start in range(0, H, size):
             h = slice(start, start + size)
             of_h = Spectrum(spectrum.decay[h], spectrum.angle[h], *(w[:, h] for w in spectrum[2:4] if w is not None))
             before = None if state is None else State(state.real[:, h], state.imag[:, h])
@@ -200,7 +206,7 @@ class StripedHyenaFilter(nn.Module):
     def _poles_and_powers(self) -> tuple[Spectrum, Tensor]:
         """The spectrum, and what moves a state by one step, computed once while the parameters stay the same."""
         parameters = (self.poles, self.residues)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if at_once():
             spectrum = self.spectrum()
             return spectrum, powers_of(spectrum, 1)
         found = self.remembered.recall(parameters)
@@ -276,26 +282,28 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
         """X [B, L, H] to the gate x2 and to u = x1 · v, both [B, L, H], and the last inputs of the short filter."""
         L, size = x.shape[1], piece_length(x, self.width)
         padding = None if keep is None or recent is None else (~keep).sum(1)
-        gates, inputs = [], []
+        if size >= L:
+            return self._project_piece(x, keep, recent, padding)
+        gate = u = None
         for start in range(0, L, size):
             piece = slice(start, min(start + size, L))
+            kept = None if keep is None else keep[:, piece]
             before = None if padding is None else (padding - start).clamp(0, piece.stop - start)
-            p = self.projections(self.pre_norm(x[:, piece]))
-            padded = None if keep is None else ~keep[:, piece].unsqueeze(-1)
-            if padded is not None:
-                p = p.masked_fill(padded, 0)
-            with maybe_autocast(x.device.type, enabled=False):
-                q, recent = self.filter.filter_short(p, recent, before)
-                gate, x1, v = (part.flatten(2) for part in q.unflatten(2, (self.heads, 3, -1)).unbind(3))
-                u = x1 * v if padded is None else (x1 * v).masked_fill(padded, 0)
-            gates.append(gate.to(p.dtype))
-            inputs.append(u.to(p.dtype))
-        assert recent is not None  # noqa: S101 - there was at least one piece; this tells the type checker
-        return _joined(gates), _joined(inputs), recent
+            few_gates, few, recent = self._project_piece(x[:, piece], kept, recent, before)
+            if gate is None or u is None:
+                gate, u = few.new_empty(x.shape), few.new_empty(x.shape)
+            gate[:, piece], u[:, piece] = few_gates, few
+        assert gate is not None and u is not None and recent is not None  # noqa: S101, PT018 - for the type checker
+        return gate, u, recent
 
-
-def _joined(pieces: list[Tensor]) -> Tensor:
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
+    def _project_piece(
+        self, x: Tensor, keep: Tensor | None, recent: Tensor | None, padding: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        p = without_padding(self.projections(self.pre_norm(x)), keep)
+        with maybe_autocast(x.device.type, enabled=False):
+            q, recent = self.filter.filter_short(p, recent, padding)
+            gate, x1, v = (part.flatten(2) for part in q.unflatten(2, (self.heads, 3, -1)).unbind(3))
+            return gate.to(p.dtype), without_padding(x1 * v, keep).to(p.dtype), recent
 
 
 class StripedHyenaRotary(nn.Module):

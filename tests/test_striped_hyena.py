@@ -217,7 +217,8 @@ def test_pieces_change_no_answer(changes: dict[str, Any], monkeypatch: pytest.Mo
     model, rows = tiny_striped(StripedHyenaModelForCausalLM, **changes), [tokens(n) for n in (12, 5)]
     ids, mask = padded(rows, "left")
     expected = model(ids, attention_mask=mask, use_cache=False).logits[mask.bool()]
-    monkeypatch.setattr(blocks_striped_hyena, "_NUMBERS_PER_PIECE", 150)
+    for name, number in {"_NUMBERS_PER_PIECE": 150, "_NUMBERS_PER_FILTER": 150, "_FEWEST_CHANNELS": 2}.items():
+        monkeypatch.setattr(blocks_striped_hyena, name, number)
     assert blocks_striped_hyena.piece_length(torch.zeros(2, 14, 12), 36) == 2
     for use_cache in (False, True):
         logits = model(ids, attention_mask=mask, use_cache=use_cache).logits
