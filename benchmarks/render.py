@@ -73,6 +73,12 @@ def decoding_goal(line: Line) -> str:
     return times(7) if (line["B"], line["N"], line["block"]) == (1, 4096, 128) else NONE
 
 
+def striped_goal(line: Line) -> str:
+    """The memory goal of a block of Evo-1 at 131,072 steps."""
+    goals = {"bfloat16": 4096, "float32": 9216}
+    return f"< {goals[line['dtype']]:,}" if (line["what"], line["L"]) == ("block", 131072) else NONE
+
+
 def times(ratio: float) -> str:
     """Format a ratio, such as ×3.5."""
     return f"×{digits(ratio)}"
@@ -208,6 +214,20 @@ TABLES = {
             "plain stepping": error("naive_stepping_error"),
         },
         ("kernel", "L"),
+    ),
+    "striped_hyena": Table(
+        {
+            "what": text("what"),
+            "weights": text("dtype"),
+            "L": number("L"),
+            "plain, MB": rounded("plain_mb"),
+            "ours, MB": rounded("peak_mb"),
+            "smaller": lambda line: times(line["plain_mb"] / line["peak_mb"]),
+            "goal, MB": striped_goal,
+            "plain, s": lambda line: digits(line["plain_seconds"]) if "plain_seconds" in line else NONE,
+            "ours, s": rounded("seconds"),
+        },
+        ("what", "L", "dtype"),
     ),
 }
 

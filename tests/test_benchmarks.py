@@ -21,6 +21,7 @@ import peers
 import pytest
 import render
 import speed_figure
+import striped_hyena
 import torch
 from tolerances import assert_close
 
@@ -93,6 +94,21 @@ def test_memory_of_a_million_steps(monkeypatch: pytest.MonkeyPatch):
     line = row_and_findings(row, million.measure)
     _, _, cells = table_of(render.render_table("million", [line]))
     assert cells[-3:] == ["32,768", "1,234", "< 4,096"]
+
+
+def test_block_of_evo(monkeypatch: pytest.MonkeyPatch):
+    """Both filters are the same, a block runs, and both kinds of rows fill the table."""
+    poles, residues = striped_hyena.random_poles(5)
+    ours, theirs = striped_hyena.our_filter(poles, residues, 63), striped_hyena.plain_filter(poles, residues, 63)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+    block = striped_hyena.build_block("bfloat16", 64)
+    assert block(torch.randn(1, 9, 64, dtype=torch.bfloat16)).shape == (1, 9, 64)
+    monkeypatch.setattr(striped_hyena, "in_new_process", lambda way, _: {"ours": (20.0, 0.5), "plain": (500.0, 5)}[way])
+    expected = {0: ["×25", "–", "5", "0.5"], 5: ["×3,277", "< 4,096", "–", "0.5"]}
+    for place, last in expected.items():
+        line = row_and_findings(striped_hyena.ROWS[place], striped_hyena.measure)
+        _, _, cells = table_of(render.render_table("striped_hyena", [line]))
+        assert cells[-4:] == last
 
 
 def test_peak_of_memory_sees_an_allocation():

@@ -14,7 +14,7 @@ import make
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configuration/README.md")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("heads", "hub", "export", "limits", "public")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("evo", "heads", "hub", "export", "limits", "public")),
 ]
 PYTHON_BLOCKS = {
     path: list(examples) for path, examples in itertools.groupby(find_examples(*DOCUMENTS), lambda block: block.path)
