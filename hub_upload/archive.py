@@ -26,17 +26,17 @@ def check_archive(path: Path) -> None:
     except InputError:
         raise
     except Exception as error:  # zipfile raises nearly anything for a directory of random bytes
-        raise InputError(f"{path} is no whole archive ({reason_of(error)}): fetch it again.") from error
+        raise InputError(f"{path} is not a complete archive ({reason_of(error)}): fetch it again.") from error
 
 
 def _check_directory(path: Path, entries: list[zipfile.ZipInfo]) -> None:
     """Check that entries are as torch.save writes them: not compressed, not larger than the file, unique names."""
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise InputError(f"{path} unpacks to more bytes than it has, as nothing does that PyTorch has saved.")
+        raise InputError(f"{path} unpacks to more bytes than it has, so PyTorch did not save it.")
     names = Counter(entry.filename.lower() for entry in entries)  # PyTorch's reader ignores case
     name, times = max(names.items(), key=lambda pair: pair[1], default=("", 0))
     if times > 1:
-        raise InputError(f"{path} holds the entry {name!r} {times} times, and nothing says which is meant.")
+        raise InputError(f"{path} holds the entry {name!r} {times} times, but every name must be unique.")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise InputError(

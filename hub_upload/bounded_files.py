@@ -35,9 +35,9 @@ def open_regular(path: Path) -> Iterator[BinaryIO]:
 
 def _refuse_other_kinds(path: Path, mode: int) -> None:
     if stat.S_ISDIR(mode):
-        raise InputError(f"{path} is a folder, where a file is needed.")
+        raise InputError(f"{path} must be a regular file, but it is a folder.")
     if not stat.S_ISREG(mode):
-        raise InputError(f"{path} is a pipe, a socket or a device, where a regular file is needed.")
+        raise InputError(f"{path} must be a regular file, but it is a pipe, a socket or a device.")
 
 
 def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
@@ -52,7 +52,7 @@ def read_bytes(path: Path, most: int = MOST_TEXT) -> bytes:
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     if len(content) > most:
-        raise InputError(f"{path} has more than {most:,} bytes, which no such file needs: name another.")
+        raise InputError(f"{path} has more than {most:,} bytes, which is too large for such a file: give another one.")
     return content
 
 
@@ -65,7 +65,7 @@ def read_text(path: Path, most: int = MOST_TEXT) -> str:
     try:
         text = read_bytes(path, most).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8 (byte {error.start:,}): save it in that encoding.") from error
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start:,}): save it as UTF-8.") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -40,7 +40,7 @@ class _PlainLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "merge keys (<<) are not read", key.start_mark)
             if isinstance(key, ScalarNode):
                 if (key.tag, key.value) in names:
-                    problem = f"{key.value[:80]!r} is there twice"
+                    problem = f"{key.value[:80]!r} occurs twice"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 names.add((key.tag, key.value))
 
@@ -70,7 +70,7 @@ def parse_yaml(text: str, origin: str) -> Any:
             object tags, a duplicate name, more than 50 levels, or a number of more than 100 characters.
     """
     if len(text) > MOST_CHARACTERS:
-        raise InputError(f"{origin} has more than {MOST_CHARACTERS:,} characters, which no such text needs.")
+        raise InputError(f"{origin} has more than {MOST_CHARACTERS:,} characters, which is too long for such a text.")
     try:
         loader = _PlainLoader(text)
         try:
@@ -79,6 +79,6 @@ def parse_yaml(text: str, origin: str) -> Any:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         place = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise InputError(f"{origin} is not YAML that is read here: {error.problem or error.context}{place}.") from error
+        raise InputError(f"{origin} is not supported YAML: {error.problem or error.context}{place}.") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{origin} is not YAML that is read here: {reason_of(error)}.") from error
+        raise InputError(f"{origin} is not supported YAML: {reason_of(error)}.") from error

@@ -122,7 +122,7 @@ def _load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         tensors = load_file(path)
     except Exception as error:  # a damaged header can raise several kinds of errors
-        raise InputError(f"{path} is no whole safetensors file ({reason_of(error)}): fetch it again.") from error
+        raise InputError(f"{path} is not a complete safetensors file ({reason_of(error)}): fetch it again.") from error
     logger.warning(
         "%s has no checksums, so damaged numbers in it cannot be seen. Compare its SHA-256 with its source's: %s",
         path,
@@ -145,7 +145,7 @@ def _refuse_format(path: Path, start: bytes) -> NoReturn:
     elif what is None:
         what = _FORMATS[b"ustar"] if start[257:262] == b"ustar" else "of no format that is known here"
     raise InputError(
-        f"{path} cannot be read as data, and is never run as code: it is no archive of torch.save and no whole "
+        f"{path} cannot be read as data, and is never run as code: it is not a torch.save archive or a complete "
         f"safetensors file, but {what}."
     )
 
@@ -163,7 +163,9 @@ def _load_archive(path: Path) -> Any:
     except (Exception, MemoryError) as error:  # an untrusted file can make the unpickler raise anything
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             raise InputError(f"{path} cannot be read as data, and is never run as code: {_refusal(error)}") from error
-        raise InputError(f"{path} is no whole PyTorch checkpoint ({reason_of(error)}): fetch it again.") from error
+        raise InputError(
+            f"{path} is not a complete PyTorch checkpoint ({reason_of(error)}): fetch it again."
+        ) from error
 
 
 def _load_pickle(path: Path) -> Any:
@@ -226,7 +228,7 @@ def _once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in entries:
         if name in found:
-            raise ValueError(f"{name[:80]!r} is there twice")
+            raise ValueError(f"{name[:80]!r} occurs twice")
         found[name] = value
     return found
 

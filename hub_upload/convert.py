@@ -117,7 +117,7 @@ def convert_tensors(
             described = build(config)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())  # a dataclass error has two lines
-        raise InputError(f"The hyper-parameters describe no model: {reason}") from error
+        raise InputError(f"The hyper-parameters do not describe a model: {reason}") from error
     values = parameters_of(diagonal.tensors, official["kernel_type"])
     _refuse_misfits(described, values, dtype)
     try:
@@ -134,7 +134,7 @@ def _refuse_small_floats(tensors: dict[str, Tensor]) -> None:
     for name, value in tensors.items():
         if value.is_floating_point() and value.dtype.itemsize < 2:
             raise InputError(
-                f"{name} is of {value.dtype}, but weights must have 16 bits or more: fetch the unquantised."
+                f"{name} is of {value.dtype}, but weights must have 16 bits or more: use the unquantised weights."
             )
 
 
@@ -208,7 +208,7 @@ def _fitting_tokenizer(name: str, model: DLRPreTrainedModel) -> PreTrainedTokeni
     """Load the tokenizer, and set the model's padding token."""
     size = model.config.vocab_size
     if size is None:
-        raise InputError(f"--tokenizer {name}: this model reads real values and has no use for a tokenizer.")
+        raise InputError(f"--tokenizer {name}: this model reads real values and needs no tokenizer.")
     for path in Path(name).iterdir() if Path(name).is_dir() else ():
         if not path.is_dir():
             with open_regular(path):  # refuses files that could block
@@ -218,8 +218,8 @@ def _fitting_tokenizer(name: str, model: DLRPreTrainedModel) -> PreTrainedTokeni
     except Exception as error:  # untrusted files can raise any error
         reason = reason_of(error)
         if "trust_remote_code" in str(error):
-            reason = "it needs code of its own, which is not run here"
-        raise InputError(f"--tokenizer {name[:200]!r} is no tokenizer that can be read: {reason}") from error
+            reason = "it needs its own code, which is not run"
+        raise InputError(f"--tokenizer {name[:200]!r} cannot be read as a tokenizer: {reason}") from error
     if len(tokenizer) > size:
         raise InputError(f"--tokenizer {name} has {len(tokenizer)} tokens, but the model knows {size}.")
     if len(tokenizer) < size:

@@ -132,7 +132,7 @@ def inspect_kinds(folder: Path) -> Iterator[str]:
     for path in uploaded_files(folder):
         name = path.relative_to(folder).as_posix()
         if path.suffix.lower() not in _TEXTS | _OTHERS and path.name not in _WITHOUT_ENDING:
-            yield f"{name} is of a kind that a model folder has no use for: remove it"
+            yield f"{name} has a type that a model folder does not need: remove it"
             continue
         with open_regular(path) as file:
             begin = file.read(_LONGEST_PICKLE)

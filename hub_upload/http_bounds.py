@@ -42,7 +42,7 @@ class Bounds:
 
     def refuse(self) -> RemoteError:
         """The error for a reached time limit."""
-        return RemoteError(f"The Hub had given no whole answer after {self.seconds:,.0f} s: try again later.")
+        return RemoteError(f"The Hub did not finish its answer within {self.seconds:,.0f} s: try again later.")
 
     def end(self) -> None:
         """End all requests, because the time limit is reached."""
@@ -69,7 +69,7 @@ class Bounds:
     def _before_answer(self, response: Any) -> None:
         wait = _asked_to_wait(response.headers)
         if response.status_code in _WAITING and wait > _LONGEST_WAIT:
-            raise RemoteError(f"The Hub asks to wait {wait:,} s: try again then.")
+            raise RemoteError(f"The Hub asks to wait {wait:,} s: try again after that.")
         response.stream = _counted(response)
 
 

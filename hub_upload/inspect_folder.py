@@ -87,13 +87,15 @@ def inspect_code(folder: Path) -> Iterator[str]:
         try:
             ast.parse(read_text(path))
         except (InputError, *_NO_PYTHON):
-            yield f"{path.name} is no valid Python"
+            yield f"{path.name} is not valid Python"
             continue
         for name in get_relative_imports(path):
             if not (folder / f"{name}.py").is_file():
-                yield f"{path.name} imports {name}.py, which is not beside it"
+                yield f"{path.name} imports {name}.py, which is not in the folder"
         for name in sorted(_imported(_tree(path)) - _LIBRARIES - sys.stdlib_module_names):
-            reason = "which a stranger does not have" if name == _PACKAGE else "which is no library it may count on"
+            reason = (
+                "which other users do not have" if name == _PACKAGE else "which is not one of the allowed libraries"
+            )
             yield f"{path.name} imports {name}, {reason}"
 
 
@@ -118,7 +120,7 @@ def inspect_weights(folder: Path) -> Iterator[str]:
             with safe_open(path, framework="pt") as tensors:
                 bad = [name for name in tensors.keys() if not _is_finite(tensors.get_tensor(name))]  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            yield f"{path.name} is not whole: {error}"
+            yield f"{path.name} is incomplete: {error}"
             continue
         if bad:
             yield f"{path.name} holds numbers that are not finite, in {_first(bad)}"
@@ -232,7 +234,9 @@ def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], fol
     try:
         return list(inspect(folder))
     except Exception as error:
-        return [f"nobody can say whether {title} ({type(error).__name__}: {reason_of(error)}): save the folder again"]
+        return [
+            f"it cannot be checked whether {title} ({type(error).__name__}: {reason_of(error)}): save the folder again"
+        ]
 
 
 # One row per inspection: the statement that is true if it finds no problem.

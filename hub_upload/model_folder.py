@@ -44,7 +44,7 @@ def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
     odd = list(unreadable_entries(folder, loaded=loaded))
     if odd:
         more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise InputError(f"{folder} holds what no model needs: {'; '.join(odd[:3])}{more}. Remove it.")
+        raise InputError(f"{folder} has files that no model needs: {'; '.join(odd[:3])}{more}. Remove it.")
     written = read_json(folder / "config.json")
     if not isinstance(written, dict):
         raise InputError(f"{folder / 'config.json'} must hold a mapping, got a {type(written).__name__}.")

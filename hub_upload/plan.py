@@ -44,8 +44,8 @@ class Plan(NamedTuple):
     def describe(self) -> str:
         """One line that says what the push builds on."""
         if not self.exists:
-            return "a new repository would be made"
-        return "a new branch would be made" if self.head is None else f"at commit {self.head}"
+            return "a new repository would be created"
+        return "a new branch would be created" if self.head is None else f"at commit {self.head}"
 
     def lines(self) -> Iterator[str]:
         """Yield one line per file, for `--dry-run`."""

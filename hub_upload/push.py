@@ -226,7 +226,7 @@ def _refuse_public(api: HfApi, plan: Plan, target: Target, options: PushOptions)
     """Refuse to upload private content to a public repository."""
     if options.private and plan.exists and not api.repo_info(target.repo_id, repo_type=target.repo_type).private:
         raise InputError(
-            f"{target.repo_id} is there and public, and --private is for new repositories: make it private in its "
+            f"{target.repo_id} exists and is public, but --private is for new repositories: make it private in its "
             "settings at the Hub, or leave out --private."
         )
 
@@ -235,7 +235,7 @@ def _newer(plan: Plan, target: Target, known: str | None) -> NewerRemoteError:
     """The error for a newest commit that neither the folder knows nor the caller names."""
     return NewerRemoteError(
         f"{target.repo_id} is at commit {plan.head}, which this folder does not know"
-        f"{f' (it last pushed {known})' if known else ''}, and was not written to: look at it with --dry-run, then "
+        f"{f' (it last pushed {known})' if known else ''}, and was not changed: check it with --dry-run, then "
         f"push with --parent-commit {plan.head}, or with --pull-request."
     )
 

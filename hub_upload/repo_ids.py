@@ -18,9 +18,9 @@ def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no repository id, such as name/repository: {error}") from error
+        raise InputError(f"{repo_id!r} is not a repository id such as name/repository: {error}") from error
     if "/" not in repo_id:
-        raise InputError(f"{repo_id!r} is no repository id: write name/repository.")
+        raise InputError(f"{repo_id!r} is not a repository id: write name/repository.")
 
 
 def example_repo_id(folder: Path) -> str:

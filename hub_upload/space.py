@@ -73,6 +73,6 @@ def verify_space(folder: Path) -> None:
     try:
         ast.parse((folder / "app.py").read_text(encoding="utf-8"))
     except SyntaxError as error:
-        problems.append(f"app.py is no valid Python: {error}")
+        problems.append(f"app.py is not valid Python: {error}")
     if problems:
         raise VerificationError("The demo page is not ready:", problems)

@@ -91,7 +91,7 @@ def main(job_folder: Path) -> None:
             __import__(package)
         except ModuleNotFoundError:
             continue
-        raise SystemExit(f"{package} can be imported here, so nothing would be proved")
+        raise SystemExit(f"{package} can be imported here, so the check would prove nothing")
     found = answer(job_folder, trust_remote_code=True)
     save_file(found.logits, job_folder / "logits.safetensors")
     (job_folder / "answers.json").write_text(json.dumps(found.pipeline), encoding="utf-8")

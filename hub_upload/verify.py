@@ -82,7 +82,7 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
             problems.append(f"this package cannot use it: {type(error).__name__}: {reason_of(error)}")
             return []
     if theirs is None:
-        problems.append("a process without this package left answers that cannot be read")
+        problems.append("a process without this package wrote answers that cannot be read")
         return []
     facts = []
     for name, logits in ours.logits.items():
@@ -90,9 +90,9 @@ def _meet(folder: Path, problems: list[str]) -> list[str]:
         if difference is None:
             facts.append(f"{name} loads without this package, with the same answers to the bit")
         else:
-            problems.append(f"{name}: a stranger's answers differ from ours {difference}: save the folder again")
+            problems.append(f"{name}: its outputs without this package differ {difference}: save the folder again")
     if ours.pipeline != theirs.pipeline:
-        problems.append("pipeline: a stranger gets other answers than we do: save the folder again")
+        problems.append("pipeline: the answers without this package differ: save the folder again")
     elif ours.pipeline is not None:
         facts.append("its pipeline answers the same without this package")
     return facts
@@ -120,7 +120,7 @@ def _run_stranger(job: Path, folder: Path) -> str | None:
     if finished.returncode == 0:
         return None
     if finished.returncode is None:
-        return f"it had no answer after {_SECONDS} s"
+        return f"it did not finish within {_SECONDS} s"
     reason = _reason(finished.returncode, finished.errors)
     for code in _NO_SPACE:
         if os.strerror(code) in reason:

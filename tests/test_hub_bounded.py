@@ -30,7 +30,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
     "object": ("a: !!python/object/apply:os.system [touch ran]", "could not determine a constructor"),
     "endless number": ("a: " + "9" * 100_000, "a number of 100,000 characters"),
     "number of base 60": ("a: 1" + ":1" * 50_000, "a number of 100,001 characters"),
-    "twice": ("a: 1\nb: 2\na: 3", "'a' is there twice in line 3"),
+    "twice": ("a: 1\nb: 2\na: 3", "'a' occurs twice in line 3"),
     "long": ("a: " + "x" * MOST_CHARACTERS, "more than 131,072 characters"),
     "two documents": ("a: 1\n---\nb: 2", "but found another document in line 2"),
     "bracket": ("a: [", "line 1"),
@@ -85,7 +85,7 @@ def test_what_is_no_regular_file(tmp_path: Path):
         tmp_path / "loop": "cannot be read: ",
         tmp_path / ("x" * 300): "cannot be read: ",
         tmp_path / "a\0b": "cannot be read: ",
-        tmp_path / "latin": "is not text in UTF-8",
+        tmp_path / "latin": "is not UTF-8 text",
         tmp_path / "brace": "is not valid JSON",
     }
     if hasattr(os, "mkfifo"):

@@ -198,7 +198,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytes
         with pytest.raises(InputError, match=r"results.json holds an entry of another form"):
             write_card(folder, CardOptions(picture=False))
     (folder / "results.json").unlink()
-    with pytest.raises(InputError, match="is no repository id"):
+    with pytest.raises(InputError, match="is not a repository id"):
         write_card(folder, CardOptions(repo_id='bad id")\nimport os'))
     assert not (folder / "README.md").exists()
 

@@ -282,7 +282,7 @@ def cut(path: Path) -> Path:
     [
         (lambda folder: folder / "absent.ckpt", "cannot be read: No such file"),
         (lambda folder: cut(lightning_checkpoint(CASE, folder / "x.ckpt")), "fetch it again|read as data"),
-        (lambda folder: cut(bare_safetensors(folder)), "no whole safetensors"),
+        (lambda folder: cut(bare_safetensors(folder)), "not a complete safetensors"),
         (lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={}), "empty"),
         (
             lambda folder: lightning_checkpoint(CASE, folder / "x.ckpt", state_dict={"a": 3}),
@@ -323,7 +323,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(layer={"bidirectional": True}), r"of another shape: .*weights \[1, 16, 12, 2\] instead of \[2, 16"),
         (changed(layer={"version": "Lambda_imag"}), r"left over: .*decay_root"),
         (changed(layer={"d_state": 10**9}), r"weights \[1, 16, 12, 2\] instead of \[1, 16, 1000000000, 2\]"),
-        (changed(layer={"d_state": 0}), "describe no model"),
+        (changed(layer={"d_state": 0}), "do not describe a model"),
         (changed(layer={"activation": ["gelu"]}), r"activation must be a text or null, got \['gelu'\]"),
         (changed(layer={"postact": None}), r"out_proj.weight \[32, 16\] instead of \[16, 16\]"),
         (changed(model={"norm": "batch"}), r"missing: .*running_mean.*left over: .*norm.scale"),
@@ -401,7 +401,7 @@ def test_tokenizer_comes_along(tmp_path: Path):
     values = lightning_checkpoint("d_seq1d_shift__dlr", tmp_path / "y.ckpt")
     with pytest.raises(InputError, match="real values"):
         convert(values, tmp_path / "model", tokenizer=str(tmp_path / "bytes"))
-    with pytest.raises(InputError, match="is no tokenizer that can be read"):
+    with pytest.raises(InputError, match="cannot be read as a tokenizer"):
         convert(path, tmp_path / "model", tokenizer=str(tmp_path / "nothing"))
     assert not (tmp_path / "model").exists()
     state = state_dict_of(CASE) | {"encoder.weight": torch.randn(261, 16)}

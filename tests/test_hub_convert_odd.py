@@ -64,7 +64,7 @@ def test_files_that_are_none(kind: str, option: str | None, tmp_path: Path, caps
     assert main(["convert", *arguments]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr-hub")]
     assert len(lines) == 1
-    assert re.search("cannot be read|where a (regular )?file is needed", lines[0])
+    assert re.search("cannot be read|must be a regular file", lines[0])
 
 
 _KILLED = """
@@ -107,7 +107,7 @@ def written(name: str, content: str) -> Callable[[Path], Any]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (code_of_its_own, "it needs code of its own, which is not run here"),
+        (code_of_its_own, "it needs its own code, which is not run"),
         (written("tokenizer.json", ""), "."),
         (written("tokenizer.json", "{}"), "."),
         (written("tokenizer.json", "[" * 10**5), "."),

@@ -148,7 +148,7 @@ def test_numbers_of_safetensors_are_not_checked(tmp_path: Path, caplog: pytest.L
     assert "no checksums" in first
     assert first.split()[-1] != second.split()[-1]
     path.write_bytes(raw[:-1])
-    assert "no whole safetensors file" in refused(path)
+    assert "not a complete safetensors file" in refused(path)
 
 
 def test_a_flipped_bit_names_its_entry(tmp_path: Path):
@@ -234,7 +234,7 @@ def old_format() -> bytes:
         (json.dumps({"weight_map": {}}).encode(), "a JSON text: name the file of weights itself"),
         ("weights: gewöhnlich".encode("latin-1"), "of no format"),
         (old_format(), r"before 1\.6, and has no checksums"),
-        (b"PK\x03\x04", "no whole archive"),
+        (b"PK\x03\x04", "not a complete archive"),
         (struct.pack("<Q", 2**60) + b"{}", "of no format"),
         (struct.pack("<Q", 2) + b"{}", "holds no state dict"),
     ],

@@ -170,14 +170,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "unended front-matter": (write("README.md", "---\n" * 10**5), "front-matter"),
     "deep config": (write("config.json", "[" * 10**5), "not valid JSON"),
     "config as a list": (write("config.json", "[1]"), "must hold a mapping, got a list"),
-    "config in latin-1": (write("config.json", '{"a": "é"}'.encode("latin-1")), "not text in UTF-8"),
+    "config in latin-1": (write("config.json", '{"a": "é"}'.encode("latin-1")), "not UTF-8 text"),
     "config without an end": (write("config.json", "{"), "not valid JSON"),
-    "deep code": (write("ops_dlr.py", "(" * 10**5), "ops_dlr.py is no valid Python"),
-    "long code": (write("ops_dlr.py", "-" * 10**6 + "1"), "ops_dlr.py is no valid Python"),
-    "zeros as code": (write("ops_dlr.py", bytes(1000)), "ops_dlr.py is no valid Python"),
+    "deep code": (write("ops_dlr.py", "(" * 10**5), "ops_dlr.py is not valid Python"),
+    "long code": (write("ops_dlr.py", "-" * 10**6 + "1"), "ops_dlr.py is not valid Python"),
+    "zeros as code": (write("ops_dlr.py", bytes(1000)), "ops_dlr.py is not valid Python"),
     "tokenizer of brackets": (write("tokenizer.json", "[" * 10**5), "no tokenizer loads"),
-    "zeros as weights": (write("model.safetensors", bytes(1000)), r"model\.safetensors is not whole"),
-    "header without an end": (write("model.safetensors", b"\xff" * 8 + b"{}"), r"model\.safetensors is not whole"),
+    "zeros as weights": (write("model.safetensors", bytes(1000)), r"model\.safetensors is incomplete"),
+    "header without an end": (write("model.safetensors", b"\xff" * 8 + b"{}"), r"model\.safetensors is incomplete"),
     # Code, and what would be run as such.
     "code of a tokenizer": (code_of_tokenizer, "no tokenizer loads"),
     "code of a pipeline": (code_of_pipeline, r"mine\.py.*--trust-folder-code"),
@@ -186,9 +186,9 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "code of generation": (write("custom_generate/generate.py", CODE), r"custom_generate/generate\.py.*--trust-folder"),
     "code of others": (change_json("config.json", auto_map={"AutoModel": "me/model--mine.Mine"}), "not there"),
     "name of a package": (write("torch.py", CODE), r"torch\.py.*--trust-folder-code"),
-    "name of two lines": (write("a\nTraceback\x1b[31m.bin", "x"), r"a\\nTraceback\\x1b\[31m\.bin is of a kind"),
-    "name that is no text": (write(os.fsdecode(b"a\xff.bin"), "x"), r"a\\udcff\.bin is of a kind"),
-    "compiled code": (write("ops_dlr.so", b"\x7fELF"), "a kind that a model folder has no use for"),
+    "name of two lines": (write("a\nTraceback\x1b[31m.bin", "x"), r"a\\nTraceback\\x1b\[31m\.bin has a type"),
+    "name that is no text": (write(os.fsdecode(b"a\xff.bin"), "x"), r"a\\udcff\.bin has a type"),
+    "compiled code": (write("ops_dlr.so", b"\x7fELF"), "a type that a model folder does not need"),
     "pickle as vocabulary": (write("vocab.json", b"\x80\x04."), r"vocab\.json is a pickle"),
     "archive as a picture": (write("kernels.png", b"PK\x03\x04"), r"kernels\.png is an archive"),
     "adapter beside": (write("adapter_config.json", '{"base_model_name_or_path": "me/other"}'), "holds an adapter"),
@@ -365,7 +365,7 @@ def test_a_stranger_that_answers_with_other_things(
         (job / "answers.json").write_text("1", encoding="utf-8")
 
     unread = "answers that cannot be read"
-    differ = "AutoModel: a stranger's answers differ from ours in their form"
+    differ = "AutoModel: its outputs without this package differ in their form"
     for leave, message in ((nothing, unread), (pipes, unread), (brackets, unread), (other, differ)):
 
         def run(_script: str, _given: list[str], job: Path, *_: Any, leave: Callable[[Path], None] = leave) -> Finished:

@@ -178,7 +178,7 @@ def test_scales_with_a_gap():
         ("dt_min", "1e-3", "dt_min must be a number, got '1e-3'"),
         ("bidirectional", 1, "bidirectional must be true or false, got 1"),
         ("_name_", ["dlr"], "kernel_type must be a text or null"),
-        ("W_scale", 10**30, "describe no model: int too"),
+        ("W_scale", 10**30, "do not describe a model: int too"),
     ],
 )
 def test_a_hyper_parameter_of_another_type_is_named(name: str, value: Any, message: str):

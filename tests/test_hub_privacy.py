@@ -224,7 +224,7 @@ def test_content_of_another_kind(case: str, tmp_path: Path):
 def test_kinds_without_use(name: str, tmp_path: Path):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).write_text("x", encoding="utf-8")
-    assert list(inspect_kinds(tmp_path)) == [f"{name} is of a kind that a model folder has no use for: remove it"]
+    assert list(inspect_kinds(tmp_path)) == [f"{name} has a type that a model folder does not need: remove it"]
 
 
 def test_kinds_with_use(ready: Path, tmp_path: Path):

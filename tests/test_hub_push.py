@@ -124,7 +124,7 @@ def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest
     before = files_of(folder)
     assert main(["push", str(folder), "me/model", "--dry-run"]) == 0
     printed = capfd.readouterr().out
-    assert "a new repository would be made" in printed
+    assert "a new repository would be created" in printed
     assert all(f"new      {name} (" in printed for name in before)
     assert not hub.repositories
     assert not [request for request in hub.requests if not request.startswith("GET")]

@@ -83,7 +83,7 @@ def test_other_answers_are_found(folder: Path):
     code.write_text(
         text.replace("return hidden_states + branch", "return hidden_states + 2 * branch"), encoding="utf-8"
     )
-    with pytest.raises(VerificationError, match=r"AutoModel: a stranger's answers differ from ours by"):
+    with pytest.raises(VerificationError, match=r"AutoModel: its outputs without this package differ by"):
         verify(folder, trust_folder_code=True)
 
 
@@ -220,26 +220,26 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "auto_map with a gap": (rewrite("config.json", r'"AutoModelForSequenceC.*\n', ""), "auto_map lacks"),
     "auto_map to no file": (rewrite("config.json", '"modeling_dlr.DLRModel"', '"other.DLRModel"'), "not there"),
     "auto_map to no class": (rewrite("config.json", '"modeling_dlr.DLRModel"', '"modeling_dlr.No"'), "no such class"),
-    "missing code": (remove("ops_dlr.py"), r"imports ops_dlr\.py, which is not beside it"),
+    "missing code": (remove("ops_dlr.py"), r"imports ops_dlr\.py, which is not in the folder"),
     "import of the package": (
         rewrite("ops_dlr.py", "import torch\n", "import torch\nimport modeling_dlr\n"),
-        "a stranger does not have",
+        "other users do not have",
     ),
     "import of a library": (rewrite("ops_dlr.py", "import torch\n", "import scipy\nimport torch\n"), "imports scipy"),
-    "broken code": (rewrite("ops_dlr.py", "def ", "def def "), "no valid Python"),
-    "code in another encoding": (write_bytes("x.py", "é = 1".encode("latin-1")), r"x\.py is no valid Python"),
+    "broken code": (rewrite("ops_dlr.py", "def ", "def def "), "not valid Python"),
+    "code in another encoding": (write_bytes("x.py", "é = 1".encode("latin-1")), r"x\.py is not valid Python"),
     "architectures as a number": (
         rewrite("config.json", r'"architectures": \[[^\]]*\]', '"architectures": 5'),
-        "nobody can say whether config.json",
+        "it cannot be checked whether config.json",
     ),
     "auto_map as a list": (
         rewrite("config.json", r'"auto_map": \{[^}]*\}', '"auto_map": ["a"]'),
-        "nobody can say whether auto_map",
+        "it cannot be checked whether auto_map",
     ),
     "key of another service": (write("notes.txt", "key: sk-" + "aB3" * 12), "looks like an access token"),
-    "pickled weights": (write("pytorch_model.bin", "x"), r"pytorch_model\.bin is of a kind"),
+    "pickled weights": (write("pytorch_model.bin", "x"), r"pytorch_model\.bin has a type"),
     "no weights": (remove("*.safetensors"), r"no \.safetensors"),
-    "cut weights": (cut_weights, r"model\.safetensors is not whole"),
+    "cut weights": (cut_weights, r"model\.safetensors is incomplete"),
     "not a number": (spoil_number, r"not finite, in classifier\.bias"),
     "missing weights": (
         with_weights(lambda weights: {name: value for name, value in weights.items() if name != "classifier.bias"}),
