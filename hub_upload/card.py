@@ -13,7 +13,6 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.modelcard import TrainingSummary, parse_log_history
 
-from modeling_dlr import DLRConfig, DLRPreTrainedModel
 from modeling_dlr.figures import kernel_figure
 
 from .bounded_files import read_json
@@ -41,9 +40,10 @@ _KINDS = {
     "s4d": "diagonal state space (S4D)",
     "sgconv": "long convolution (SGConv)",
     "full_attention": "transformer",
+    "hyena": "StripedHyena",
     "local_attention": "transformer with local attention",
 }
-_WITH_POLES = {"dlr", "dss", "s4d"}
+_WITH_POLES = {"dlr", "dss", "s4d", "hyena"}
 # Purposes of tasks whose name does not explain them.
 _PURPOSES = {"fill-mask": "filling in hidden tokens"}
 # A log has a line for every step that is logged.
@@ -134,7 +134,7 @@ def _read_results(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _draw(model: DLRPreTrainedModel) -> bytes | None:
+def _draw(model: Any) -> bytes | None:
     """The picture of the first DLR layer as PNG; None if the model has no such layer, or without matplotlib."""
     drawn = io.BytesIO()
     try:
@@ -147,9 +147,7 @@ def _draw(model: DLRPreTrainedModel) -> bytes | None:
     return drawn.getvalue()
 
 
-def _render(
-    folder: Path, model: DLRPreTrainedModel, results: dict[str, Any], options: CardOptions, picture: str | None
-) -> str:
+def _render(folder: Path, model: Any, results: dict[str, Any], options: CardOptions, picture: str | None) -> str:
     task, auto_class = task_of(folder), auto_class_of(folder)
     recipe = results.get("recipe", {})
     title = options.title or printable(folder.resolve().name)
@@ -281,16 +279,17 @@ def _widget(folder: Path, task: Task | None) -> list[dict[str, str]] | None:
     return [{"text": with_mask(task.shown, folder)}]
 
 
-def _code(folder: Path, config: DLRConfig, task: Task | None) -> str:
+def _code(folder: Path, config: Any, task: Task | None) -> str:
     """The code in the card that calls the model."""
     if task is None:
         return f"outputs = model(input_values=torch.zeros(1, 100, {config.input_size}))"
-    return task.code.format(example=shown_example(folder, task), input_size=config.input_size)
+    return task.code.format(example=shown_example(folder, task), input_size=getattr(config, "input_size", None))
 
 
-def _summary(model: DLRPreTrainedModel, task: Task | None, dataset: str | None) -> str:
+def _summary(model: Any, task: Task | None, dataset: str | None) -> str:
     config: Any = model.config
-    kernel_type = config.kernel_parameters["kernel_type"]
+    kernel_type = getattr(config, "kernel_parameters", {}).get("kernel_type", "dlr")
+    direction = "bidirectional" if getattr(config, "bidirectional", False) else "causal"
     kinds = dict.fromkeys(kernel_type if kind == "dlr" else kind for kind in config.layer_types)
     names = [_KINDS[kind] for kind in kinds]
     what = names[0] if len(names) == 1 else f"hybrid of {' and '.join(names)}"
@@ -303,7 +302,7 @@ def _summary(model: DLRPreTrainedModel, task: Task | None, dataset: str | None) 
         else f"{_count(config.input_size, 'real value')} per step"
     )
     return (
-        f"A {'bidirectional' if config.bidirectional else 'causal'} {what}{purpose}{trained}. It has "
+        f"A {direction} {what}{purpose}{trained}. It has "
         f"{_count(config.num_hidden_layers, 'layer')} of width {config.hidden_size}{poles}, "
         f"{_count(model.num_parameters(), 'parameter')} in all, and reads {reads}."
     )
@@ -345,14 +344,13 @@ def _facts(results: dict[str, Any]) -> Iterator[str]:
         yield f"* Training took {results['training_seconds']:,} s."
 
 
-def _limits(config: DLRConfig, dataset: str | None, *, trained: bool) -> Iterator[str]:
+def _limits(config: Any, dataset: str | None, *, trained: bool) -> Iterator[str]:
     """Yield the limits of every model of this kind."""
     if trained or dataset:
         where = f" on {dataset}" if dataset else ""
         yield f"It was trained from scratch{where}, without pretraining: away from such data its answers mean little."
-    if config.bidirectional:
+    if getattr(config, "bidirectional", False):
         yield "It reads in both directions, so it needs the whole sequence and cannot generate."
-    # pyrefly: ignore[missing-attribute] - None only until __post_init__ has filled it
-    if config.kernel_parameters.get("version") == "softmax":
+    if getattr(config, "kernel_parameters", {}).get("version") == "softmax":
         yield "Its kernels depend on the length of the sequence, so padding changes its answers."
     yield "It has not been examined for bias, and nothing that matters should be decided by it alone."

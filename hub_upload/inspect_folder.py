@@ -13,15 +13,13 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoFeatureExtractor, AutoImageProcessor
 from transformers.dynamic_module_utils import get_relative_imports
 
-from modeling_dlr import DLRConfig
-from modeling_dlr.auto_dlr import AUTO_CLASSES
-
 from .bounded_files import read_text
 from .errors import InputError, reason_of
+from .families import FAMILIES, auto_class_of, family_of
 from .file_kinds import inspect_kinds, stays_at_home, uploaded_files
 from .front_matter import read_front_matter
 from .model_folder import read_config, saved_shapes
-from .samples import auto_class_of, load_tokenizer, task_of
+from .samples import load_tokenizer, task_of
 from .secret_words import search
 
 _LIBRARIES = {"huggingface_hub", "packaging", "torch", "transformers"}
@@ -34,19 +32,18 @@ _PROCESSORS: dict[str, Any] = {"audio": AutoFeatureExtractor, "image": AutoImage
 _WORD_LISTS = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt"}
 
 
-def config_of_folder(folder: Path) -> DLRConfig:
+def config_of_folder(folder: Path) -> Any:
     """Load the configuration of an inspected folder."""
-    config: Any = DLRConfig.from_pretrained(folder)
-    return config
+    return family_of(folder).config_class.from_pretrained(folder)
 
 
 def inspect_config(folder: Path) -> Iterator[str]:
-    """Check that the configuration is a DLR one, has only known fields, and survives a round trip."""
+    """Check that the configuration is one of ours, and survives a round trip."""
     written = read_config(folder)
-    if written.get("model_type") != DLRConfig.model_type:
-        yield f"config.json must have model_type 'dlr', got {written.get('model_type')!r}"
+    if written.get("model_type") not in FAMILIES:
+        yield f"config.json must have a model_type of {list(FAMILIES)}, got {written.get('model_type')!r}"
         return
-    architectures = {model.__name__ for model in AUTO_CLASSES.values()}
+    architectures = {model.__name__ for model in family_of(folder).auto_classes.values()}
     if not set(written.get("architectures") or []) & architectures:
         yield f"architectures must name one of {sorted(architectures)}, got {written.get('architectures')}"
     try:
@@ -62,7 +59,7 @@ def inspect_config(folder: Path) -> Iterator[str]:
 def inspect_auto_map(folder: Path) -> Iterator[str]:
     """Check that every Auto class of the family has its class in an existing file."""
     written = read_config(folder).get("auto_map") or {}
-    missing = sorted(({"AutoConfig"} | AUTO_CLASSES.keys()) - written.keys())
+    missing = sorted(({"AutoConfig"} | family_of(folder).auto_classes.keys()) - written.keys())
     if missing:
         yield f"auto_map lacks {missing}: save the model again with this version"
     for auto_class, target in written.items():
@@ -140,7 +137,7 @@ def inspect_architecture(folder: Path) -> Iterator[str]:
     except SafetensorError:
         return  # inspect_weights reports why
     with torch.device("meta"):
-        model = AUTO_CLASSES[auto_class_of(folder)](config_of_folder(folder))
+        model = family_of(folder).auto_classes[auto_class_of(folder)](config_of_folder(folder))
     own = model.state_dict(keep_vars=True)
     there = {id(own[name]) for name in own.keys() & saved.keys()}
     problems = {

@@ -6,7 +6,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from modeling_dlr import DLRConfig
+from modeling_dlr import DLRConfig, StripedHyenaConfig
 
 from .bounded_files import read_json
 from .errors import InputError, reason_of
@@ -14,10 +14,11 @@ from .file_kinds import unreadable_entries
 
 # Configuration fields that are tensor sizes, numbers of modules with a tensor each, and factors of sizes.
 # Smaller values need no check here: building is fast, and the tensors are compared afterwards.
-_SIZES = {"hidden_size", "vocab_size", "input_size", "state_size"}
-_COUNTS = {"num_hidden_layers", "layer_types"}
+_SIZES = {"hidden_size", "vocab_size", "input_size", "state_size", "inner_mlp_size"}
+_COUNTS = {"num_hidden_layers", "num_layers", "layer_types"}
 _FACTORS = {"num_scales", "num_kernel_channels", "num_attention_heads", "attention_ff_ratio"}
 _SMALL = 1_000
+_MODEL_TYPES = (DLRConfig.model_type, StripedHyenaConfig.model_type)
 
 
 def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
@@ -49,9 +50,11 @@ def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
     if not isinstance(written, dict):
         raise InputError(f"{folder / 'config.json'} must hold a mapping, got a {type(written).__name__}.")
     kind = written.get("model_type")
-    if kind != DLRConfig.model_type:
+    if kind not in _MODEL_TYPES:
         what = f"this is a {kind!s:.40} model" if kind else "its config.json names no model_type"
-        raise InputError(f"{folder} holds no model of this package: {what}, and only {DLRConfig.model_type!r} is.")
+        raise InputError(
+            f"{folder} holds no model of this package: {what}, and only {' and '.join(map(repr, _MODEL_TYPES))} are."
+        )
     _refuse_other_sizes(folder, written)
 
 

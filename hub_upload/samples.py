@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from modeling_dlr import DLRConfig
-from modeling_dlr.auto_dlr import AUTO_CLASSES
-
 from .errors import InputError, reason_of
+from .families import auto_class_of, family_of
 from .model_folder import read_config
 
 _LENGTH, _SHORT = 63, 7
@@ -58,7 +56,7 @@ class Sample(NamedTuple):
     """An Auto class: the output to compare, a function that makes inputs (None if it does not fit), and the task."""
 
     output: str
-    inputs: Callable[[DLRConfig], dict[str, Tensor] | None]
+    inputs: Callable[[Any], dict[str, Tensor] | None]
     task: Task
 
 
@@ -81,7 +79,7 @@ def with_mask(text: str, folder: Path) -> str:
     return text.replace("{mask}", mask)
 
 
-def _sequences(config: DLRConfig, *together: int) -> dict[str, Tensor]:
+def _sequences(config: Any, *together: int) -> dict[str, Tensor]:
     """Make two sequences of tokens or values, the second padded; with ``together``, that many in each example."""
     generator = torch.Generator().manual_seed(0)
     shape = (2, *together, _LENGTH)
@@ -92,21 +90,21 @@ def _sequences(config: DLRConfig, *together: int) -> dict[str, Tensor]:
     return {"input_values": torch.randn(*shape, config.input_size or 1, generator=generator), "attention_mask": mask}
 
 
-def _tokens(config: DLRConfig) -> dict[str, Tensor] | None:
+def _tokens(config: Any) -> dict[str, Tensor] | None:
     return None if config.vocab_size is None else _sequences(config)
 
 
-def _causal_tokens(config: DLRConfig) -> dict[str, Tensor] | None:
-    return None if config.bidirectional else _tokens(config)
+def _causal_tokens(config: Any) -> dict[str, Tensor] | None:
+    return None if getattr(config, "bidirectional", False) else _tokens(config)
 
 
-def _sound(config: DLRConfig) -> dict[str, Tensor] | None:
+def _sound(config: Any) -> dict[str, Tensor] | None:
     if config.input_size != 1:
         return None
     return {name: value.view(2, _LENGTH) for name, value in _sequences(config).items()}
 
 
-def _pixels(config: DLRConfig) -> dict[str, Tensor] | None:
+def _pixels(config: Any) -> dict[str, Tensor] | None:
     if config.input_size is None:
         return None
     generator = torch.Generator().manual_seed(0)
@@ -163,10 +161,10 @@ SAMPLES: dict[str, Sample] = {
 }
 
 
-def auto_class_of(folder: Path) -> str:
-    """The Auto class of the saved head; "AutoModel" if the head is not one of ours."""
-    saved = (read_config(folder).get("architectures") or ["DLRModel"])[0]
-    return next((name for name, model in AUTO_CLASSES.items() if model.__name__ == saved), "AutoModel")
+def inputs_of(folder: Path, config: Any) -> dict[str, dict[str, Tensor]]:
+    """Inputs for each Auto class of the family that the model can serve."""
+    served = ((name, SAMPLES[name].inputs(config)) for name in SAMPLES if name in family_of(folder).auto_classes)
+    return {name: inputs for name, inputs in served if inputs is not None}
 
 
 def task_of(folder: Path) -> Task | None:

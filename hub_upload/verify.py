@@ -22,7 +22,7 @@ from .folders import scratch_folder
 from .inspect_folder import INSPECTIONS, config_of_folder
 from .model_folder import check_model_folder
 from .own_code import foreign_code
-from .samples import SAMPLES, task_of
+from .samples import SAMPLES, inputs_of, task_of
 
 # Limits of the other process: seconds; bytes of memory, plus this multiple of the weights; bytes of its logits, and of
 # its pipeline's answers.
@@ -68,7 +68,7 @@ def verify(folder: Path, *, trust_folder_code: bool = False) -> Verified:
 def _meet(folder: Path, problems: list[str]) -> list[str]:
     """Compare the outputs with and without the package; return facts, and append differences to ``problems``."""
     config = config_of_folder(folder)
-    served = {name: inputs for name, row in SAMPLES.items() if (inputs := row.inputs(config)) is not None}
+    served = inputs_of(folder, config)
     with scratch_folder() as job:
         _write_job(job, folder, served)
         failure = _run_stranger(job, folder)

@@ -116,6 +116,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.figures",
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
+    "modeling_dlr.modeling_striped_hyena",
     "modeling_dlr.ops_dlr",
     "modeling_dlr.processing",
     "modeling_dlr.scoring",

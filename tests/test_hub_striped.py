@@ -1,0 +1,63 @@
+"""Folders of StripedHyena on their way to the Hub: inspected, described, and used by a stranger."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_striped import tiny_striped
+
+from hub_upload.card import CardOptions, write_card
+from hub_upload.errors import VerificationError
+from hub_upload.inspect_folder import INSPECTIONS
+from hub_upload.verify import verify
+from modeling_dlr.modeling_striped_hyena import STRIPED_HYENA_CLASSES
+from modeling_dlr.tokenization import evo_tokenizer
+
+HEADS = [name for name in STRIPED_HYENA_CLASSES if "For" in name]
+
+
+def make_folder(folder: Path, auto_class: str) -> Path:
+    """A small model with tokenizer and card."""
+    torch.manual_seed(0)
+    tiny_striped(STRIPED_HYENA_CLASSES[auto_class], vocab_size=512).float().save_pretrained(folder)
+    evo_tokenizer().save_pretrained(folder)
+    write_card(folder, CardOptions())
+    return folder
+
+
+@pytest.mark.parametrize("auto_class", STRIPED_HYENA_CLASSES)
+def test_inspected(auto_class: str, tmp_path: Path):
+    """Nothing is wrong with a saved folder, and its card says what it is."""
+    folder = make_folder(tmp_path / "model", auto_class)
+    assert {title: found for title, inspect in INSPECTIONS.items() if (found := inspect(folder))} == {}
+    card = (folder / "README.md").read_text()
+    assert "A causal hybrid of StripedHyena and transformer" in card
+    assert f"from modeling_dlr import {STRIPED_HYENA_CLASSES[auto_class].__name__}" in card
+    assert not (folder / "kernels.png").exists()
+
+
+def test_what_is_wrong_is_found(tmp_path: Path):
+    """Weights of another model, and a class that no folder of this family has."""
+    folder = make_folder(tmp_path / "model", "AutoModelForCausalLM")
+    weights = load_file(folder / "model.safetensors")
+    del weights["backbone.blocks.0.filter.poles"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"]["AutoModel"] = "modeling_striped_hyena.Nothing"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(VerificationError) as refused:
+        verify(folder)
+    assert "missing: backbone.blocks.0.filter.poles" in str(refused.value)
+    assert "Nothing of modeling_striped_hyena.py, which has no such class" in str(refused.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("auto_class", HEADS)
+def test_verified(auto_class: str, tmp_path: Path):
+    """Every class loads in a process without this package and answers to the bit, and so does the pipeline."""
+    facts = verify(make_folder(tmp_path / "model", auto_class)).facts
+    for name in STRIPED_HYENA_CLASSES:
+        assert f"{name} loads without this package, with the same answers to the bit" in facts
+    assert "its pipeline answers the same without this package" in facts
