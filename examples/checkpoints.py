@@ -31,10 +31,11 @@ from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import HubUploadError, VerificationError
 from hub_upload.folders import disk_errors, replaced_folder
 from hub_upload.verify import verify
-from modeling_dlr import DLRConfig, DLRPreTrainedModel
+from modeling_dlr import DLRConfig, StripedHyenaConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.modeling_striped_hyena import STRIPED_HYENA_CLASSES
 from modeling_dlr.processing import pixel_processor, sound_extractor
-from modeling_dlr.tokenization import byte_tokenizer
+from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
 
 # Syntax nodes that can have a docstring.
 Documented = ast.Module | ast.ClassDef | ast.FunctionDef
@@ -59,6 +60,10 @@ TRAINED: dict[str, tuple[Callable[[Sequence[str]], dict[str, Any]], CardOptions]
 }
 
 _SIZES: dict[str, Any] = {"hidden_size": 4, "num_hidden_layers": 1, "state_size": 3, "num_labels": 3}
+_STRIPED_SIZES: dict[str, Any] = {
+    "hidden_size": 8, "num_layers": 2, "attn_layer_idxs": [1], "num_attention_heads": 2, "inner_mlp_size": 4,
+    "state_size": 3, "num_labels": 3, "pad_token_id": 1, "eos_token_id": 0,
+}  # fmt: skip
 _SIDE = 8
 
 
@@ -112,11 +117,15 @@ def is_read(node: Documented) -> bool:
     return any(ast.unparse(decorator).startswith("auto_docstring") for decorator in decorators)
 
 
-def make_tiny(model_class: type[DLRPreTrainedModel], auto_class: str, folder: Path) -> None:
+def make_tiny(model_class: Any, auto_class: str, folder: Path) -> None:
     """Save a tiny random model with its processor, its card, and its code without documentation."""
     torch.manual_seed(0)
-    model_class(DLRConfig(**_SIZES | tiny_fields(auto_class))).save_pretrained(folder)
-    processor(auto_class).save_pretrained(folder)
+    if model_class in STRIPED_HYENA_CLASSES.values():
+        model_class(StripedHyenaConfig(**_STRIPED_SIZES)).save_pretrained(folder)
+        evo_tokenizer().save_pretrained(folder)
+    else:
+        model_class(DLRConfig(**_SIZES | tiny_fields(auto_class))).save_pretrained(folder)
+        processor(auto_class).save_pretrained(folder)
     for path in folder.glob("*.py"):
         path.write_text(without_documentation(path.read_text(encoding="utf-8")), encoding="utf-8")
     for path in folder.glob("tokenizer.json"):
@@ -138,7 +147,7 @@ def makers(kept: Path, smoke: bool) -> Iterator[tuple[str, str, Callable[[Path],
             write_card(folder, options)
 
         yield "trained", name, train
-    for auto_class, model_class in AUTO_CLASSES.items():
+    for auto_class, model_class in [*AUTO_CLASSES.items(), *STRIPED_HYENA_CLASSES.items()]:
 
         def tiny(folder: Path, model_class: Any = model_class, auto_class: str = auto_class) -> None:
             make_tiny(model_class, auto_class, folder)

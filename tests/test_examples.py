@@ -26,6 +26,7 @@ import modeling_dlr
 from hub_upload.errors import InputError
 from hub_upload.inspect_folder import INSPECTIONS
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.modeling_striped_hyena import STRIPED_HYENA_CLASSES
 from modeling_dlr.tokenization import byte_tokenizer
 
 RESULT_KEYS = {
@@ -326,15 +327,16 @@ def inspected(folder: Path) -> None:
     assert [problem for inspect in INSPECTIONS.values() for problem in inspect(folder)] == []
 
 
-@pytest.mark.parametrize("auto_class", AUTO_CLASSES)
-def test_tiny_checkpoints(auto_class: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("model", [*AUTO_CLASSES.values(), *STRIPED_HYENA_CLASSES.values()])
+def test_tiny_checkpoints(model: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Every head has a tiny random folder of at most 200 KB, with its code, that passes every inspection."""
     monkeypatch.setattr(checkpoints, "verify", inspected)
-    name = f"tiny-random-{AUTO_CLASSES[auto_class].__name__}"
+    name = f"tiny-random-{model.__name__}"
     sizes = checkpoints.main(["--output-dir", str(tmp_path), "--only", name])
-    assert set(sizes) == {name}
+    assert name in sizes
     assert sizes[name] == sum(path.stat().st_size for path in (tmp_path / name).iterdir()) <= 200_000
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in tmp_path.iterdir()} == set(sizes)
+    assert all(made.startswith(name) for made in sizes)
 
 
 def test_code_without_documentation_is_the_same_program():
@@ -408,7 +410,7 @@ def test_tiny_checkpoints_load_without_a_word(tmp_path: Path, monkeypatch: pytes
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == ""
     assert "[ERROR]" not in done.stderr
-    assert len(list((tmp_path / "tiny").iterdir())) == len(AUTO_CLASSES)
+    assert len(list((tmp_path / "tiny").iterdir())) == len(AUTO_CLASSES) + len(STRIPED_HYENA_CLASSES)
 
 
 def test_a_checkpoint_that_is_not_ready_is_not_kept(tmp_path: Path):
@@ -426,4 +428,5 @@ def test_a_checkpoint_that_is_not_ready_is_not_kept(tmp_path: Path):
 def test_checkpoints_are_verified(tmp_path: Path):
     """The smoke runs of all recipes, and tiny models of every head, as a stranger meets them."""
     sizes = checkpoints.main(["--output-dir", str(tmp_path), "--smoke"])
-    assert set(sizes) == set(checkpoints.TRAINED) | {f"tiny-random-{model.__name__}" for model in AUTO_CLASSES.values()}
+    models = [*AUTO_CLASSES.values(), *STRIPED_HYENA_CLASSES.values()]
+    assert set(sizes) == set(checkpoints.TRAINED) | {f"tiny-random-{model.__name__}" for model in models}
