@@ -7,7 +7,7 @@ names its classes in config.json.
 import sys
 from collections.abc import Iterable, Mapping
 from inspect import signature
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from transformers.utils import logging
@@ -72,6 +72,30 @@ def check_attention_weights(implementation: str | None, several_documents: bool)
         raise ValueError(
             "output_attentions=True needs one document per row, but several share one: pass each by itself."
         )
+
+
+def refuse_several_documents() -> NoReturn:
+    """Refuse to carry a state through a row of several documents.
+
+    Raises:
+        ValueError: saying what to do instead.
+    """
+    raise ValueError(
+        "A row of several documents has no single state to go on from: pass use_cache=False and no cache, or one "
+        "document per row."
+    )
+
+
+def refuse_checkpointing() -> NoReturn:
+    """Refuse to carry a state through blocks that gradient checkpointing computes again.
+
+    Raises:
+        ValueError: saying what to do instead.
+    """
+    raise ValueError(
+        "Gradient checkpointing computes every block twice, and would move the state twice: switch it off "
+        "(model.activation_checkpointing_disable()) to go on from a cache in training."
+    )
 
 
 def check_whole_sequences() -> None:

@@ -21,7 +21,14 @@ from .checks_dlr import check_finite, check_inputs, values_are_cheap, warn_of_em
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .decoding_dlr import LookaheadTables, lookahead_tables, may_decode
-from .family_dlr import auto_map, check_attention_weights, check_whole_sequences, refuse_unknown_arguments
+from .family_dlr import (
+    auto_map,
+    check_attention_weights,
+    check_whole_sequences,
+    refuse_checkpointing,
+    refuse_several_documents,
+    refuse_unknown_arguments,
+)
 from .kernels_dlr import KERNELS, Kernel, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, Reading, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
@@ -325,10 +332,7 @@ class DLRModel(DLRPreTrainedModel):
         past = 0 if cache is None else steps_seen(cache)
         layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, self.attends)
         if layout.documents is not None and streams:
-            raise ValueError(
-                "A row of several documents has no single state to go on from: pass use_cache=False and no "
-                "cache, or one document per row."
-            )
+            refuse_several_documents()
         if not streams:  # in a stream a row may begin later
             warn_of_empty_rows(length, layout.here)
         if cache is not None and length == 1 and self._is_in_blocks(cache, layout):
@@ -370,10 +374,7 @@ class DLRModel(DLRPreTrainedModel):
         if self.gradient_checkpointing and self.training:
             if cache is None:
                 return False
-            raise ValueError(
-                "Gradient checkpointing computes every block twice, and would move the state twice: switch it off "
-                "(model.activation_checkpointing_disable()) to go on from a cache in training."
-            )
+            refuse_checkpointing()
         if cache is not None:
             H, heads = self.config.hidden_size, self.config.num_attention_heads
             dtype = torch.promote_types(self.dtype, torch.float32)

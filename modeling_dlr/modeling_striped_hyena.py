@@ -32,10 +32,17 @@ from .blocks_striped_hyena import (
     StripedHyenaRotary,
     in_pieces,
 )
-from .cache_dlr import check_cache
+from .cache_dlr import check_cache, steps_seen
 from .checks_dlr import check_finite, check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
 from .configuration_striped_hyena import StripedHyenaConfig
-from .family_dlr import auto_map, check_attention_weights, check_whole_sequences, refuse_unknown_arguments
+from .family_dlr import (
+    auto_map,
+    check_attention_weights,
+    check_whole_sequences,
+    refuse_checkpointing,
+    refuse_several_documents,
+    refuse_unknown_arguments,
+)
 from .generation_dlr import Generates
 from .layout_dlr import Reading, build_layout, first_steps, without_padding
 from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, within_documents
@@ -160,20 +167,14 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         checkpoints = self.gradient_checkpointing and self.training
         if cache is not None:
             self._check_cache(cache, batch_size)
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = 0 if cache is None else steps_seen(cache)
         attends = "full_attention" in self.layer_types
         layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, attends)
         several = layout.documents is not None
         if several and (cache is not None or use_cache):
-            raise ValueError(
-                "A row of several documents has no single state to go on from: pass use_cache=False and no cache, or "
-                "one document per row."
-            )
+            refuse_several_documents()
         if checkpoints and cache is not None:
-            raise ValueError(
-                "Gradient checkpointing computes every block twice, and would move the state twice: switch it off "
-                "(model.gradient_checkpointing_disable()) to go on from a cache in training."
-            )
+            refuse_checkpointing()
         if use_cache is None:
             use_cache = config.use_cache and not self.training and not several
         streams = cache is not None or (use_cache and not checkpoints)
