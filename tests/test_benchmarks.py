@@ -3,12 +3,14 @@
 import itertools
 import json
 import mmap
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import accuracy
+import call_tree
 import decoding
 import kernel
 import layer
@@ -265,3 +267,18 @@ def test_picture_of_speed_has_every_line(tmp_path: Path):
     assert picture == (tmp_path / "b.svg").read_text(encoding="utf-8")
     assert all(f">{length:,}</text>" in picture for length in (1024, 16384))
     assert all(name in picture for name, _ in speed_figure.LINES.values())
+
+
+def test_call_tree(capsys: pytest.CaptureFixture[str]):
+    """Both calls are traced from the model's forward to a mixer, in a tree that names every function counted."""
+    call_tree.main()
+    titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
+    assert len(titles) == len(call_tree.CALLS) == 2
+    for title, (prepare, aim) in zip(titles, call_tree.CALLS.values(), strict=True):
+        calls = call_tree.trace(prepare())
+        files, functions = call_tree.counts(calls)
+        assert re.findall(r"\d+", title) == [str(number) for number in (files, aim.files, functions, aim.functions)]
+        lines = list(call_tree.tree(calls))
+        assert len({line.removesuffix(" (above)").strip() for line in lines}) == functions
+        assert lines[0].endswith(".forward")
+        assert any("DLRMixer.forward" in line and line.startswith("  ") for line in lines)
