@@ -1,9 +1,9 @@
 """Publish a checkpoint or a training run on the Hub.
 
-    modeling-dlr-hub convert last.ckpt my-model      official DLR, DSS or S4D checkpoint to model folder
-    modeling-dlr-hub card my-model --language en     write its model card
-    modeling-dlr-hub verify my-model                 check it, and load it without this package
-    modeling-dlr-hub push my-model me/my-model       verify, then upload in one commit
+    modeling-dlr convert last.ckpt my-model      official DLR, DSS or S4D checkpoint to model folder
+    modeling-dlr card my-model --language en     write its model card
+    modeling-dlr verify my-model                 check it, and load it without this package
+    modeling-dlr push my-model me/my-model       verify, then upload in one commit
 
 Exit codes: 0 success; 1 the folder is not ready; 2 invalid input; 3 the Hub refused; 4 the Hub has newer commits.
 """
@@ -24,30 +24,30 @@ from .repo_ids import check_repo_id
 from .verify import verify
 
 _CONVERT = """examples:
-  modeling-dlr-hub convert last.ckpt my-model
-  modeling-dlr-hub convert weights.safetensors my-model --hyper-parameters run.yaml
-  modeling-dlr-hub convert last.ckpt my-model --tokenizer my-tokenizer --head token
-  modeling-dlr-hub convert s4.ckpt my-model --hyper-parameters s4.json --dtype float64
+  modeling-dlr convert last.ckpt my-model
+  modeling-dlr convert weights.safetensors my-model --hyper-parameters run.yaml
+  modeling-dlr convert last.ckpt my-model --tokenizer my-tokenizer --head token
+  modeling-dlr convert s4.ckpt my-model --hyper-parameters s4.json --dtype float64
 
 Checkpoints are read as data, and no code in them is run. If a tensor is missing or left over, the error lists it.
 """
 _CARD = """examples:
-  modeling-dlr-hub card outputs/bbc-news --language en --dataset "BBC News"
-  modeling-dlr-hub card my-model --repo-id me/my-model --limit "It knows British newspapers only."
+  modeling-dlr card outputs/bbc-news --language en --dataset "BBC News"
+  modeling-dlr card my-model --repo-id me/my-model --limit "It knows British newspapers only."
 
 Metrics, baselines and the recipe are read from results.json, if the folder has one.
 """
 _VERIFY = """examples:
-  modeling-dlr-hub verify my-model
+  modeling-dlr verify my-model
 
 The folder is loaded in a new process that cannot import this package. With exit code 1, all problems are listed.
 """
 _PUSH = """examples:
-  modeling-dlr-hub push my-model me/my-model --dry-run
-  modeling-dlr-hub push my-model me/my-model --private
-  modeling-dlr-hub push my-model me/my-model --pull-request
-  modeling-dlr-hub push my-model me/my-model --branch v2 --message "Train longer"
-  modeling-dlr-hub push my-model me/my-demo --repo-type space --model-id me/my-model
+  modeling-dlr push my-model me/my-model --dry-run
+  modeling-dlr push my-model me/my-model --private
+  modeling-dlr push my-model me/my-model --pull-request
+  modeling-dlr push my-model me/my-model --branch v2 --message "Train longer"
+  modeling-dlr push my-model me/my-demo --repo-type space --model-id me/my-model
 
 It needs an access token from `hf auth login` or in HF_TOKEN. With exit code 4, the repository has commits that this
 folder does not know, and nothing was uploaded.
@@ -119,7 +119,7 @@ def _run_push(options: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    top = argparse.ArgumentParser(prog="modeling-dlr-hub", description=__doc__, formatter_class=raw)
+    top = argparse.ArgumentParser(prog="modeling-dlr", description=__doc__, formatter_class=raw)
     verbs = top.add_subparsers(dest="verb", required=True)
 
     def verb(name: str, run: Callable[[argparse.Namespace], None], summary: str, examples: str):
@@ -199,10 +199,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _ended_as_by_hand():
             options.run(options)
     except HubUploadError as error:
-        print(f"modeling-dlr-hub {options.verb}: {error}", file=sys.stderr)
+        print(f"modeling-dlr {options.verb}: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        print(f"modeling-dlr-hub {options.verb}: {printable(reason_of(error))}.", file=sys.stderr)
+        print(f"modeling-dlr {options.verb}: {printable(reason_of(error))}.", file=sys.stderr)
         return InputError.exit_code
     except KeyboardInterrupt:
         print("interrupted: no unfinished files are left", file=sys.stderr)

@@ -29,7 +29,7 @@ def refused(size: int, arguments: list[str], capsys: pytest.CaptureFixture[str])
     """The one line of a command that fails for want of space."""
     with files_of_at_most(size):
         assert main(arguments) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr-hub")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr")]
     assert len(lines) == 1
     assert "could not be written: " in lines[0]
     return lines[0]

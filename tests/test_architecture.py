@@ -198,6 +198,18 @@ def test_sub_packages_are_apart(path: Path):
     assert {name for name in names if (name or "").split(".")[0] == "modeling_dlr"} <= PUBLIC_MODULES
 
 
+def test_the_package_imports_the_hub_tool_in_one_place():
+    """Only the command line does, in one function: who never calls it never loads what publishes."""
+    found = {str(path.relative_to(PACKAGE)) for path in files_of("modeling_dlr") if "hub_upload" in imports_of(path)}
+    assert found == {"cli/hub.py"}
+    (node,) = [
+        node
+        for node in ast.walk(tree_of(PACKAGE / "cli" / "hub.py"))
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "hub_upload" in ast.unparse(node)
+    ]
+    assert node not in tree_of(PACKAGE / "cli" / "hub.py").body
+
+
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SUB_PACKAGES}), ids=lambda folder: folder.name)
 def test_no_cycle_in_a_sub_package(folder: Path):
     """Nor does a file of a sub-package import one that imports it."""

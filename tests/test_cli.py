@@ -1,6 +1,8 @@
 """The command line: scores and embeddings of FASTA files, resumed, whole or not at all, and what is refused."""
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from tiny_striped import tiny_striped
 from typer.testing import CliRunner, Result
 
 import modeling_dlr.cli.parts
+from hub_upload.__main__ import parser
 from modeling_dlr import DLRForCausalLM, StripedHyenaModelForCausalLM
 from modeling_dlr.cli import app
+from modeling_dlr.cli.hub import VERBS
 from modeling_dlr.scoring import embeddings, log_likelihoods
 from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
 
@@ -195,3 +199,24 @@ def test_refused(bad: str, models: dict[str, Path], files: Path):
     assert says in result.output
     assert result.output.count("\n") == 1
     assert sorted(files.iterdir()) == before
+
+
+def test_verbs_of_the_hub(models: dict[str, Path]):
+    """They are the commands of `hub_upload`: its help, its messages and its exit codes; options may come first."""
+    assert VERBS.keys() == set(parser()._subparsers._group_actions[0].choices)
+    for verb in VERBS:
+        assert run(verb, "--help").output.startswith(f"usage: modeling-dlr {verb} ")
+    listed = run("--help").output
+    assert all(summary in listed for summary in VERBS.values())
+    refused = run("card", "--no-picture", "no/folder")
+    assert refused.exit_code == 2
+    assert refused.output.startswith("modeling-dlr card: ")
+    assert run("verify").exit_code == 2
+    assert run("card", "--no-picture", "--title", "My title", models["DLR"]).exit_code == 0
+    assert "# My title" in (models["DLR"] / "README.md").read_text()
+
+
+def test_the_hub_tool_is_loaded_when_called():
+    """Who scores sequences never loads what publishes."""
+    program = "import sys, modeling_dlr.cli\nassert not [name for name in sys.modules if name.startswith('hub_upload')]"
+    subprocess.run([sys.executable, "-c", program], check=True)

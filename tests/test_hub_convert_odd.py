@@ -37,7 +37,7 @@ def test_odd_places(name: str, message: str, tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "file").write_text("mine", encoding="utf-8")
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     assert main(["convert", str(path), f"{tmp_path}/{name}", "--no-picture"]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr-hub")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr")]
     assert len(lines) == 1
     assert message in lines[0]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "loop", "pipe", "x.ckpt"]
@@ -62,7 +62,7 @@ def test_files_that_are_none(kind: str, option: str | None, tmp_path: Path, caps
         checkpoint = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
         arguments = [str(checkpoint), str(tmp_path / "model"), option, place]
     assert main(["convert", *arguments]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr-hub")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr")]
     assert len(lines) == 1
     assert re.search("cannot be read|must be a regular file", lines[0])
 

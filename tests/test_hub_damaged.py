@@ -244,7 +244,7 @@ def test_other_files_are_named(content: bytes, message: str, tmp_path: Path, cap
     """By what they are, in one line of the command."""
     (tmp_path / "x.ckpt").write_bytes(content)
     assert main(["convert", str(tmp_path / "x.ckpt"), str(tmp_path / "model")]) == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr-hub")]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr")]
     assert len(lines) == 1
     assert re.search(message, lines[0])
     assert not (tmp_path / "model").exists()

@@ -419,7 +419,7 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
         with pytest.raises(SystemExit) as finished:
             main([verb, "--help"])
         assert finished.value.code == 0
-        examples = re.findall(r"^  modeling-dlr-hub (.+)$", capsys.readouterr().out, flags=re.MULTILINE)
+        examples = re.findall(r"^  modeling-dlr (.+)$", capsys.readouterr().out, flags=re.MULTILINE)
         assert examples
         for example in examples:
             assert parser().parse_args(shlex.split(example)).verb == verb
@@ -432,7 +432,7 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
 def test_three_commands_of_the_readme(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Convert, verify, push: as the README shows them, on a checkpoint of the official code."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"^modeling-dlr-hub (.+)$", text, flags=re.MULTILINE)
+    commands = re.findall(r"^modeling-dlr ((?:convert|card|verify|push) .+)$", text, flags=re.MULTILINE)
     assert [shlex.split(command)[0] for command in commands] == ["convert", "verify", "push"]
     monkeypatch.chdir(tmp_path)
     lightning_checkpoint("a_lra_pathfinder__dlr", tmp_path / "pathfinder.ckpt")

@@ -223,7 +223,7 @@ def test_dry_run_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch
         assert main(["push", str(folder), "me/model", "--dry-run"]) == 3
         said = capfd.readouterr()
         assert "  config.json (" in said.out
-        (line,) = [line for line in said.err.splitlines() if line.startswith("modeling-dlr-hub")]
+        (line,) = [line for line in said.err.splitlines() if line.startswith("modeling-dlr")]
         assert line.endswith("what a push would change there cannot be said without the Hub.")
         assert "--dry-run" not in line
 
@@ -236,7 +236,7 @@ def test_odd_folders(arguments: list[str], name: str, tmp_path: Path, capfd: pyt
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert main([arguments[0], str(tmp_path / name), *arguments[1:]]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"modeling-dlr-hub {arguments[0]}: ")
+    assert line.startswith(f"modeling-dlr {arguments[0]}: ")
 
 
 def test_a_folder_with_a_space_in_its_name(folder: Path, capfd: pytest.CaptureFixture[str]):

@@ -2,11 +2,13 @@
 
 import typer
 
+from .hub import add_verbs
 from .sequences import embed, score
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(score)
 app.command()(embed)
+add_verbs(app)
 
 
 @app.callback()
