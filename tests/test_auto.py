@@ -1,10 +1,7 @@
 """Saving and loading: with the package through the Auto classes, and without it as remote code."""
 
 import json
-import os
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ from remote_worker import ask
 from safetensors.torch import load_file, save_file
 from tiny import EXAMPLES, HEADS, VOCABULARY, assert_same_tensors, perturbed, tiny_config
 from transformers import Trainer, TrainingArguments
+from without_package import run_without_package
 
 from modeling_dlr import DLRForSequenceClassification, DLRModel, DLRPreTrainedModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
@@ -253,16 +251,7 @@ def test_remote_code(tmp_path: Path):
     (tmp_path / "questions.json").write_text(json.dumps(questions), encoding="utf-8")
 
     worker = Path(__file__).with_name("remote_worker.py")
-    # -S leaves the .pth files alone, by which an editable installation would be found.
-    finished = subprocess.run(
-        [sys.executable, "-S", str(worker), *(str(tmp_path / name) for name in ("models", "expected", "again"))],
-        env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "HF_HOME": str(tmp_path / "home")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_without_package(tmp_path, worker, *(tmp_path / name for name in ("models", "expected", "again")))
     assert {path.name for path in (tmp_path / "again").iterdir()} == set(AUTO_CLASSES)
 
 

@@ -2,11 +2,7 @@
 
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_striped import TINY, tiny_striped, tokens
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from without_package import run_without_package
 
 from modeling_dlr import (
     StripedHyenaConfig,
@@ -64,15 +61,7 @@ def test_remote_code(tmp_path: Path):
         if auto_class == "AutoModelForCausalLM":
             data["generated"] = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
         save_file(data, tmp_path / f"{auto_class}.safetensors")
-    finished = subprocess.run(
-        [sys.executable, "-S", "-c", WORKER, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": sysconfig.get_paths()["purelib"], "HF_HOME": str(tmp_path / "home")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_without_package(tmp_path, "-c", WORKER, tmp_path)
 
 
 @pytest.mark.parametrize("trust", [None, True, False])
