@@ -18,7 +18,7 @@ from measure import RESULTS, build_mixer, run_benchmark
 from torch import Tensor
 
 from modeling_dlr.decoding_dlr import begin_block, lookahead_tables, next_output, state_after
-from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_kernel, final_state, powers_of, scan, step
+from modeling_dlr.ops_dlr import Modes, State, convolution, evaluate_kernel, final_state, powers_of, scan, step
 
 HIDDEN_SIZE = 4
 LAST = 1024
@@ -50,11 +50,11 @@ def convolved(kernel: Tensor, skip: Tensor, u: Tensor) -> Tensor:
     return y[..., : u.shape[-1]] + skip.unsqueeze(-1) * u
 
 
-def reference(spectrum: Spectrum, u: Tensor) -> tuple[Tensor, Tensor]:
+def reference(modes: Modes, u: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the float64 kernel [H, L] and state after u, complex [H, N], from the definitions; u is [H, L]."""
-    (H, L), N = u.shape, spectrum.decay.shape[-1]
-    log_poles = torch.complex(spectrum.decay.double(), spectrum.angle.double()).reshape(-1, N, 1)
-    weights = torch.complex(spectrum.weights_real[0].double(), spectrum.weights_imag[0].double()).unsqueeze(1)
+    (H, L), N = u.shape, modes.decay.shape[-1]
+    log_poles = torch.complex(modes.decay.double(), modes.angle.double()).reshape(-1, N, 1)
+    weights = torch.complex(modes.weights_real[0].double(), modes.weights_imag[0].double()).unsqueeze(1)
     kernel, state = u.new_empty(H, L, dtype=torch.float64), weights.new_zeros(H, N)
     backwards = u.double().flip(-1).to(weights.dtype).unsqueeze(-1)  # [H, L, 1]
     for start in range(0, L, _CHUNK):
@@ -78,9 +78,9 @@ def stepped(decode: Callable[[Tensor, Any], tuple[Tensor, Any]], u: Tensor, stat
 class Decoder:
     """Block lookahead, one token after another, as in `generate`, from a zero state [1, H, N]."""
 
-    def __init__(self, spectrum: Spectrum, skip: Tensor):
-        zero = torch.zeros(1, HIDDEN_SIZE, spectrum.decay.shape[-1])
-        self.tables, self.start = lookahead_tables(spectrum, skip), State(zero, zero)
+    def __init__(self, modes: Modes, skip: Tensor):
+        zero = torch.zeros(1, HIDDEN_SIZE, modes.decay.shape[-1])
+        self.tables, self.start = lookahead_tables(modes, skip), State(zero, zero)
         self.block = begin_block(self.tables, self.start)
 
     def __call__(self, u: Tensor, _: None) -> tuple[Tensor, None]:
@@ -103,25 +103,25 @@ def measure(row: Row) -> dict[str, Any]:
     torch.manual_seed(0)
     N, kernel_parameters = KERNELS[row.kernel]
     mixer = build_mixer(HIDDEN_SIZE, N, **kernel_parameters)
-    spectrum, D, L = mixer.kernel.spectrum(row.L), mixer.D, row.L
+    modes, D, L = mixer.kernel.modes(row.L), mixer.D, row.L
     u = torch.randn(HIDDEN_SIZE, L)
-    kernel, state = reference(spectrum, u)
+    kernel, state = reference(modes, u)
     y = convolved(kernel, D[0], u)[:, -LAST:]
     batch = u.t().unsqueeze(0)  # [1, L, H]
-    reached = final_state(spectrum, batch)
-    weights = torch.stack([spectrum.weights_real[0], spectrum.weights_imag[0]], dim=-1)
-    plain_kernel = naive.dss_kernel if spectrum.decay.dim() == 2 else naive.dlr_kernel
-    plain = plain_kernel(spectrum.decay.float(), spectrum.angle.float(), weights, L)
-    poles = torch.polar(spectrum.decay.exp(), spectrum.angle).to(torch.complex64)
-    factors = powers_of(spectrum, 1)
+    reached = final_state(modes, batch)
+    weights = torch.stack([modes.weights_real[0], modes.weights_imag[0]], dim=-1)
+    plain_kernel = naive.dss_kernel if modes.decay.dim() == 2 else naive.dlr_kernel
+    plain = plain_kernel(modes.decay.float(), modes.angle.float(), weights, L)
+    poles = torch.polar(modes.decay.exp(), modes.angle).to(torch.complex64)
+    factors = powers_of(modes, 1)
     W, zero = torch.view_as_complex(weights), torch.zeros(1, HIDDEN_SIZE, N, dtype=torch.complex64)
     pairs: dict[str, tuple[Tensor, ...]] = {
-        "kernel": (evaluate_kernel(spectrum, L)[0, :, -LAST:], kernel[:, -LAST:], kernel),
-        "convolution": (convolution(spectrum, D, batch)[0][0, -LAST:, 0].t(), y),
-        "scan": (scan(spectrum, D, batch)[0][0, -LAST:, 0].t(), y),
+        "kernel": (evaluate_kernel(modes, L)[0, :, -LAST:], kernel[:, -LAST:], kernel),
+        "convolution": (convolution(modes, D, batch)[0][0, -LAST:, 0].t(), y),
+        "scan": (scan(modes, D, batch)[0][0, -LAST:, 0].t(), y),
         "prefill": (torch.complex(reached.real[0], reached.imag[0]), state),
-        "stepping": (stepped(lambda token, x: step(spectrum, D, token, x, factors), u, None), y),
-        "lookahead": (stepped(Decoder(spectrum, D), u, None), y),
+        "stepping": (stepped(lambda token, x: step(modes, D, token, x, factors), u, None), y),
+        "lookahead": (stepped(Decoder(modes, D), u, None), y),
         "naive_kernel": (plain[:, -LAST:], kernel[:, -LAST:], kernel),
         "naive_convolution": (convolved(plain, D[0], u)[:, -LAST:], y),
         "naive_stepping": (stepped(lambda token, x: naive.step(x, poles, W, D[0], token), u, zero), y),

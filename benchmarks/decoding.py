@@ -53,10 +53,10 @@ def measure(row: Row) -> dict[str, Any]:
     """Measure microseconds per token of each method, the slowest token of a block, and the median paired ratios."""
     torch.manual_seed(0)
     B, H, N, block = row
-    spectrum, skip, u = DLRKernel(1, H, N).spectrum(1), torch.randn(1, H), torch.randn(_TOKENS, B, H)
-    poles = torch.polar(spectrum.decay.exp(), spectrum.angle).to(torch.complex64)
-    weights = torch.complex(spectrum.weights_real[0], spectrum.weights_imag[0])
-    tables, factors = lookahead_tables(spectrum, skip, block), powers_of(spectrum, 1)
+    modes, skip, u = DLRKernel(1, H, N).modes(1), torch.randn(1, H), torch.randn(_TOKENS, B, H)
+    poles = torch.polar(modes.decay.exp(), modes.angle).to(torch.complex64)
+    weights = torch.complex(modes.weights_real[0], modes.weights_imag[0])
+    tables, factors = lookahead_tables(modes, skip, block), powers_of(modes, 1)
     zero = State(torch.zeros(B, H, N), torch.zeros(B, H, N))
 
     def look_ahead(u: Tensor, x: tuple[Block, State]) -> tuple[Tensor, tuple[Block, State]]:
@@ -68,7 +68,7 @@ def measure(row: Row) -> dict[str, Any]:
 
     ways: dict[str, tuple[Callable[[Tensor, Any], tuple[Tensor, Any]], Any]] = {
         "naive": (lambda u, x: naive.step(x, poles, weights, skip[0], u), torch.zeros(B, H, N, dtype=torch.complex64)),
-        "step": (lambda u, x: step(spectrum, skip, u, x, factors), zero),
+        "step": (lambda u, x: step(modes, skip, u, x, factors), zero),
         "lookahead": (look_ahead, None),
     }
     runs: dict[str, list[list[float]]] = {way: [] for way in ways}

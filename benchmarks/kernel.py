@@ -45,9 +45,9 @@ def measure(row: Row) -> dict[str, Any]:
     H, N, L, mode = row
     kernel = DLRKernel(num_channels=1, hidden_size=H, state_size=N)
     with torch.no_grad():
-        spectrum = kernel.spectrum(L)
-        weights = torch.stack([spectrum.weights_real[0], spectrum.weights_imag[0]], dim=-1)
-    decay, angle = (part.float().requires_grad_() for part in (spectrum.decay, spectrum.angle))
+        modes = kernel.modes(L)
+        weights = torch.stack([modes.weights_real[0], modes.weights_imag[0]], dim=-1)
+    decay, angle = (part.float().requires_grad_() for part in (modes.decay, modes.angle))
     plain = [decay, angle, weights.requires_grad_()]
     seconds = take_turns(
         {

@@ -67,9 +67,9 @@ class Layers:
         torch.manual_seed(0)
         self.row, self.mixer = row, build_mixer(row.H, row.N, **KERNELS[row.kind])
         with torch.no_grad():
-            spectrum = self.mixer.kernel.spectrum(row.L)
-        weights = torch.stack([spectrum.weights_real[0], spectrum.weights_imag[0]], dim=-1)
-        plain = [spectrum.decay, spectrum.angle, weights, self.mixer.D[0], *self.mixer.out_proj.parameters()]
+            modes = self.mixer.kernel.modes(row.L)
+        weights = torch.stack([modes.weights_real[0], modes.weights_imag[0]], dim=-1)
+        plain = [modes.decay, modes.angle, weights, self.mixer.D[0], *self.mixer.out_proj.parameters()]
         self.plain = [part.detach().float().clone().requires_grad_() for part in plain]
         self.u = torch.randn(row.B, row.L, row.H)
         self.plain_u = self.u.mT.contiguous()

@@ -21,7 +21,7 @@ from memory import peak_during
 from torch import Tensor
 
 from modeling_dlr import StripedHyenaConfig, StripedHyenaModel
-from modeling_dlr.ops_dlr import Spectrum, evaluate_kernel
+from modeling_dlr.ops_dlr import Modes, evaluate_kernel
 
 BLOCK_CHANNELS, FILTER_CHANNELS, POLES = 4096, 512, 8
 
@@ -66,7 +66,7 @@ def our_filter(poles: Tensor, residues: Tensor, length: int) -> Tensor:
     filters = torch.empty(len(poles), length)
     for few, P, R in zip(filters.split(64), poles.split(64), residues.split(64), strict=True):
         log = P.to(torch.complex128).log()
-        few.copy_(evaluate_kernel(Spectrum(log.real, log.imag, R.real[None], R.imag[None]), length)[0])
+        few.copy_(evaluate_kernel(Modes(log.real, log.imag, R.real[None], R.imag[None]), length)[0])
     return filters
 
 

@@ -29,30 +29,30 @@ def main() -> None:
     torch.manual_seed(0)
     kernel, D = DLRKernel(1, H, N).double(), torch.randn(1, H, dtype=torch.float64)
     with torch.no_grad():
-        spectrum = kernel.recurrence()
+        modes = kernel.recurrence()
         u = torch.randn(B, L, H, dtype=torch.float64)
-        W = torch.complex(spectrum.weights_real, spectrum.weights_imag)[0]
-        numbers = (spectrum.decay.numpy(), spectrum.angle.numpy(), W.numpy(), D[0].numpy())
+        W = torch.complex(modes.weights_real, modes.weights_imag)[0]
+        numbers = (modes.decay.numpy(), modes.angle.numpy(), W.numpy(), D[0].numpy())
         expected = torch.from_numpy(np.stack([recurrence(*numbers, sequence) for sequence in u.numpy()]))
         print(f"1. The recurrence, step by step: {list(expected.shape)} outputs.")
 
         # 2. Unrolled, the recurrence is a convolution with K_l = Re Σ_n W_n Λ_n^l: all steps at once, by FFT.
-        y, state = convolution(spectrum, D, u)
+        y, state = convolution(modes, D, u)
         print(f"2. As a convolution, all steps at once: largest difference {(y[:, :, 0] - expected).abs().max():.0e}.")
 
         # 3. In chunks, each from the final state of the previous one: any length in constant memory.
-        y, state_of_scan = scan(spectrum, D, u, chunk_length=256)
+        y, state_of_scan = scan(modes, D, u, chunk_length=256)
         print(f"3. As a scan over chunks of 256 steps: largest difference {(y[:, :, 0] - expected).abs().max():.0e},")
         print(f"   and {(state_of_scan.real - state.real).abs().max():.0e} between the states at the end.")
 
         # 4. One step at a time, from that state: this is how a model generates.
-        y, following = step(spectrum, D, torch.zeros(B, H, dtype=torch.float64), state)
+        y, following = step(modes, D, torch.zeros(B, H, dtype=torch.float64), state)
         print(f"4. One more step costs the same after any length; the state is complex {list(following.real.shape)}.")
 
-        taps = evaluate_kernel(spectrum, 200)[0, 0].abs()
-        print("   The kernel of one channel, its largest tap in each 20 steps:")
+        K = evaluate_kernel(modes, 200)[0, 0].abs()
+        print("   The kernel of one channel, its largest value in each 20 steps:")
         for start in range(0, 200, 20):
-            print(f"   {start:4d} {'█' * int(40 * taps[start : start + 20].max() / taps.max())}")
+            print(f"   {start:4d} {'█' * int(40 * K[start : start + 20].max() / K.max())}")
     if sys.argv[1:]:
         from modeling_dlr.figures import kernel_figure
 

@@ -291,7 +291,7 @@ class DLRAttention(nn.Module):
         return functional.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=1.0), None
 
     def _project(self, hidden_states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turned and scaled queries, turned keys, and values, each [B, heads, L, head_size]."""
+        """Rotated and scaled queries, rotated keys, and values, each [B, heads, L, head_size]."""
         q, k, v = (
             projection(hidden_states).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)

@@ -23,7 +23,7 @@ from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, sort_steps, take_steps, without_padding
 from .memo_dlr import Memo
-from .ops_dlr import Spectrum, State, at_least_float32, evaluate_kernel, powers_of, step
+from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, powers_of, step
 from .poles_dlr import log_uniform, logarithm
 from .precision_dlr import in_float64
 from .streaming_dlr import short_filter, stream
@@ -134,13 +134,13 @@ class StripedHyenaFilter(nn.Module):
         if self.short_filter_bias is not None:
             init.zeros_(self.short_filter_bias)
 
-    def spectrum(self) -> Spectrum:
+    def modes(self) -> Modes:
         """The long filters as log-poles [H, N] and weights [1, H, N]."""
         poles, residues = in_float64(self.poles).squeeze(-2), at_least_float32(self.residues).squeeze(-2)
         if self.channels_per_filter > 1:
             poles, residues = (x.repeat_interleave(self.channels_per_filter, dim=0) for x in (poles, residues))
         decay, angle = logarithm((poles[..., 0], poles[..., 1]))
-        return Spectrum(decay, angle, residues[None, ..., 0], residues[None, ..., 1])
+        return Modes(decay, angle, residues[None, ..., 0], residues[None, ..., 1])
 
     def filter_short(self, p: Tensor, recent: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
         """Of p [B, L, 3H], in at least float32, and the inputs that later steps need; see `short_filter`."""
@@ -159,15 +159,15 @@ class StripedHyenaFilter(nn.Module):
         """
         if u.shape[1] == 1 and streams:
             return self.step(u, gate, keep, state)
-        spectrum, D = self.spectrum(), at_least_float32(self.D).unsqueeze(0)
+        modes, D = self.modes(), at_least_float32(self.D).unsqueeze(0)
         (B, L, H) = u.shape
         size = H if at_once() else max(_FEWEST_CHANNELS, _NUMBERS_PER_FILTER // max(1, B * L))
         if size >= H:
-            return self._filter_long(spectrum, D, u, gate, keep, streams, state)
+            return self._filter_long(modes, D, u, gate, keep, streams, state)
         states = []
         for start in range(0, H, size):
             h = slice(start, start + size)
-            of_h = Spectrum(spectrum.decay[h], spectrum.angle[h], *(w[:, h] for w in spectrum[2:4] if w is not None))
+            of_h = Modes(modes.decay[h], modes.angle[h], *(w[:, h] for w in modes[2:4] if w is not None))
             before = None if state is None else State(state.real[:, h], state.imag[:, h])
             gate[..., h], after = self._filter_long(of_h, D[:, h], u[..., h], gate[..., h], keep, streams, before)
             states.append(after)
@@ -175,7 +175,7 @@ class StripedHyenaFilter(nn.Module):
 
     @staticmethod
     def _filter_long(
-        spectrum: Spectrum,
+        modes: Modes,
         D: Tensor,
         u: Tensor,
         gate: Tensor,
@@ -183,18 +183,18 @@ class StripedHyenaFilter(nn.Module):
         streams: bool,
         state: State | None,
     ) -> tuple[Tensor, State | None]:
-        wide = u.to(spectrum.weights_real.dtype)
+        wide = u.to(modes.weights_real.dtype)
         if streams:
-            y, state = stream(spectrum, D, wide, state, keep, lambda: evaluate_kernel(spectrum, u.shape[1]))
+            y, state = stream(modes, D, wide, state, keep, lambda: evaluate_kernel(modes, u.shape[1]))
         else:
-            y = convolve(wide, evaluate_kernel(spectrum, u.shape[1]), None, D)
+            y = convolve(wide, evaluate_kernel(modes, u.shape[1]), None, D)
         return (y[:, :, 0] * gate).to(u.dtype), state
 
     def step(self, u: Tensor, gate: Tensor, keep: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """The same for one step, [B, 1, H]."""
-        spectrum, factors = self._poles_and_powers()
-        wide = u[:, 0].to(spectrum.weights_real.dtype)
-        y, moved = step(spectrum, at_least_float32(self.D).unsqueeze(0), wide, state, factors)
+        modes, factors = self._poles_and_powers()
+        wide = u[:, 0].to(modes.weights_real.dtype)
+        y, moved = step(modes, at_least_float32(self.D).unsqueeze(0), wide, state, factors)
         if keep is not None:  # u is 0 where the step is padding, and so is a first state
             moved = (
                 moved
@@ -203,21 +203,21 @@ class StripedHyenaFilter(nn.Module):
             )
         return (y * gate).to(u.dtype), moved
 
-    def _poles_and_powers(self) -> tuple[Spectrum, Tensor]:
-        """The spectrum, and what moves a state by one step, computed once while the parameters stay the same."""
+    def _poles_and_powers(self) -> tuple[Modes, Tensor]:
+        """The modes, and what moves a state by one step, computed once while the parameters stay the same."""
         parameters = (self.poles, self.residues)
         if at_once():
-            spectrum = self.spectrum()
-            return spectrum, powers_of(spectrum, 1)
+            modes = self.modes()
+            return modes, powers_of(modes, 1)
         found = self.remembered.recall(parameters)
         if found is None:
-            spectrum = self.spectrum()
-            # Copies: the weights of a spectrum are views of the parameters, which may be written into.
-            weights = (part.clone() for part in (spectrum.weights_real, spectrum.weights_imag))
-            found = (powers_of(spectrum, 1), spectrum.decay, spectrum.angle, *weights)
+            modes = self.modes()
+            # Copies: the weights are views of the parameters, which may be written into.
+            weights = (part.clone() for part in (modes.weights_real, modes.weights_imag))
+            found = (powers_of(modes, 1), modes.decay, modes.angle, *weights)
             self.remembered.keep(parameters, found)
         factors, *parts = found
-        return Spectrum(*parts), factors
+        return Modes(*parts), factors
 
 
 class StripedHyenaBlock(GradientCheckpointingLayer):
@@ -370,13 +370,13 @@ class StripedHyenaAttention(nn.Module):
         return in_pieces(self.out_proj, x.shape[2], y.transpose(1, 2).flatten(2)), weights
 
     def _project(self, x: Tensor, positions: Tensor) -> Tensor:
-        """[B, l, H] and [B, l] to queries, keys and values, the first two turned, [B, l, (heads + 2 key_heads) · d]."""
+        """[B, l, H] and [B, l] to rotated queries and keys, and values, [B, l, (heads + 2 key_heads) · d]."""
         qkv = self.Wqkv(x)
-        turned, v = qkv.tensor_split([(self.heads + self.key_heads) * self.head_dim], dim=2)
+        rotated, v = qkv.tensor_split([(self.heads + self.key_heads) * self.head_dim], dim=2)
         # Channels i and i + d/2 side by side, which is how `rotate` pairs them; queries and keys alike.
-        pairs = turned.unflatten(2, (-1, 2, self.head_dim // 2)).transpose(3, 4).flatten(3).transpose(1, 2)
-        turned = rotate(pairs, in_float64(positions) / self.stretch, self.theta).transpose(1, 2).flatten(2)
-        return torch.cat([turned.to(v.dtype), v], dim=2)
+        pairs = rotated.unflatten(2, (-1, 2, self.head_dim // 2)).transpose(3, 4).flatten(3).transpose(1, 2)
+        rotated = rotate(pairs, in_float64(positions) / self.stretch, self.theta).transpose(1, 2).flatten(2)
+        return torch.cat([rotated.to(v.dtype), v], dim=2)
 
     def _softmax(
         self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None, causal: bool

@@ -7,7 +7,7 @@ from .derivatives_dlr import first_derivatives
 
 # Numbers that the transforms of a block may hold, to stay in the cache.
 _NUMBERS_PER_BLOCK = 2**19
-# Channels that are turned at least: those of one line of the cache, or half of one where a transform is larger than it.
+# Fewest channels to transpose: a line of the processor's cache, or half a line where a transform exceeds the cache.
 _FEWEST_CHANNELS, _FEWEST_LONG_CHANNELS, _LONG = 16, 8, 2**19
 
 
@@ -46,21 +46,21 @@ def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Ten
 def _convolve_plainly(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
     """`_Convolution` in one piece and in differentiable operations, for `torch.compile` and `torch.export`.
 
-    What is exported transforms in float64, and whole spectra. Elsewhere float32 may not do, as in ONNX Runtime, whose
-    error grows with the size unless that is a power of two; nor has it the inverse of half a spectrum.
+    What is exported transforms in float64, at all frequencies. Elsewhere float32 may not do, as in ONNX Runtime, whose
+    error grows with the size unless that is a power of two; nor has it the inverse of a real transform.
     """
     L, Lk = u.shape[1], kernel.shape[-1]
     n, exporting = 2 * L, torch.compiler.is_exporting()
     dtype = torch.float64 if exporting else u.dtype
     # Not once they are complex, which ONNX has no operation for.
     rows = u.transpose(1, 2).unsqueeze(1).to(dtype)
-    taps = torch.nn.functional.pad(kernel.to(dtype), (0, n - Lk))
+    circular = torch.nn.functional.pad(kernel.to(dtype), (0, n - Lk))
     if reverse_kernel is not None:
-        taps = taps + torch.nn.functional.pad(reverse_kernel.to(dtype).flip(-1), (n - Lk, 0))
+        circular = circular + torch.nn.functional.pad(reverse_kernel.to(dtype).flip(-1), (n - Lk, 0))
     if exporting:
-        y = torch.fft.ifft(torch.fft.fft(rows, n=n) * torch.fft.fft(taps)).real
+        y = torch.fft.ifft(torch.fft.fft(rows, n=n) * torch.fft.fft(circular)).real
     else:
-        y = torch.fft.irfft(torch.fft.rfft(rows, n=n) * torch.fft.rfft(taps), n=n)
+        y = torch.fft.irfft(torch.fft.rfft(rows, n=n) * torch.fft.rfft(circular), n=n)
     return y[..., :L].to(u.dtype).permute(0, 3, 1, 2) + skip * u.unsqueeze(2)
 
 
@@ -76,8 +76,8 @@ def transform_size(minimum: int) -> int:
 class _Convolution(torch.autograd.Function):
     """`convolve`, keeping only its inputs for the backward pass.
 
-    Transforms run along the last dimension. The input is turned to [B, H, L] on its way into a transform, and the
-    output back on its way out: a turned copy of all of it would cost more in fresh memory than in arithmetic.
+    Transforms run along the last dimension. The input is transposed to [B, H, L] on its way into a transform, and the
+    output back on its way out: a transposed copy of all of it would cost more in fresh memory than in arithmetic.
     """
 
     @staticmethod
@@ -86,11 +86,11 @@ class _Convolution(torch.autograd.Function):
         C, work = kernel.shape[0], _Workspace(u, kernel)
         y = u.new_empty(*u.shape[:2], *skip.shape)
         for h in work.channels():
-            taps = work.transform_taps(kernel, reverse_kernel, skip, h)
+            kernel_fft = work.transform_kernel(kernel, reverse_kernel, skip, h)
             for b in work.sequences():
-                spectrum = work.transform_input(u[b, :, h])
+                input_fft = work.transform_input(u[b, :, h])
                 for c in range(C):
-                    product = spectrum.mul_(taps[c]) if C == 1 else spectrum * taps[c]
+                    product = input_fft.mul_(kernel_fft[c]) if C == 1 else input_fft * kernel_fft[c]
                     y[b, :, c, h] = work.inverse(product)
         return y
 
@@ -102,14 +102,14 @@ class _Convolution(torch.autograd.Function):
         d_u, d_kernel, d_skip = torch.empty_like(u), torch.zeros_like(kernel), torch.zeros_like(skip)
         d_reverse = None if reverse_kernel is None else torch.zeros_like(reverse_kernel)
         for h in work.channels():
-            taps = work.transform_taps(kernel, reverse_kernel, skip, h).conj_physical_()
-            products = taps.new_zeros(C, work.num_sequences, *taps.shape[1:])
+            kernel_fft = work.transform_kernel(kernel, reverse_kernel, skip, h).conj_physical_()
+            products = kernel_fft.new_zeros(C, work.num_sequences, *kernel_fft.shape[1:])
             for b in work.sequences():
                 U = work.transform_input(u[b, :, h]).conj_physical_()
-                spectra = [work.transform_input(grad[b, :, c, h]) for c in range(C)]
-                for product, G in zip(products, spectra, strict=True):
+                grad_ffts = [work.transform_input(grad[b, :, c, h]) for c in range(C)]
+                for product, G in zip(products, grad_ffts, strict=True):
                     product[: len(G)].addcmul_(G, U)
-                back, *others = (G.mul_(each) for G, each in zip(spectra, taps, strict=True))
+                back, *others = (G.mul_(each) for G, each in zip(grad_ffts, kernel_fft, strict=True))
                 for other in others:
                     back.add_(other)
                 d_u[b, :, h] = work.inverse(back)
@@ -145,23 +145,23 @@ class _Workspace:
         return _blocks(self.B, self.num_sequences)
 
     def transform_input(self, x: Tensor) -> Tensor:
-        """[b, L, h], turned, padded and transformed: [b, h, n/2+1]."""
+        """[b, L, h], transposed, padded and transformed: [b, h, n/2+1]."""
         few, padded = self.few[: x.shape[0], :, : x.shape[2]], self.padded[: x.shape[0], : x.shape[2]]
         padded[..., : self.L] = few.copy_(x).mT  # of what lies close together: more than twice as fast
         return torch.fft.rfft(padded)
 
-    def transform_taps(self, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, h: slice) -> Tensor:
+    def transform_kernel(self, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, h: slice) -> Tensor:
         """[C, h, n/2+1]: lag j of K at position j, lag -1-j of K' at position n-1-j, and D added at lag 0."""
-        taps = self.circular[:, : h.stop - h.start]
-        taps[..., : self.Lk] = kernel[:, h]
-        taps[..., 0] += skip[:, h]
+        circular = self.circular[:, : h.stop - h.start]
+        circular[..., : self.Lk] = kernel[:, h]
+        circular[..., 0] += skip[:, h]
         if reverse_kernel is not None:
-            taps[..., self.n - self.Lk :] = reverse_kernel[:, h].flip(-1)
-        return torch.fft.rfft(taps)
+            circular[..., self.n - self.Lk :] = reverse_kernel[:, h].flip(-1)
+        return torch.fft.rfft(circular)
 
-    def inverse(self, spectrum: Tensor) -> Tensor:
-        """[b, h, n/2+1] back to the first L steps, turned: [b, L, h]."""
-        return torch.fft.irfft(spectrum, n=self.n)[..., : self.L].mT
+    def inverse(self, product: Tensor) -> Tensor:
+        """[b, h, n/2+1] back to the first L steps, transposed: [b, L, h]."""
+        return torch.fft.irfft(product, n=self.n)[..., : self.L].mT
 
 
 def _blocks(count: int, size: int) -> list[slice]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks_dlr import has_memory
-from .ops_dlr import Spectrum, State, evaluate_kernel, power, product
+from .ops_dlr import Modes, State, evaluate_kernel, power, product
 from .vandermonde_dlr import table_of_powers
 
 # Tokens of a block, and the numbers that its tables of powers may hold where poles are not shared: 4 MB each.
@@ -21,7 +21,7 @@ _LONGEST_BLOCK, _SHORTEST_BLOCK, _NUMBERS_PER_TABLE = 128, 8, 2**20
 
 
 class LookaheadTables(NamedTuple):
-    """What decoding needs of a spectrum, computed once. It holds nothing that a change of parameters would change.
+    """What decoding needs of the modes of a kernel, computed once. Later changes of the parameters do not change it.
 
     Attributes:
         decay: Re log Λ, [N] or [H, N].
@@ -30,7 +30,7 @@ class LookaheadTables(NamedTuple):
         weights_imag: Im W, [C, H, N].
         lookahead: [G, T, 2N], Λ^{j+1} as [Re, -Im] for j = 0 … T-1; G is 1 (shared poles) or H.
         history: [G, T, 2N], Λ^{T-1-j} as [Re, Im].
-        taps: [T, 1, C, H], K[j], and D added to K[0].
+        kernel_plus_skip: [T, 1, C, H], K[j], and D added to K[0].
     """
 
     decay: Tensor
@@ -39,7 +39,7 @@ class LookaheadTables(NamedTuple):
     weights_imag: Tensor
     lookahead: Tensor
     history: Tensor
-    taps: Tensor
+    kernel_plus_skip: Tensor
 
 
 def may_decode(tensors: tuple[Tensor | None, ...]) -> TypeGuard[tuple[Tensor, ...]]:
@@ -60,7 +60,7 @@ class Block:
     """Where decoding stands between two touches of the state: `next_output` writes into it.
 
     Attributes:
-        tables: of its spectrum.
+        tables: of its kernel.
         outputs: [T, B, C, H], as far as the state and the tokens so far make them.
         inputs: [T, B, H], the tokens so far.
         position: how many they are.
@@ -86,40 +86,40 @@ class Block:
         self.outputs, self.inputs = self.outputs.index_select(1, indices), self.inputs.index_select(1, indices)
 
 
-def lookahead_tables(spectrum: Spectrum, skip: Tensor, block_length: int | None = None) -> LookaheadTables:
-    """The tables of a spectrum, and of D [C, H], for blocks of ``block_length`` tokens.
+def lookahead_tables(modes: Modes, skip: Tensor, block_length: int | None = None) -> LookaheadTables:
+    """The tables of the modes of a kernel, and of D [C, H], for blocks of ``block_length`` tokens.
 
     None for ``block_length`` takes 128 where all channels share their poles, and else as many as fit the cache.
 
     Raises:
         ValueError: if ``block_length`` is not positive, or a pole or weight is not finite.
     """
-    N = spectrum.decay.shape[-1]
-    decay, angle = spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N)
+    N = modes.decay.shape[-1]
+    decay, angle = modes.decay.reshape(-1, N), modes.angle.reshape(-1, N)
     fitting = _NUMBERS_PER_TABLE // decay.numel()
     T = min(max(fitting, _SHORTEST_BLOCK), _LONGEST_BLOCK) if block_length is None else block_length
     if T < 1:
         raise ValueError(f"A block has at least one token, got block_length={T}.")
-    taps = evaluate_kernel(spectrum, T).permute(2, 0, 1).unsqueeze(1).contiguous()
-    taps[0] += skip
-    powers = table_of_powers(decay, angle, T + 1, taps)  # [G, T+1, 2N]
+    kernel_plus_skip = evaluate_kernel(modes, T).permute(2, 0, 1).unsqueeze(1).contiguous()
+    kernel_plus_skip[0] += skip
+    powers = table_of_powers(decay, angle, T + 1, kernel_plus_skip)  # [G, T+1, 2N]
     lookahead = powers[:, 1:].clone()
     lookahead[..., N:].neg_()
 
     return LookaheadTables(
-        spectrum.decay.clone(),
-        spectrum.angle.clone(),
-        spectrum.weights_real.clone(memory_format=torch.contiguous_format),
-        spectrum.weights_imag.clone(memory_format=torch.contiguous_format),
+        modes.decay.clone(),
+        modes.angle.clone(),
+        modes.weights_real.clone(memory_format=torch.contiguous_format),
+        modes.weights_imag.clone(memory_format=torch.contiguous_format),
         lookahead,
         powers[:, :-1].flip(1),
-        taps,
+        kernel_plus_skip,
     )
 
 
 def begin_block(tables: LookaheadTables, state: State) -> Block:
     """A block of tokens from a recurrent state [B, H, N]."""
-    W_real, W_imag, (T, _, C, H) = tables.weights_real, tables.weights_imag, tables.taps.shape
+    W_real, W_imag, (T, _, C, H) = tables.weights_real, tables.weights_imag, tables.kernel_plus_skip.shape
     B = len(state.real)
     x_real, x_imag = state.real.unsqueeze(1), state.imag.unsqueeze(1)  # [B, 1, H, N]
     seen = x_real.new_empty(B, C, H, tables.lookahead.shape[-1])  # W x as [Re | Im]
@@ -138,7 +138,7 @@ def next_output(block: Block, u: Tensor) -> Tensor:
     j = block.position
     block.inputs[j] = u
     coming = block.outputs[j:]
-    coming.addcmul_(block.tables.taps[: len(coming)], u.unsqueeze(1))
+    coming.addcmul_(block.tables.kernel_plus_skip[: len(coming)], u.unsqueeze(1))
     block.position = j + 1
     return coming[0]
 

@@ -27,9 +27,9 @@ _DECADES = 6
 
 
 class Curve(NamedTuple):
-    """One kernel to draw: its taps [L], and how to tell it from the others."""
+    """One kernel to draw: its values [L], and how to tell it from the others."""
 
-    taps: np.ndarray
+    kernel: np.ndarray
     label: str
     colour: str
     line: str
@@ -139,21 +139,21 @@ def _describe(kernel: Kernel) -> str:
 def _curves(kernels: Tensor, bidirectional: bool, channels: list[int]) -> Iterator[Curve]:
     """Yield the curves of some channels from kernels [C, H, L], one colour each; backward kernels are dashed."""
     directions = {"forward": "-", "backward": "--"} if bidirectional else {"": "-"}
-    taps = kernels.double().cpu().numpy().reshape(len(directions), -1, *kernels.shape[1:])
-    several = taps.shape[1] > 1
-    colours = {key: f"C{i % 10}" for i, key in enumerate((h, c) for h in channels for c in range(taps.shape[1]))}
+    values = kernels.double().cpu().numpy().reshape(len(directions), -1, *kernels.shape[1:])
+    several = values.shape[1] > 1
+    colours = {key: f"C{i % 10}" for i, key in enumerate((h, c) for h in channels for c in range(values.shape[1]))}
     for (h, c), colour in colours.items():
         for d, (direction, line) in enumerate(directions.items()):
             parts = [f"channel {h}", f"kernel {c}" if several else "", direction]
-            yield Curve(taps[d, c, h], ", ".join(filter(None, parts)), colour, line)
+            yield Curve(values[d, c, h], ", ".join(filter(None, parts)), colour, line)
 
 
 def _poles(kernel: DiagonalKernel, length: int, channels: list[int]) -> Poles:
     """The poles of some channels, or the poles that all channels share."""
-    spectrum = kernel.spectrum(length)
-    shared = spectrum.decay.dim() == 1
-    decay, angle = (part if shared else part[channels] for part in (spectrum.decay.double(), spectrum.angle.double()))
-    squares = torch.stack([part.double().square() for part in spectrum[2:] if part is not None]).sum(0)  # [C, H, N]
+    modes = kernel.modes(length)
+    shared = modes.decay.dim() == 1
+    decay, angle = (part if shared else part[channels] for part in (modes.decay.double(), modes.angle.double()))
+    squares = torch.stack([part.double().square() for part in modes[2:] if part is not None]).sum(0)  # [C, H, N]
     size = squares[:, channels].mean((0, 1) if shared else 0).sqrt()
     radius = decay.exp()
     memory = torch.where(decay < 0, -1 / decay.clamp(max=-torch.finfo(decay.dtype).tiny), torch.inf)
@@ -213,8 +213,8 @@ def _draw_no_poles(axes: "Axes", kernel: Kernel) -> None:
 def _draw_steps(axes: "Axes", curves: list[Curve]) -> None:
     """Draw the first steps of the kernels, a dot for each step."""
     for curve in curves:
-        taps = curve.taps[:_FIRST_STEPS]
-        axes.plot(taps, curve.line, color=curve.colour, label=curve.label, marker=".", markersize=4, linewidth=1)
+        kernel = curve.kernel[:_FIRST_STEPS]
+        axes.plot(kernel, curve.line, color=curve.colour, label=curve.label, marker=".", markersize=4, linewidth=1)
     axes.axhline(0, color="0.7", linewidth=1, zorder=0)
     axes.set_title("The first steps of the kernels K")
     axes.set_xlabel("lag l (steps)")
@@ -223,12 +223,12 @@ def _draw_steps(axes: "Axes", curves: list[Curve]) -> None:
 
 def _draw_memory(axes: "Axes", curves: list[Curve]) -> None:
     """Draw an envelope of the kernels: their largest absolute value in two intervals of lags per octave."""
-    highest = max(float(np.abs(curve.taps).max()) for curve in curves) or 1.0
-    length = len(curves[0].taps)
+    highest = max(float(np.abs(curve.kernel).max()) for curve in curves) or 1.0
+    length = len(curves[0].kernel)
     count = 2 + int(2 * np.log2(length))
     edges = np.unique(np.geomspace(1, length + 1, count).round().astype(int)) - 1
     for curve in curves:
-        envelope = np.maximum.reduceat(np.abs(curve.taps), edges[:-1])
+        envelope = np.maximum.reduceat(np.abs(curve.kernel), edges[:-1])
         middles = np.sqrt((edges[:-1] + 1) * edges[1:])
         axes.plot(middles, np.maximum(envelope, highest * 10.0**-_DECADES / 10), curve.line, color=curve.colour)
     axes.set_xscale("log")
@@ -243,8 +243,8 @@ def _draw_memory(axes: "Axes", curves: list[Curve]) -> None:
 
 def _draw_frequency(axes: "Axes", curves: list[Curve]) -> None:
     """Draw the gain at each frequency: the discrete Fourier transform of the whole kernel, in decibels."""
-    n = max(512, len(curves[0].taps))  # zero padding makes the curve of a short kernel smoother
-    gains = [np.abs(np.fft.rfft(curve.taps, n)[1:]) for curve in curves]
+    n = max(512, len(curves[0].kernel))  # zero padding makes the curve of a short kernel smoother
+    gains = [np.abs(np.fft.rfft(curve.kernel, n)[1:]) for curve in curves]
     highest = max(float(gain.max()) for gain in gains) or 1.0
     for curve, gain in zip(curves, gains, strict=True):
         decibels = 20 * np.log10(np.maximum(gain, highest * 10 ** (-_DECIBELS / 20)))

@@ -1,6 +1,6 @@
-"""Parameterisations of the kernel: each is a module that hands over one canonical spectrum (log-poles, weights).
+"""Parameterisations of the kernel: each is a module that gives its modes (log-poles and weights).
 
-The parameters are those of the papers, so that training moves as published; the spectrum is derived from them in
+The parameters are those of the papers, so that training moves as published; the modes are derived from them in
 float64, because a rounded angle is multiplied by up to a million steps.
 """
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from .checks_dlr import check_finite
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .memo_dlr import Memo
-from .ops_dlr import Spectrum, at_least_float32, check_length, evaluate_read_out, turned
+from .ops_dlr import Modes, at_least_float32, check_length, evaluate_read_out, with_read_out
 from .poles_dlr import (
     bilinear,
     divided,
@@ -85,11 +85,11 @@ class Kernel(nn.Module, ABC):
         """What is kept beside the parameters, computed from their present values."""
 
     @abstractmethod
-    def taps(self, length: int) -> Tensor:
+    def evaluate(self, length: int) -> Tensor:
         """The kernel [C, H, length]."""
 
-    def recurrence(self) -> Spectrum:
-        """The spectrum whose real read-out this kernel is: what scan, step, convolution and decoding start from.
+    def recurrence(self) -> Modes:
+        """The modes whose real read-out this kernel is: what scan, step, convolution and decoding start from.
 
         Raises:
             ValueError: saying why, if the kernel can only be convolved with.
@@ -104,11 +104,12 @@ class Kernel(nn.Module, ABC):
     @overload
     def forward(self, length: int) -> Tensor: ...
     @overload
-    def forward(self, length: None) -> Spectrum: ...
-    def forward(self, length: int | None) -> Tensor | Spectrum:
-        """The kernel [C, H, min(length, max_length)], or for None, which is without end, its `recurrence`.
+    def forward(self, length: None) -> Modes: ...
+    def forward(self, length: int | None) -> Tensor | Modes:
+        """The kernel [C, H, min(length, max_length)], or the modes of `recurrence` if ``length`` is None.
 
-        Hooks that fetch parameters from elsewhere are called for either.
+        Both are a call of the module, so that its hooks run, such as those that fetch offloaded parameters. Call
+        `recurrence_of` for the modes.
 
         Raises:
             ValueError: if ``length`` is not positive, a parameter is not finite, or there is no recurrence.
@@ -118,7 +119,7 @@ class Kernel(nn.Module, ABC):
         check_length(length)
         check_finite(self.named_parameters())
         limit = self.options["max_length"]
-        return self.taps(length if limit is None else min(length, limit))
+        return self.evaluate(length if limit is None else min(length, limit))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Kernel":
         # Every cast and move of torch comes by here. A rounded angle is another kernel, not a rounded one.
@@ -142,19 +143,19 @@ class DiagonalKernel(Kernel):
     weights: Tensor
 
     @abstractmethod
-    def spectrum(self, length: int) -> Spectrum:
+    def modes(self, length: int) -> Modes:
         """Log-poles and weights; ``length`` is the number of taps, which only the softmax version of DSS looks at."""
 
-    def recurrence(self) -> Spectrum:
+    def recurrence(self) -> Modes:
         if self.no_recurrence_because is not None:
             return super().recurrence()
-        return turned(self.spectrum(1), self.options["read_out"])
+        return with_read_out(self.modes(1), self.options["read_out"])
 
     def initial_buffers(self) -> dict[str, Tensor]:
         return {}
 
-    def taps(self, length: int) -> Tensor:
-        return evaluate_read_out(self.spectrum(length), self.options["read_out"], length, self.memo)
+    def evaluate(self, length: int) -> Tensor:
+        return evaluate_read_out(self.modes(length), self.options["read_out"], length, self.memo)
 
 
 class DLRKernel(DiagonalKernel):
@@ -176,11 +177,11 @@ class DLRKernel(DiagonalKernel):
         H, N, options = self.hidden_size, self.state_size, self.options
         shape = (H, 1) if options["pole_init"] == "dfout" else (N,)
         time_step = log_uniform(options["time_step_min"], options["time_step_max"], *shape).exp()
-        turn = 2 * math.pi / (N * H) * torch.arange(H, dtype=torch.float32).unsqueeze(-1)
+        offset = 2 * math.pi / (N * H) * torch.arange(H, dtype=torch.float32).unsqueeze(-1)
         angle = {
             "omega": lambda: roots_of_unity(N),
             "randn": lambda: torch.randn(N, dtype=torch.float32).remainder(2 * math.pi),
-            "dfout": lambda: roots_of_unity(N) + turn,
+            "dfout": lambda: roots_of_unity(N) + offset,
         }[options["pole_init"]]()
         values = {
             "decay_root": (time_step / 2).sqrt().expand_as(angle).clone(),
@@ -196,14 +197,14 @@ class DLRKernel(DiagonalKernel):
             values["weights"] = values["weights"][..., 0].clone()
         return values
 
-    def spectrum(self, length: int) -> Spectrum:
+    def modes(self, length: int) -> Modes:
         version, weights = self.options["version"], at_least_float32(self.weights)
         angle = in_float64(self.angle if version != "real_real_weight" else torch.zeros_like(self.decay_root))
         has_decay = version in ("complex", "real_real_weight")
         decay = -in_float64(self.decay_root).square() if has_decay else torch.zeros_like(angle)
         if version in ("complex", "imag"):
-            return Spectrum(decay, angle, weights[..., 0], weights[..., 1])
-        return Spectrum(decay, angle, weights, torch.zeros_like(weights))
+            return Modes(decay, angle, weights[..., 0], weights[..., 1])
+        return Modes(decay, angle, weights, torch.zeros_like(weights))
 
 
 class DSSKernel(DiagonalKernel):
@@ -252,7 +253,7 @@ class DSSKernel(DiagonalKernel):
             "weights": self.draw_weights(1.0),
         }
 
-    def spectrum(self, length: int) -> Spectrum:
+    def modes(self, length: int) -> Modes:
         version = self.options["version"]
         pole = self._continuous_poles()
         time_step = in_float64(self.log_time_step).exp()
@@ -261,10 +262,10 @@ class DSSKernel(DiagonalKernel):
         like = at_least_float32(self.weights)
         weights = (in_float64(self.weights[..., 0]), in_float64(self.weights[..., 1]))
         if version == "softmax":
-            return self._softmax_spectrum(pole, log_pole, weights, length, like)
+            return self._softmax_modes(pole, log_pole, weights, length, like)
         if version in ("exp", "exp_re_im", "clip"):
             weights = times(weights, zero_order_hold(pole, log_pole, floor=_OFFICIAL_FLOOR))
-        return Spectrum(*log_pole, weights[0].to(like), weights[1].to(like))
+        return Modes(*log_pole, weights[0].to(like), weights[1].to(like))
 
     def _continuous_poles(self) -> tuple[Tensor, Tensor]:
         version = self.options["version"]
@@ -276,14 +277,14 @@ class DSSKernel(DiagonalKernel):
             return real, in_float64(self.log_frequency).exp()
         return real, torch.zeros_like(real) if version == "exp_no_scale_real" else in_float64(self.frequency)
 
-    def _softmax_spectrum(
+    def _softmax_modes(
         self,
         pole: tuple[Tensor, Tensor],
         log_pole: tuple[Tensor, Tensor],
         weights: tuple[Tensor, Tensor],
         length: int,
         like: Tensor,
-    ) -> Spectrum:
+    ) -> Modes:
         """Every mode over its sum, Σ_l Λ^l = (Λ^L - 1) / (Λ - 1); growing modes as shrinking ones from the end."""
         grows = pole[0] > 0
         sign = torch.where(grows, -1.0, 1.0).double()
@@ -291,7 +292,7 @@ class DSSKernel(DiagonalKernel):
         q = times(expm1((log_pole[0] * length, log_pole[1] * length)), pole)
         real, imag = times(weights, divided(expm1(log_pole), q, epsilon=_OFFICIAL_FLOOR))
         parts = [torch.where(side, part, 0.0).to(like) for side in (~grows, grows) for part in (real, imag)]
-        return Spectrum(*log_pole, *parts)
+        return Modes(*log_pole, *parts)
 
 
 class S4DKernel(DiagonalKernel):
@@ -324,7 +325,7 @@ class S4DKernel(DiagonalKernel):
             "weights": self.draw_weights(math.sqrt(0.5)),
         }
 
-    def spectrum(self, length: int) -> Spectrum:
+    def modes(self, length: int) -> Modes:
         time_step = in_float64(self.log_time_step).exp().unsqueeze(-1)
         pole = (-in_float64(self.log_decay).exp(), in_float64(self.frequency))
         if self.options["discretization"] == "bilinear":
@@ -334,7 +335,7 @@ class S4DKernel(DiagonalKernel):
             gain = zero_order_hold(pole, log_pole)
         real, imag = times((2 * in_float64(self.weights[..., 0]), 2 * in_float64(self.weights[..., 1])), gain)
         like = at_least_float32(self.weights)
-        return Spectrum(*log_pole, real.to(like), imag.to(like))
+        return Modes(*log_pole, real.to(like), imag.to(like))
 
 
 class SGConvKernel(Kernel):
@@ -364,12 +365,12 @@ class SGConvKernel(Kernel):
     def _unnormalised(self) -> Tensor:
         scales, alpha = at_least_float32(self.scales), at_least_float32(self.alpha).unsqueeze(-1)
         parts = []
-        for i, taps in enumerate(scales.unbind(0)):
-            stretched = functional.interpolate(taps, scale_factor=2 ** max(0, i - 1), mode="linear")
+        for i, values in enumerate(scales.unbind(0)):
+            stretched = functional.interpolate(values, scale_factor=2 ** max(0, i - 1), mode="linear")
             parts.append(stretched * alpha**i)
         return torch.cat(parts, dim=-1)
 
-    def taps(self, length: int) -> Tensor:
+    def evaluate(self, length: int) -> Tensor:
         kernel = self._unnormalised() / at_least_float32(self.norm)
         if length > kernel.shape[-1]:
             raise ValueError(
@@ -384,6 +385,15 @@ KERNELS: dict[str, type[Kernel]] = {
 }
 
 
+def recurrence_of(kernel: nn.Module) -> Modes:
+    """The modes of a kernel, or of a module that wraps one. Hooks of the module run, as for its kernel.
+
+    Raises:
+        ValueError: if the kernel has no recurrence.
+    """
+    return kernel(None)
+
+
 def runs_as_written(module: nn.Module, classes: Collection[type[nn.Module]]) -> bool:
     """Whether a call of a module is the forward of one of these classes, and of nothing else.
 
@@ -394,7 +404,7 @@ def runs_as_written(module: nn.Module, classes: Collection[type[nn.Module]]) -> 
 
 
 def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
-    """The tensors that ``kernel(None)`` is a function of, or none at all where something else has a say in it.
+    """The tensors that `recurrence_of` a kernel is a function of, or none at all where something else has a say in it.
 
     One that was taken out of the kernel, as sharding does, is None.
     """

@@ -29,7 +29,7 @@ from .family_dlr import (
     refuse_several_documents,
     refuse_unknown_arguments,
 )
-from .kernels_dlr import KERNELS, Kernel, runs_as_written, tensors_of
+from .kernels_dlr import KERNELS, Kernel, recurrence_of, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, Reading, apart, build_layout, take_steps, without_padding
 from .memo_dlr import Memo
 from .norms_dlr import DROPOUTS, OUTPUT_GATES, MaskedBatchNorm, ScalarLayerNorm, build_activation, build_norm, normalise
@@ -91,7 +91,7 @@ class DLRMixer(Mixer):
         mask = layout.here
         u = without_padding(u, mask)
         if cache is None:
-            forward, backward = self.taps(u).chunk(2) if self.bidirectional else (self.taps(u), None)
+            forward, backward = self.kernel_for(u).chunk(2) if self.bidirectional else (self.kernel_for(u), None)
             if layout.order is None:
                 return convolve(u, forward, backward, self.skip(u.dtype))
             y = convolve(take_steps(u, layout.order.steps), forward, backward, self.skip(u.dtype))
@@ -101,7 +101,7 @@ class DLRMixer(Mixer):
             return layer.decode(u[:, 0]).unsqueeze(1)
         contents = layer.contents()
         state = None if contents is None else State(*contents)
-        y, state = stream(self.kernel(None), self.skip(u.dtype), u, state, mask, lambda: self.taps(u))
+        y, state = stream(recurrence_of(self.kernel), self.skip(u.dtype), u, state, mask, lambda: self.kernel_for(u))
         layer.update(*state, u.shape[1])
         return y
 
@@ -133,11 +133,11 @@ class DLRMixer(Mixer):
 
     def decoding_tables(self) -> LookaheadTables:
         """The tables of the present kernel and D, computed once while their values stay the same."""
-        spectrum = self.kernel(None)
-        present = (*(part for part in spectrum if part is not None), self.D)
+        modes = recurrence_of(self.kernel)
+        present = (*(part for part in modes if part is not None), self.D)
         tables = self.tables.recall(present)
         if tables is None:
-            tables = lookahead_tables(spectrum, self.skip(self.D.dtype))
+            tables = lookahead_tables(modes, self.skip(self.D.dtype))
             self.tables.keep(present, tables)
         return tables
 
@@ -150,7 +150,7 @@ class DLRMixer(Mixer):
         check_finite([("D", self.D)])
         return self.D.to(dtype)
 
-    def taps(self, u: Tensor) -> Tensor:
+    def kernel_for(self, u: Tensor) -> Tensor:
         """The kernels of both directions for the steps of u [B, L, H], in its type: [C, H, min(L, max_length)]."""
         return self.kernel(u.shape[1]).to(u.dtype)
 

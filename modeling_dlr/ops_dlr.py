@@ -2,7 +2,7 @@
 
     x_t = Λ x_{t-1} + u_t ,   y_t = Re(W x_t) + D u_t          (DLR, arXiv 2212.00768, §3)
 
-Three forms compute the same thing, with one signature, (spectrum, skip, u, state) -> (y, state):
+Three forms compute the same thing, with one signature, (modes, skip, u, state) -> (y, state):
 
     convolution   all steps at once, y = K * u + D u, and what the state at the start adds
     scan          the same in chunks, for sequences whose transforms would not fit
@@ -48,7 +48,7 @@ class State(NamedTuple):
     imag: Tensor
 
 
-class Spectrum(NamedTuple):
+class Modes(NamedTuple):
     """What every parameterisation hands over, and all that convolution, scan and step know of it.
 
     Attributes:
@@ -68,41 +68,39 @@ class Spectrum(NamedTuple):
     reverse_imag: Tensor | None = None
 
 
-# Linear read-outs are turns of the weights: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
-_TURNS: dict[str, tuple[int, int]] = {"real": (1, 0), "imag": (0, -1), "sum": (1, -1)}
+# Linear read-outs multiply the weights by a complex number a + bi: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
+_READ_OUT_FACTORS: dict[str, tuple[int, int]] = {"real": (1, 0), "imag": (0, -1), "sum": (1, -1)}
 _PRODUCTS = ("prod", "real_prod")
 
 
-def turned(spectrum: Spectrum, read_out: str) -> Spectrum:
-    """The spectrum whose real part is the linear read-out ("real", "imag" or "sum") of the given one.
+def with_read_out(modes: Modes, read_out: str) -> Modes:
+    """The modes whose kernel is the linear read-out ("real", "imag" or "sum") of the given modes.
 
     Raises:
         KeyError: for a read-out that is not linear in the weights.
     """
-    a, b = _TURNS[read_out]
+    a, b = _READ_OUT_FACTORS[read_out]
 
-    def turn(real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
+    def scaled(real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
         return a * real - b * imag, a * imag + b * real
 
     if a == 1 and b == 0:
-        return spectrum
-    decay, angle, *weights, reverse_real, reverse_imag = spectrum
+        return modes
+    decay, angle, *weights, reverse_real, reverse_imag = modes
     if reverse_real is None or reverse_imag is None:
-        return Spectrum(decay, angle, *turn(*weights))
-    return Spectrum(decay, angle, *turn(*weights), *turn(reverse_real, reverse_imag))
+        return Modes(decay, angle, *scaled(*weights))
+    return Modes(decay, angle, *scaled(*weights), *scaled(reverse_real, reverse_imag))
 
 
-def _stacked(one: Spectrum, other: Spectrum) -> Spectrum:
-    """Two spectra with the same poles as one with twice the kernels."""
+def _stacked(one: Modes, other: Modes) -> Modes:
+    """Two sets of modes with the same poles as one with twice the kernels."""
     weights = torch.cat([one.weights_real, other.weights_real]), torch.cat([one.weights_imag, other.weights_imag])
     pairs = zip(one[4:], other[4:], strict=True)
     reverse = [torch.cat([a, b]) for a, b in pairs if a is not None and b is not None]
-    return Spectrum(one.decay, one.angle, *weights, *reverse)
+    return Modes(one.decay, one.angle, *weights, *reverse)
 
 
-def evaluate_read_out(
-    spectrum: Spectrum, read_out: str, length: int, memo: Memo[tuple[Tensor]] | None = None
-) -> Tensor:
+def evaluate_read_out(modes: Modes, read_out: str, length: int, memo: Memo[tuple[Tensor]] | None = None) -> Tensor:
     """The real kernel [C, H, length] that a read-out makes of the complex one, z[c,h,l] = Σ_n W[c,h,n] Λ_n^l.
 
     "real", "imag" and "sum" are Re z, Im z and Re z + Im z; "prod" is Re z · Im z; "real_prod" is Re z for the first
@@ -111,11 +109,11 @@ def evaluate_read_out(
     Raises:
         ValueError: for another read-out, and as `evaluate_kernel`.
     """
-    if read_out in _TURNS:
-        return evaluate_kernel(turned(spectrum, read_out), length, memo)
+    if read_out in _READ_OUT_FACTORS:
+        return evaluate_kernel(with_read_out(modes, read_out), length, memo)
     if read_out not in _PRODUCTS:
-        raise ValueError(f"read_out must be one of {[*_TURNS, *_PRODUCTS]}, got {read_out!r}.")
-    real, imag = evaluate_kernel(_stacked(spectrum, turned(spectrum, "imag")), length, memo).chunk(2)
+        raise ValueError(f"read_out must be one of {[*_READ_OUT_FACTORS, *_PRODUCTS]}, got {read_out!r}.")
+    real, imag = evaluate_kernel(_stacked(modes, with_read_out(modes, "imag")), length, memo).chunk(2)
     half = 0 if read_out == "prod" else real.shape[1] // 2
     return torch.cat([real[:, :half], real[:, half:] * imag[:, half:]], dim=1)
 
@@ -125,11 +123,11 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo[tuple[Tensor]] | None = None) -> Tensor:
+def evaluate_kernel(modes: Modes, length: int, memo: Memo[tuple[Tensor]] | None = None) -> Tensor:
     """The convolution kernel K[c,h,l] = Re Σ_n W[c,h,n] exp(log Λ_n · l) for l = 0 … length-1.
 
     Args:
-        spectrum: poles and weights, float32 or float64.
+        modes: poles and weights, float32 or float64.
         length: number of steps, at least 1.
         memo: where the last kernel is kept, so that the same one is not computed twice; None keeps nothing.
 
@@ -143,36 +141,36 @@ def evaluate_kernel(spectrum: Spectrum, length: int, memo: Memo[tuple[Tensor]] |
 
     >>> import math, torch
     >>> decay, angle = torch.tensor([-0.5]), torch.tensor([math.pi])
-    >>> evaluate_kernel(Spectrum(decay, angle, torch.ones(1, 1, 1), torch.zeros(1, 1, 1)), 3)
+    >>> evaluate_kernel(Modes(decay, angle, torch.ones(1, 1, 1), torch.zeros(1, 1, 1)), 3)
     tensor([[[ 1.0000, -0.6065,  0.3679]]])
     """
     check_length(length)
-    _check_spectrum(spectrum)
-    named = zip(Spectrum._fields, spectrum, strict=True)
+    _check_modes(modes)
+    named = zip(Modes._fields, modes, strict=True)
     check_finite((f"The {name} of a kernel", part) for name, part in named if part is not None)
-    if spectrum.reverse_real is not None and spectrum.reverse_imag is not None:
-        real = torch.cat([spectrum.weights_real, spectrum.reverse_real])
-        imag = torch.cat([spectrum.weights_imag, spectrum.reverse_imag])
-        both = evaluate_kernel(Spectrum(spectrum.decay, spectrum.angle, real, imag), length, memo)
+    if modes.reverse_real is not None and modes.reverse_imag is not None:
+        real = torch.cat([modes.weights_real, modes.reverse_real])
+        imag = torch.cat([modes.weights_imag, modes.reverse_imag])
+        both = evaluate_kernel(Modes(modes.decay, modes.angle, real, imag), length, memo)
         forward, backward = both.chunk(2)
         return forward + backward.flip(-1)
-    C, H, N = spectrum.weights_real.shape
-    shared = spectrum.decay.dim() == 1
+    C, H, N = modes.weights_real.shape
+    shared = modes.decay.dim() == 1
     # G groups of R rows that share their poles: one group of C·H rows, or H groups of C rows.
-    decay, angle = spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N)
+    decay, angle = modes.decay.reshape(-1, N), modes.angle.reshape(-1, N)
     real, imag = (
         part.reshape(1, C * H, N) if shared else part.transpose(0, 1)
-        for part in (spectrum.weights_real, spectrum.weights_imag)
+        for part in (modes.weights_real, modes.weights_imag)
     )
     kernel = vandermonde_product(decay, angle, real, imag, length, memo)
     return kernel.reshape(C, H, length) if shared else kernel.transpose(0, 1)
 
 
-def convolution(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+def convolution(modes: Modes, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """All steps at once, by one long convolution.
 
     Args:
-        spectrum: poles and weights of a kernel with a recurrence, float32 or float64.
+        modes: poles and weights of a kernel with a recurrence, float32 or float64.
         skip: D, [C, H].
         u: [B, L, H].
         state: after the steps before these; None is zero.
@@ -180,14 +178,14 @@ def convolution(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None
     Returns:
         y [B, L, C, H], and the state after these steps.
     """
-    y = convolve(u, evaluate_kernel(spectrum, u.shape[1]), None, skip)
+    y = convolve(u, evaluate_kernel(modes, u.shape[1]), None, skip)
     if state is not None:
-        y = y + response(spectrum, state, u.shape[1])
-    return y, final_state(spectrum, u, state)
+        y = y + response(modes, state, u.shape[1])
+    return y, final_state(modes, u, state)
 
 
 def scan(
-    spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None, chunk_length: int = CHUNK_LENGTH
+    modes: Modes, skip: Tensor, u: Tensor, state: State | None = None, chunk_length: int = CHUNK_LENGTH
 ) -> tuple[Tensor, State]:
     """`convolution` of one chunk after another, each from the state of the last: memory grows with the chunk only.
 
@@ -198,32 +196,32 @@ def scan(
         raise ValueError(f"A scan needs at least one step per chunk, got {chunk_length} for {u.shape[1]} steps.")
     outputs = []
     for chunk in u.split(chunk_length, dim=1):
-        y, state = convolution(spectrum, skip, chunk, state)
+        y, state = convolution(modes, skip, chunk, state)
         outputs.append(y)
     assert state is not None  # noqa: S101 - there was at least one chunk; this tells the type checker
     return torch.cat(outputs, dim=1), state
 
 
 def step(
-    spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None, factors: Tensor | None = None
+    modes: Modes, skip: Tensor, u: Tensor, state: State | None = None, factors: Tensor | None = None
 ) -> tuple[Tensor, State]:
     """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound.
 
-    ``factors`` is `powers_of(spectrum, 1)`, for who takes many steps; None computes it.
+    ``factors`` is `powers_of(modes, 1)`, for who takes many steps; None computes it.
 
     Raises:
-        ValueError: if shapes do not fit, u is not in floating point, or the spectrum has no recurrence.
+        ValueError: if shapes do not fit, u is not in floating point, or the modes have no recurrence.
     """
-    _check_recurrence(spectrum)
-    _check_step(spectrum, skip, u, state)
+    _check_recurrence(modes)
+    _check_step(modes, skip, u, state)
     if state is None:
-        zero = u.new_zeros(*u.shape, spectrum.decay.shape[-1])
+        zero = u.new_zeros(*u.shape, modes.decay.shape[-1])
         state = State(zero + u.unsqueeze(-1), zero)
     else:
-        moved = product(powers_of(spectrum, 1) if factors is None else factors, state)
+        moved = product(powers_of(modes, 1) if factors is None else factors, state)
         state = State(moved.real.add_(u.unsqueeze(-1)), moved.imag)
     real, imag = (part.unsqueeze(1) for part in state)  # [B, 1, H, N]
-    y = torch.linalg.vecdot(spectrum.weights_real, real) - torch.linalg.vecdot(spectrum.weights_imag, imag)
+    y = torch.linalg.vecdot(modes.weights_real, real) - torch.linalg.vecdot(modes.weights_imag, imag)
     return y + skip * u.unsqueeze(1), state
 
 
@@ -235,45 +233,45 @@ def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Te
     return split(magnitude * phase.cos(), magnitude * phase.sin(), like)
 
 
-def powers_of(spectrum: Spectrum, steps: int | Tensor) -> Tensor:
-    """`power` of the poles of a spectrum, of the kind of its weights."""
-    return power(spectrum.decay, spectrum.angle, steps, spectrum.weights_real)
+def powers_of(modes: Modes, steps: int | Tensor) -> Tensor:
+    """`power` of the poles, of the kind of the weights."""
+    return power(modes.decay, modes.angle, steps, modes.weights_real)
 
 
-def response(spectrum: Spectrum, state: State, length: int) -> Tensor:
+def response(modes: Modes, state: State, length: int) -> Tensor:
     """What a state adds to the next ``length`` outputs, Re(W Λ^{l+1} x): [B, length, C, H].
 
     It is a kernel whose weights are W Λ x.
     """
-    _check_recurrence(spectrum)
-    C, H, N = spectrum.weights_real.shape
-    real, imag = (part.unsqueeze(1) for part in product(powers_of(spectrum, 1), state))  # [B, 1, H, N]
-    W_real, W_imag = spectrum.weights_real, spectrum.weights_imag
-    seen = Spectrum(
-        spectrum.decay,
-        spectrum.angle,
+    _check_recurrence(modes)
+    C, H, N = modes.weights_real.shape
+    real, imag = (part.unsqueeze(1) for part in product(powers_of(modes, 1), state))  # [B, 1, H, N]
+    W_real, W_imag = modes.weights_real, modes.weights_imag
+    seen = Modes(
+        modes.decay,
+        modes.angle,
         (W_real * real - W_imag * imag).reshape(-1, H, N),
         (W_real * imag + W_imag * real).reshape(-1, H, N),
     )
     return evaluate_kernel(seen, length).unflatten(0, (-1, C)).permute(0, 3, 1, 2)
 
 
-def final_state(spectrum: Spectrum, u: Tensor, state: State | None = None, steps: Tensor | None = None) -> State:
+def final_state(modes: Modes, u: Tensor, state: State | None = None, steps: Tensor | None = None) -> State:
     """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array.
 
     ``steps`` [B] says of how many steps Λ^L is the power where some of the L do not count; those have u = 0.
     """
-    _check_recurrence(spectrum)
+    _check_recurrence(modes)
     B, L, H = u.shape
-    N = spectrum.decay.shape[-1]
+    N = modes.decay.shape[-1]
     reversed_u = u.transpose(1, 2).flip(-1)
-    shared = spectrum.decay.dim() == 1
+    shared = modes.decay.dim() == 1
     rows = reversed_u.reshape(1, B * H, L) if shared else reversed_u.transpose(0, 1)
-    sums = vandermonde_adjoint(spectrum.decay.reshape(-1, N), spectrum.angle.reshape(-1, N), rows)
+    sums = vandermonde_adjoint(modes.decay.reshape(-1, N), modes.angle.reshape(-1, N), rows)
     real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
     if state is None:
         return State(real, imag)
-    before = product(powers_of(spectrum, L if steps is None else steps), state)
+    before = product(powers_of(modes, L if steps is None else steps), state)
     return State(before.real + real, before.imag + imag)
 
 
@@ -292,18 +290,18 @@ def check_length(length: int) -> None:
         raise ValueError(f"A kernel has at least one step, got length={length}: pass a sequence that is not empty.")
 
 
-def _check_spectrum(spectrum: Spectrum) -> None:
-    (C, H, N), poles = spectrum.weights_real.shape, spectrum.decay.shape
-    weights = [part.shape for part in spectrum[2:] if part is not None]
-    if poles not in ((N,), (H, N)) or spectrum.angle.shape != poles or any(s != (C, H, N) for s in weights):
+def _check_modes(modes: Modes) -> None:
+    (C, H, N), poles = modes.weights_real.shape, modes.decay.shape
+    weights = [part.shape for part in modes[2:] if part is not None]
+    if poles not in ((N,), (H, N)) or modes.angle.shape != poles or any(s != (C, H, N) for s in weights):
         raise ValueError(
-            "A spectrum has decay and angle [N] or [H, N] and weights [C, H, N], got "
-            f"{[list(part.shape) for part in spectrum if part is not None]}."
+            "Modes have decay and angle [N] or [H, N] and weights [C, H, N], got "
+            f"{[list(part.shape) for part in modes if part is not None]}."
         )
 
 
-def _check_step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None) -> None:
-    C, H, N = spectrum.weights_real.shape
+def _check_step(modes: Modes, skip: Tensor, u: Tensor, state: State | None) -> None:
+    C, H, N = modes.weights_real.shape
     if u.dim() != 2 or u.shape[1] != H or not u.is_floating_point():
         raise ValueError(f"A step is u [B, {H}] in floating point, got {list(u.shape)} in {u.dtype}.")
     if skip.shape != (C, H):
@@ -316,9 +314,9 @@ def _check_step(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None
         )
 
 
-def _check_recurrence(spectrum: Spectrum) -> None:
-    if spectrum.reverse_real is not None:
-        raise ValueError("Modes that are read from the end have no recurrence: only convolve with this spectrum.")
+def _check_recurrence(modes: Modes) -> None:
+    if modes.reverse_real is not None:
+        raise ValueError("Modes that are read from the end have no recurrence: only convolve with them.")
 
 
 def split(real: Tensor, imag: Tensor, like: Tensor) -> Tensor:

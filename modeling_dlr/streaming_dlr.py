@@ -8,11 +8,11 @@ from torch.nn import functional
 
 from .convolution_dlr import convolve
 from .layout_dlr import sort_steps, take_steps
-from .ops_dlr import Spectrum, State, final_state, response, step
+from .ops_dlr import Modes, State, final_state, response, step
 
 
 def stream(
-    spectrum: Spectrum,
+    modes: Modes,
     skip: Tensor,
     u: Tensor,
     state: State | None,
@@ -22,19 +22,19 @@ def stream(
     """Convolution or step, whichever fits, of the steps that count; padding neither adds to a state nor moves it.
 
     Args:
-        spectrum: poles and weights of a kernel with a recurrence.
+        modes: poles and weights of a kernel with a recurrence.
         skip: D, [C, H].
         u: [B, L, H], zero where the mask says padding.
         state: after the steps before these; None is zero.
         mask: [B, L], False where a step is padding; None counts every step.
-        kernel: gives the taps [C, H, L] of the spectrum, where they are needed.
+        kernel: gives the kernel [C, H, L] of these modes, where it is needed.
 
     Returns:
         y [B, L, C, H], of which padding is to be ignored, and the state after these steps.
     """
     L = u.shape[1]
     if L == 1:
-        y, moved = step(spectrum, skip, u[:, 0], state)
+        y, moved = step(modes, skip, u[:, 0], state)
         if mask is not None:
             before = State(*map(torch.zeros_like, moved)) if state is None else state
             moved = State(*(torch.where(mask.unsqueeze(2), new, old) for new, old in zip(moved, before, strict=True)))
@@ -42,8 +42,8 @@ def stream(
     if mask is None:
         y = convolve(u, kernel(), None, skip)
         if state is not None:
-            y = y + response(spectrum, state, L)
-        return y, final_state(spectrum, u, state)
+            y = y + response(modes, state, L)
+        return y, final_state(modes, u, state)
     # Steps that count go to the right end, where left padding has them already: the zeros before them are no input.
     order = sort_steps(~mask)
     counts = mask.sum(1)
@@ -51,8 +51,8 @@ def stream(
     y = convolve(u, kernel(), None, skip)
     if state is not None:
         since = (torch.arange(L, device=u.device) - (L - counts).unsqueeze(1)).clamp(min=0)
-        y = y + take_steps(response(spectrum, state, L), since)
-    return take_steps(y, order.places), final_state(spectrum, u, state, counts)
+        y = y + take_steps(response(modes, state, L), since)
+    return take_steps(y, order.places), final_state(modes, u, state, counts)
 
 
 def short_filter(

@@ -1,12 +1,12 @@
 """Products with the Vandermonde matrix V[n,l] = Λ_n^l = exp(log Λ_n · l), without ever storing it.
 
-With l = aT + b and 0 <= b < T the matrix factors, V[n,aT+b] = C[a,n] F[n,b], so that
+With l = aT + b and 0 <= b < T the matrix factors, V[n,aT+b] = coarse[a,n] fine[b,n], so that
 
-    Re Σ_n W[r,n] V[n,aT+b] = Re Σ_n (W[r,n] C[a,n]) F[n,b]
+    Re Σ_n W[r,n] V[n,aT+b] = Re Σ_n (W[r,n] coarse[a,n]) fine[b,n]
 
-is one matrix product. C and F are tables of powers, and outer products of smaller ones in their turn: there are only
-N (√T + √(L/T)) exponentials or so. Those are taken in float64, because in float32 the product angle · l alone is off by
-a quarter of a radian after a million steps, and rounded before they are multiplied: three roundings in all.
+is one matrix product. Both tables are outer products of smaller tables of powers, so that only about N (√T + √(L/T))
+exponentials are computed. They are computed in float64 and rounded before they are multiplied, three roundings in all:
+in float32, the product angle · l alone is off by a quarter of a radian after a million steps.
 
 The adjoint sums over l instead of n, and both share their derivatives: Σ_l g[l] Re(W Λ^l) by W is a sum of g[l] Λ^l,
 and by log Λ one of l g[l] Λ^l, so that the backward pass is one more adjoint.
@@ -25,7 +25,7 @@ from .memo_dlr import Memo
 from .precision_dlr import in_float64
 from .products_dlr import product_with_transposed
 
-# Numbers of F, and of X = W C, that one matrix product works on: 4 MB of float32 each, so that they stay in the cache.
+# Numbers of the fine table, and of X = W · coarse, that one matrix product reads: 4 MB of float32 each fit the cache.
 _NUMBERS_PER_CHUNK = 2**20
 _LARGEST_REMEMBERED = 2**26
 # Modes that fade sooner are not told apart by how long they last, nor are those of sequences not four times as long.
@@ -78,7 +78,7 @@ def vandermonde_adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor
 
 
 def _plain_tables(decay: Tensor, angle: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Re C and Im C [G, 1, A, N], and F [G, 1, 2N, T], in differentiable operations."""
+    """Coarse table as real and imaginary part [G, 1, A, N], fine table [G, 1, 2N, T], in differentiable operations."""
     T = 256
     # At least 2, whatever the length: torch.export fixes a size that may be 1.
     A = length // T + 2
@@ -91,19 +91,20 @@ def _plain_tables(decay: Tensor, angle: Tensor, length: int, like: Tensor) -> tu
 
 def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
     """`_Product` in one piece, for `torch.compile` and `torch.export`."""
-    C_real, C_imag, F = _plain_tables(decay, angle, length, real)
+    coarse_real, coarse_imag, fine = _plain_tables(decay, angle, length, real)
     real, imag = real.unsqueeze(2), imag.unsqueeze(2)  # [G, R, 1, N]
-    X = torch.cat([real * C_real - imag * C_imag, real * C_imag + imag * C_real], dim=-1)
-    return (X @ F).flatten(-2)[..., :length]
+    X = torch.cat([real * coarse_real - imag * coarse_imag, real * coarse_imag + imag * coarse_real], dim=-1)
+    return (X @ fine).flatten(-2)[..., :length]
 
 
 def _adjoint_plainly(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """`_Adjoint` in one piece, for `torch.compile` and `torch.export`."""
-    C_real, C_imag, F = _plain_tables(decay, angle, g.shape[-1], g)
-    T = F.shape[-1]
-    blocks = torch.nn.functional.pad(g, (0, C_real.shape[2] * T - g.shape[-1])).unflatten(-1, (-1, T))
-    real, minus_imag = (blocks @ F.mT).chunk(2, dim=-1)  # [G, R, A, N]
-    return (real * C_real + minus_imag * C_imag).sum(2), (real * C_imag - minus_imag * C_real).sum(2)
+    coarse_real, coarse_imag, fine = _plain_tables(decay, angle, g.shape[-1], g)
+    T = fine.shape[-1]
+    blocks = torch.nn.functional.pad(g, (0, coarse_real.shape[2] * T - g.shape[-1])).unflatten(-1, (-1, T))
+    real, minus_imag = (blocks @ fine.mT).chunk(2, dim=-1)  # [G, R, A, N]
+    sums = real * coarse_real + minus_imag * coarse_imag, real * coarse_imag - minus_imag * coarse_real
+    return sums[0].sum(2), sums[1].sum(2)
 
 
 class _Product(torch.autograd.Function):
@@ -204,11 +205,11 @@ def _whole_product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, len
     tables, X_buffer = _Tables(plan, real), _Buffer(real)
     product = real.new_zeros(plan.G, plan.R, plan.A * plan.T)
     for groups, poles in plan.table_chunks():
-        C, F = tables.of(decay[groups, poles], angle[groups, poles])
+        coarse, fine = tables.of(decay[groups, poles], angle[groups, poles])
         for rows in plan.row_chunks():
             W = torch.cat([real[groups, rows, poles], imag[groups, rows, poles]], dim=-1)
-            X = _outer_product(W, C, X_buffer).flatten(1, 2)
-            product[groups, rows].view(*X.shape[:2], plan.T).add_(product_with_transposed(X, F))
+            X = _outer_product(W, coarse, X_buffer).flatten(1, 2)
+            product[groups, rows].view(*X.shape[:2], plan.T).add_(product_with_transposed(X, fine))
     return product[..., :length]
 
 
@@ -219,7 +220,7 @@ def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
     steps = torch.arange(plan.length, dtype=g.dtype, device=g.device)
     moments = g.new_empty(2, count, plan.G, plan.R, plan.N)
     for groups, poles in plan.table_chunks():
-        C, F = tables.of(decay[groups, poles], angle[groups, poles])
+        coarse, fine = tables.of(decay[groups, poles], angle[groups, poles])
         for rows in plan.row_chunks():
             few = g[groups, rows]
             blocks = g_buffer.part(len(few), count, few.shape[1], plan.A * plan.T)
@@ -227,9 +228,9 @@ def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
             blocks[:, 0, :, : plan.length] = few
             for m in range(1, count):
                 torch.mul(blocks[:, m - 1, :, : plan.length], steps, out=blocks[:, m, :, : plan.length])
-            Y = product_with_transposed(blocks.view(len(few), -1, plan.T), F.mT)
-            Y = Y.view(*blocks.shape[:3], plan.A, F.shape[-1])
-            for part, sums in zip(moments, _sums_over_blocks(Y, C), strict=True):
+            Y = product_with_transposed(blocks.view(len(few), -1, plan.T), fine.mT)
+            Y = Y.view(*blocks.shape[:3], plan.A, fine.shape[-1])
+            for part, sums in zip(moments, _sums_over_blocks(Y, coarse), strict=True):
                 part[:, groups, rows, poles] = sums.transpose(0, 1)
     return moments
 
@@ -242,7 +243,7 @@ class _Plan:
 
     def __init__(self, shape: tuple[int, ...], length: int, count: int = 1):
         (self.G, self.R, self.N), self.length = shape, length
-        # X holds R·L/T numbers per pole and F holds T: they balance at T = sqrt(R L). Measured: 64 … 1024.
+        # X holds R·L/T numbers per pole and the fine table T: they balance at T = sqrt(R L). Measured: 64 … 1024.
         balanced = 1 << max(0, round((count * self.R * length) ** 0.5) - 1).bit_length()
         self.T = min(max(balanced, 64), 1024, length)
         self.A = -(-length // self.T)
@@ -288,12 +289,12 @@ class _Tables:
     """The powers of one chunk of poles after another."""
 
     def __init__(self, plan: _Plan, like: Tensor):
-        self.plan, self.C, self.F = plan, _Buffer(like), _Buffer(like)
+        self.plan, self.coarse, self.fine = plan, _Buffer(like), _Buffer(like)
 
     def of(self, decay: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        """C at l = aT, [g, A, 2n], and the conjugate of F at l = b, [g, T, 2n]."""
+        """The powers at l = aT, [g, A, 2n], and the conjugate powers at l = b, [g, T, 2n]."""
         T, A = self.plan.T, self.plan.A
-        return _table(in_float64(decay) * T, in_float64(angle) * T, A, self.C), _table(decay, -angle, T, self.F)
+        return _table(in_float64(decay) * T, in_float64(angle) * T, A, self.coarse), _table(decay, -angle, T, self.fine)
 
 
 def table_of_powers(decay: Tensor, angle: Tensor, count: int, like: Tensor) -> Tensor:
@@ -321,10 +322,10 @@ def _outer_product(x: Tensor, y: Tensor, buffer: _Buffer) -> Tensor:
     return product
 
 
-def _sums_over_blocks(Y: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ_a Y[a] conj(C[a]): [g, m, r, A, 2n] and [g, A, 2n] to two [g, m, r, n]."""
-    (Y_real, Y_imag), (C_real, C_imag) = Y.chunk(2, dim=-1), C[:, None, None].chunk(2, dim=-1)
+def _sums_over_blocks(Y: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_a Y[a] conj(coarse[a]): [g, m, r, A, 2n] and [g, A, 2n] to two [g, m, r, n]."""
+    (Y_real, Y_imag), (coarse_real, coarse_imag) = Y.chunk(2, dim=-1), coarse[:, None, None].chunk(2, dim=-1)
     return (
-        (Y_real * C_real).addcmul_(Y_imag, C_imag).sum(-2),
-        (Y_imag * C_real).addcmul_(Y_real, C_imag, value=-1).sum(-2),
+        (Y_real * coarse_real).addcmul_(Y_imag, coarse_imag).sum(-2),
+        (Y_imag * coarse_real).addcmul_(Y_real, coarse_imag, value=-1).sum(-2),
     )

@@ -39,7 +39,7 @@ class Family(NamedTuple):
         """A fresh kernel of this family."""
         return KERNELS[self.kernel_type](C, H, N, self.options | options)
 
-    def taps(self, values: Arrays, read_out: str, length: int) -> np.ndarray:
+    def evaluate(self, values: Arrays, read_out: str, length: int) -> np.ndarray:
         """K[c,h,l] of the oracle."""
         return oracle.read_out(self.definition(values, length), read_out)
 

@@ -161,7 +161,7 @@ def attention(
     for b in range(B):
         for head in range(heads):
             channels = slice(head * d, (head + 1) * d)
-            queries, keys = ([turned(x[b, i, channels], i, theta) for i in range(L)] for x in (q, k))
+            queries, keys = ([rotated(x[b, i, channels], i, theta) for i in range(L)] for x in (q, k))
             for i in range(L):
                 read = [j for j in range(L) if (j <= i or not causal) and _is_near(i, j, window)]
                 scores = np.array([p["query_scale"] * queries[i] @ keys[j] for j in read])
@@ -174,10 +174,10 @@ def _is_near(i: int, j: int, window: int | None) -> bool:
     return window is None or abs(i // window - j // window) <= 1
 
 
-def turned(x: np.ndarray, position: int, theta: float) -> np.ndarray:
+def rotated(x: np.ndarray, position: int, theta: float) -> np.ndarray:
     """One head's channels [d] at a position."""
-    turn = np.exp(1j * position * theta ** (-np.arange(0, len(x), 2) / len(x)))
-    pairs = as_complex(x.reshape(-1, 2)) * turn
+    factors = np.exp(1j * position * theta ** (-np.arange(0, len(x), 2) / len(x)))
+    pairs = as_complex(x.reshape(-1, 2)) * factors
     return np.stack([pairs.real, pairs.imag], axis=-1).reshape(-1)
 
 

@@ -273,7 +273,7 @@ def test_local_attention_is_linear_in_the_length(bidirectional: bool, padded: bo
 
 
 def test_rotary_positions_are_exact_far_out(device: torch.device):
-    """A million steps on, the product of a turned query and a turned key still depends on their distance alone."""
+    """A million steps on, the product of a rotated query and a rotated key still depends on their distance alone."""
     q, k = torch.randn(2, 1, 1, 1, 8, device=device)
     products = [
         (rotate(q, positions(start + 5), 1e4) * rotate(k, positions(start), 1e4)).sum()

@@ -245,12 +245,12 @@ def test_reference_is_the_definition(name: str, monkeypatch: pytest.MonkeyPatch)
     N, kernel_parameters = accuracy.KERNELS[name]
     mixer = measure.build_mixer(3, N, **kernel_parameters)
     with torch.no_grad():
-        spectrum, u = mixer.kernel.spectrum(63), torch.randn(3, 63)
-        K, state = accuracy.reference(spectrum, u)
+        modes, u = mixer.kernel.modes(63), torch.randn(3, 63)
+        K, state = accuracy.reference(modes, u)
         y = accuracy.convolved(K, mixer.D[0], u)
     log_poles, weights = (
         torch.complex(real.detach().double(), imag.detach().double()).numpy()
-        for real, imag in ((spectrum.decay, spectrum.angle), (spectrum.weights_real, spectrum.weights_imag))
+        for real, imag in ((modes.decay, modes.angle), (modes.weights_real, modes.weights_imag))
     )
     assert_close(K, oracle.kernel(log_poles, weights, 63)[0], torch.float64)
     skip, inputs = mixer.D.detach().double().numpy(), u.double().T.unsqueeze(0).numpy()

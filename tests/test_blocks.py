@@ -211,9 +211,9 @@ def test_mixer_of_several_kernels(fields: dict[str, Any], gate: Any, bidirection
     config = tiny_config(num_kernel_channels=2, bidirectional=bidirectional, hidden_act="relu", **fields)
     mixer = DLRMixer(config, 0).double().to(device)
     u = torch.randn(2, 7, H, dtype=torch.float64, device=device)
-    taps = oracle.dlr(arrays_of(mixer.kernel), 7, "complex").real
-    assert len(taps) == 2 * (1 + bool(fields)) * (1 + bidirectional)
-    forward, reverse = np.split(taps, 2) if bidirectional else (taps, None)
+    K = oracle.dlr(arrays_of(mixer.kernel), 7, "complex").real
+    assert len(K) == 2 * (1 + bool(fields)) * (1 + bidirectional)
+    forward, reverse = np.split(K, 2) if bidirectional else (K, None)
     own = arrays_of(mixer)
     y = np.maximum(gate(oracle.convolution(forward, reverse, own["D"], u.cpu().numpy())), 0).reshape(2, 7, 2 * H)
     assert_close(mixer(u), y @ own["out_proj.weight"].T + own["out_proj.bias"], torch.float64)

@@ -17,13 +17,13 @@ from transformers import DynamicCache
 
 from modeling_dlr import DLRForCausalLM, DLRModel, decoding_dlr, memo_dlr
 from modeling_dlr.decoding_dlr import Block, begin_block, lookahead_tables, next_output, state_after
-from modeling_dlr.ops_dlr import Spectrum, State, convolution, step
+from modeling_dlr.ops_dlr import Modes, State, convolution, step
 
 
-def random_spectrum(C: int, H: int, N: int, *, shared: bool, dtype: torch.dtype = torch.float64) -> Spectrum:
+def random_modes(C: int, H: int, N: int, *, shared: bool, dtype: torch.dtype = torch.float64) -> Modes:
     poles = (N,) if shared else (H, N)
     decay, angle = -0.1 * torch.rand(poles, dtype=torch.float64), 6 * torch.rand(poles, dtype=torch.float64)
-    return Spectrum(decay, angle, torch.randn(C, H, N, dtype=dtype), torch.randn(C, H, N, dtype=dtype))
+    return Modes(decay, angle, torch.randn(C, H, N, dtype=dtype), torch.randn(C, H, N, dtype=dtype))
 
 
 SIZES = {"one token": (1, 1, 3, 1, 1, 4), "odd": (2, 2, 3, 7, 63, 5), "longer than the tokens": (1, 1, 2, 4, 7, 100)}
@@ -33,15 +33,15 @@ SIZES = {"one token": (1, 1, 3, 1, 1, 4), "odd": (2, 2, 3, 7, 63, 5), "longer th
 @pytest.mark.parametrize("shared", [True, False], ids=["shared poles", "poles per channel"])
 def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block_length: int, shared: bool):
     """Every output and the state after every token equal those of plain steps, from a non-zero state."""
-    spectrum, skip = random_spectrum(C, H, N, shared=shared), torch.randn(C, H, dtype=torch.float64)
+    modes, skip = random_modes(C, H, N, shared=shared), torch.randn(C, H, dtype=torch.float64)
     start = plain = State(torch.randn(B, H, N, dtype=torch.float64), torch.randn(B, H, N, dtype=torch.float64))
-    tables = lookahead_tables(spectrum, skip, block_length)
+    tables = lookahead_tables(modes, skip, block_length)
     block = begin_block(tables, start)
     for u in torch.randn(L, B, H, dtype=torch.float64):
         if block.is_full:
             start = state_after(block, start)
             block = begin_block(tables, start)
-        expected, plain = step(spectrum, skip, u, plain)
+        expected, plain = step(modes, skip, u, plain)
         torch.testing.assert_close(next_output(block, u), expected, rtol=1e-12, atol=1e-12)
         for mine, theirs in zip(state_after(block, start), plain, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
@@ -49,11 +49,11 @@ def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block_length: 
 
 def test_blocks_are_more_exact_than_the_tolerance_of_steps():
     """After 4,096 float32 tokens the error stays below 1e-5 of the float64 convolution."""
-    spectrum, skip = random_spectrum(1, 3, 64, shared=True, dtype=torch.float32), torch.randn(1, 3)
+    modes, skip = random_modes(1, 3, 64, shared=True, dtype=torch.float32), torch.randn(1, 3)
     u = torch.randn(1, 4096, 3)
-    exact = Spectrum(*(part.double() for part in spectrum[:4]))
+    exact = Modes(*(part.double() for part in modes[:4]))
     expected, _ = convolution(exact, skip.double(), u.double())
-    tables = lookahead_tables(spectrum, skip, 64)
+    tables = lookahead_tables(modes, skip, 64)
     state = State(torch.zeros(1, 3, 64), torch.zeros(1, 3, 64))
     outputs, block = [], begin_block(tables, state)
     for token in u.unbind(1):
@@ -68,7 +68,7 @@ def test_blocks_are_more_exact_than_the_tolerance_of_steps():
 def test_block_length_is_positive():
     """A block of no tokens is refused."""
     with pytest.raises(ValueError, match="at least one token, got block_length=0"):
-        lookahead_tables(random_spectrum(1, 2, 3, shared=True), torch.zeros(1, 2), 0)
+        lookahead_tables(random_modes(1, 2, 3, shared=True), torch.zeros(1, 2), 0)
 
 
 @pytest.mark.parametrize(("shape", "length"), [((4096,), 128), ((256, 64), 64), ((1024, 4096), 8)], ids=str)
@@ -76,7 +76,7 @@ def test_tables_stay_small(shape: tuple[int, ...], length: int, monkeypatch: pyt
     """Poles of every channel's own make blocks shorter."""
     asked = []
 
-    def stop(spectrum: Spectrum, steps: int) -> Tensor:
+    def stop(modes: Modes, steps: int) -> Tensor:
         asked.append(steps)
         raise InterruptedError
 
@@ -84,7 +84,7 @@ def test_tables_stay_small(shape: tuple[int, ...], length: int, monkeypatch: pyt
     nothing = torch.empty(0)
     with pytest.raises(InterruptedError):
         lookahead_tables(
-            Spectrum(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"), nothing, nothing), nothing
+            Modes(torch.empty(shape, device="meta"), torch.empty(shape, device="meta"), nothing, nothing), nothing
         )
     assert asked == [length]
 

@@ -87,7 +87,7 @@ def test_dots_are_the_poles(family: str):
     kernel = mixer_of(model, 0).kernel
     assert isinstance(kernel, DiagonalKernel)
     with torch.no_grad():
-        decay, angle, *weights = (None if part is None else part.double() for part in kernel.spectrum(63))
+        decay, angle, *weights = (None if part is None else part.double() for part in kernel.modes(63))
     if decay.dim() == 2:
         decay, angle = decay[1], angle[1]
     poles = torch.polar(decay.exp(), angle).numpy()

@@ -12,14 +12,14 @@ from test_ops import DTYPES, SIZES, Sizes, as_complex, parts_of
 from tolerances import assert_close
 from torch import Tensor
 
-from modeling_dlr.ops_dlr import Spectrum, State, convolution, evaluate_read_out, scan, step, turned
+from modeling_dlr.ops_dlr import Modes, State, convolution, evaluate_read_out, scan, step, with_read_out
 
 
-def steps(spectrum: Spectrum, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+def steps(modes: Modes, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
     """`step` as often as there are steps."""
     outputs = []
     for x in u.unbind(1):
-        y, state = step(spectrum, skip, x, state)
+        y, state = step(modes, skip, x, state)
         outputs.append(y)
     assert state is not None
     return torch.stack(outputs, dim=1), state
@@ -33,17 +33,17 @@ FORMS: dict[str, Callable[..., tuple[Tensor, State]]] = {
 by_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 
 
-def draw(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[Spectrum, Tensor, Tensor, State]:
-    """A spectrum, D, the input of two sequences, and a state."""
+def draw(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> tuple[Modes, Tensor, Tensor, State]:
+    """Modes, D, the input of two sequences, and a state."""
     options: Any = {"dtype": dtype, "device": device}
     state = State(*torch.randn(2, 2, sizes.H, sizes.N, **options))
     u, D = torch.randn(2, sizes.L, sizes.H, **options), torch.randn(sizes.C, sizes.H, **options)
-    return sizes.spectrum(dtype, device), D, u, state
+    return sizes.modes(dtype, device), D, u, state
 
 
-def recurrence(spectrum: Spectrum, D: Tensor, u: Tensor, state: State | None) -> tuple[np.ndarray, np.ndarray]:
+def recurrence(modes: Modes, D: Tensor, u: Tensor, state: State | None) -> tuple[np.ndarray, np.ndarray]:
     """The oracle's outputs and last state."""
-    log_poles, weights = as_complex(spectrum)
+    log_poles, weights = as_complex(modes)
     skip, inputs = (x.detach().cpu().double().numpy() for x in (D, u))
     start = None if state is None else complex_state(state)
     return oracle.recurrence(np.exp(log_poles), weights, skip, inputs, start)
@@ -61,10 +61,10 @@ def test_every_form_is_the_recurrence(
 ):
     """x_t = Λ x_{t-1} + u_t, y_t = Re(W x_t) + D u_t: the outputs, and the state after the last step."""
     for sizes in (row.values[0] for row in SIZES if row.values[0].L <= 100):
-        spectrum, D, u, state = draw(sizes, dtype, device)
-        y, last = form(spectrum, D, u, state if started else None)
+        modes, D, u, state = draw(sizes, dtype, device)
+        y, last = form(modes, D, u, state if started else None)
         assert {y.dtype, last.real.dtype, last.imag.dtype} == {dtype}
-        expected, expected_state = recurrence(spectrum, D, u, state if started else None)
+        expected, expected_state = recurrence(modes, D, u, state if started else None)
         assert_close(y, expected, dtype)
         assert_close(last.real, expected_state.real, dtype)
         assert_close(last.imag, expected_state.imag, dtype)
@@ -75,10 +75,10 @@ def test_every_form_is_the_recurrence(
 @pytest.mark.parametrize("after", FORMS.values(), ids=FORMS.keys())
 def test_every_form_continues_every_other(before: Any, after: Any, cut: int, device: torch.device):
     """A sequence cut in two, the second part from the state after the first, is the whole."""
-    spectrum, D, u, state = draw(Sizes(C=2, H=3, N=5, L=63), torch.float64, device)
-    whole, last = convolution(spectrum, D, u, state)
-    first, middle = before(spectrum, D, u[:, :cut], state)
-    second, end = after(spectrum, D, u[:, cut:], middle)
+    modes, D, u, state = draw(Sizes(C=2, H=3, N=5, L=63), torch.float64, device)
+    whole, last = convolution(modes, D, u, state)
+    first, middle = before(modes, D, u[:, :cut], state)
+    second, end = after(modes, D, u[:, cut:], middle)
     assert_close(torch.cat([first, second], dim=1), whole, torch.float64)
     assert_close(torch.stack(end), torch.stack(last), torch.float64)
 
@@ -87,11 +87,11 @@ def test_every_form_continues_every_other(before: Any, after: Any, cut: int, dev
 @by_form
 def test_every_form_passes_gradcheck(form: Callable[..., Any], shared: bool, device: torch.device):
     """Gradients of outputs and last state by poles, weights, D, input and first state equal finite differences."""
-    spectrum, *others, state = draw(Sizes(C=1, H=2, N=2, L=8, shared=shared), torch.float64, device)
-    leaves = [part.detach().requires_grad_() for part in (*parts_of(spectrum), *others, *state)]
+    modes, *others, state = draw(Sizes(C=1, H=2, N=2, L=8, shared=shared), torch.float64, device)
+    leaves = [part.detach().requires_grad_() for part in (*parts_of(modes), *others, *state)]
 
     def run(*parts: Tensor) -> tuple[Tensor, ...]:
-        y, last = form(Spectrum(*parts[:4]), *parts[4:6], State(*parts[6:]))
+        y, last = form(Modes(*parts[:4]), *parts[4:6], State(*parts[6:]))
         return y, *last
 
     assert torch.autograd.gradcheck(run, leaves)
@@ -101,8 +101,8 @@ def test_every_form_passes_gradcheck(form: Callable[..., Any], shared: bool, dev
 @pytest.mark.parametrize("form", [convolution, scan], ids=["convolution", "scan"])
 def test_empty_batch(form: Callable[..., Any], shared: bool, device: torch.device):
     """No sequences give no outputs and no states."""
-    spectrum, D, u, _ = draw(Sizes(C=2, H=3, N=5, L=7, shared=shared), torch.float64, device)
-    y, last = form(spectrum, D, u[:0])
+    modes, D, u, _ = draw(Sizes(C=2, H=3, N=5, L=7, shared=shared), torch.float64, device)
+    y, last = form(modes, D, u[:0])
     assert y.shape == (0, 7, 2, 3)
     assert last.real.shape == last.imag.shape == (0, 3, 5)
 
@@ -110,19 +110,19 @@ def test_empty_batch(form: Callable[..., Any], shared: bool, device: torch.devic
 @pytest.mark.parametrize(("length", "chunk_length"), [(7, 0), (0, 7)], ids=["chunks of nothing", "no steps"])
 def test_scan_of_nothing_is_refused(length: int, chunk_length: int, device: torch.device):
     """The error names the chunk and the steps."""
-    spectrum, D, u, _ = draw(Sizes(C=1, H=3, N=5, L=7), torch.float32, device)
+    modes, D, u, _ = draw(Sizes(C=1, H=3, N=5, L=7), torch.float32, device)
     with pytest.raises(ValueError, match=f"at least one step per chunk, got {chunk_length} for {length} steps"):
-        scan(spectrum, D, u[:, :length], chunk_length=chunk_length)
+        scan(modes, D, u[:, :length], chunk_length=chunk_length)
 
 
 @pytest.mark.parametrize("read_out", ["real", "imag", "sum"])
-def test_linear_read_outs_turn_the_spectrum(read_out: str, device: torch.device):
-    """A linear read-out is a recurrence, too: that of the turned spectrum."""
-    spectrum, D, u, _ = draw(Sizes(C=2, H=3, N=5, L=63), torch.float64, device)
-    log_poles, weights = as_complex(spectrum)
+def test_linear_read_outs_multiply_the_weights(read_out: str, device: torch.device):
+    """A linear read-out is a recurrence, too: that of the multiplied weights."""
+    modes, D, u, _ = draw(Sizes(C=2, H=3, N=5, L=63), torch.float64, device)
+    log_poles, weights = as_complex(modes)
     z = oracle.sum_of_modes(weights, log_poles, np.arange(63))
-    assert_close(evaluate_read_out(spectrum, read_out, 63), oracle.read_out(z, read_out), torch.float64)
-    expected, _ = recurrence(turned(spectrum, read_out), D, u, None)
+    assert_close(evaluate_read_out(modes, read_out, 63), oracle.read_out(z, read_out), torch.float64)
+    expected, _ = recurrence(with_read_out(modes, read_out), D, u, None)
     K = oracle.read_out(z, read_out)
     assert_close(
         torch.as_tensor(expected), oracle.convolution(K, None, D.cpu().numpy(), u.cpu().numpy()), torch.float64

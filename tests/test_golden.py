@@ -54,11 +54,11 @@ def test_gradient_of_growing_modes_is_the_true_one(case: str, device: torch.devi
     spec, data = KERNEL_CASES[case], tensors("kernels")[case]
     kernel = loaded(kernel_of(spec), fields(data, "param.", "dss"), device)
 
-    def taps(*parameters: Tensor) -> Tensor:
+    def evaluate(*parameters: Tensor) -> Tensor:
         by_name = dict(zip(dict(kernel.named_parameters()), parameters, strict=True))
         return torch.func.functional_call(kernel, by_name, spec["L"])
 
-    assert torch.autograd.gradcheck(taps, tuple(kernel.parameters()))
+    assert torch.autograd.gradcheck(evaluate, tuple(kernel.parameters()))
     (kernel(spec["L"]) * data["G"].to(device)).sum().backward()
     official = fields(data, "grad64.", "dss")
     grows = kernel.pole[:, 0].detach().cpu() > 0

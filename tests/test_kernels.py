@@ -70,7 +70,7 @@ def test_kernel_is_that_of_the_paper(family: Family, read_out: str, device: torc
         for dtype in (torch.float64, torch.float32):
             K = kernel.to(dtype)(length)
             assert K.dtype == dtype
-            assert_close(K, family.taps(arrays_of(kernel), read_out, length), dtype)
+            assert_close(K, family.evaluate(arrays_of(kernel), read_out, length), dtype)
 
 
 @by_read_out
@@ -83,7 +83,7 @@ def test_gradients_are_the_derivatives(family: Family, read_out: str, device: to
     arrays = arrays_of(kernel)
     learned = {name: arrays[name] for name, _ in kernel.named_parameters()}
     expected = oracle.finite_differences(
-        lambda values: float((G * family.taps(arrays | values, read_out, length)).sum()), learned
+        lambda values: float((G * family.evaluate(arrays | values, read_out, length)).sum()), learned
     )
     for name, parameter in kernel.named_parameters():
         assert_close(parameter.grad, expected[name], "finite differences")
@@ -108,9 +108,9 @@ def test_mixer_convolves_with_the_kernel(family: Family, read_out: str, bidirect
         sizes = {"hidden_size": H, "state_size": 4, "num_kernel_channels": C}
         mixer = DLRMixer(DLRConfig(**sizes, bidirectional=bidirectional, kernel_parameters=options), 0)
         mixer = mixer.double().to(device)
-        taps = family.taps(arrays_of(moved(mixer.kernel)), read_out, max_length or 7)
+        K = family.evaluate(arrays_of(moved(mixer.kernel)), read_out, max_length or 7)
         u = torch.randn(2, 7, H, dtype=torch.float64, device=device)
-        forward, reverse = np.split(taps, 2) if bidirectional else (taps, None)
+        forward, reverse = np.split(K, 2) if bidirectional else (K, None)
         y = oracle.convolution(forward, reverse, mixer.D.detach().cpu().numpy(), u.cpu().numpy())
         assert_close(mixer.mix(u), y, torch.float64)
 

@@ -15,13 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modeling_dlr import convolution_dlr, vandermonde_dlr
 from modeling_dlr.checks_dlr import all_finite
 from modeling_dlr.convolution_dlr import convolve, transform_size
-from modeling_dlr.ops_dlr import Spectrum, State, evaluate_kernel, evaluate_read_out, step
+from modeling_dlr.ops_dlr import Modes, State, evaluate_kernel, evaluate_read_out, step
 
 DTYPES = [pytest.param(torch.float64, id="float64"), pytest.param(torch.float32, id="float32")]
 
 
 class Sizes(NamedTuple):
-    """Of a spectrum, and the steps of its kernel."""
+    """Of modes, and the steps of its kernel."""
 
     C: int
     H: int
@@ -29,13 +29,13 @@ class Sizes(NamedTuple):
     L: int
     shared: bool = True
 
-    def spectrum(self, dtype: torch.dtype, device: torch.device) -> Spectrum:
+    def modes(self, dtype: torch.dtype, device: torch.device) -> Modes:
         """Slowly decaying random poles, one of them undamped, and random weights; leaves that need a gradient."""
         poles = (self.N,) if self.shared else (self.H, self.N)
         decay, angle = -0.1 * torch.rand(poles), 2 * torch.pi * torch.rand(poles)
         decay[..., 0] = 0
         weights = torch.randn(2, self.C, self.H, self.N)
-        return Spectrum(*(part.to(device, dtype).requires_grad_() for part in (decay, angle, *weights)))
+        return Modes(*(part.to(device, dtype).requires_grad_() for part in (decay, angle, *weights)))
 
 
 SIZES = [
@@ -49,14 +49,14 @@ SIZES = [
 ]
 
 
-def parts_of(spectrum: Spectrum) -> list[Tensor]:
-    """Decay, angle and weights: what is there of a spectrum that nothing reads from the end."""
-    return [part for part in spectrum if part is not None]
+def parts_of(modes: Modes) -> list[Tensor]:
+    """Decay, angle and weights: what is there of modes that nothing reads from the end."""
+    return [part for part in modes if part is not None]
 
 
-def as_complex(spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
+def as_complex(modes: Modes) -> tuple[np.ndarray, np.ndarray]:
     """Log-poles and weights for the oracle."""
-    decay, angle, real, imag = (part.detach().cpu().double().numpy() for part in parts_of(spectrum))
+    decay, angle, real, imag = (part.detach().cpu().double().numpy() for part in parts_of(modes))
     return decay + 1j * angle, real + 1j * imag
 
 
@@ -90,19 +90,19 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_kernel_is_its_definition(sizes: Sizes, dtype: torch.dtype, device: torch.device):
     """The factorised kernel equals Re Σ W exp(log Λ · l), term by term."""
-    spectrum = sizes.spectrum(dtype, device)
-    K = evaluate_kernel(spectrum, sizes.L)
+    modes = sizes.modes(dtype, device)
+    K = evaluate_kernel(modes, sizes.L)
     assert K.dtype == dtype
-    assert_close(K, oracle.kernel(*as_complex(spectrum), sizes.L), dtype)
+    assert_close(K, oracle.kernel(*as_complex(modes), sizes.L), dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_kernel_gradients_are_the_derived_ones(sizes: Sizes, dtype: torch.dtype, device: torch.device):
     """The backward pass in closed form equals the derivatives written out in the oracle."""
-    spectrum = sizes.spectrum(dtype, device)
-    G, gradients = backpropagated(evaluate_kernel(spectrum, sizes.L), parts_of(spectrum))
-    expected = oracle.kernel_gradients(*as_complex(spectrum), G.cpu().double().numpy())
+    modes = sizes.modes(dtype, device)
+    G, gradients = backpropagated(evaluate_kernel(modes, sizes.L), parts_of(modes))
+    expected = oracle.kernel_gradients(*as_complex(modes), G.cpu().double().numpy())
     for actual, derived in zip(gradients, expected, strict=True):
         assert_close(actual, derived, dtype)
 
@@ -111,8 +111,8 @@ def test_kernel_gradients_are_the_derived_ones(sizes: Sizes, dtype: torch.dtype,
 def test_kernel_passes_gradcheck(shared: bool, device: torch.device):
     """The gradients equal finite differences."""
     sizes = Sizes(C=2, H=3, N=2, L=67, shared=shared)
-    spectrum = sizes.spectrum(torch.float64, device)
-    assert torch.autograd.gradcheck(lambda *parts: evaluate_kernel(Spectrum(*parts), sizes.L), parts_of(spectrum))
+    modes = sizes.modes(torch.float64, device)
+    assert torch.autograd.gradcheck(lambda *parts: evaluate_kernel(Modes(*parts), sizes.L), parts_of(modes))
 
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["chunked", "plain"])
@@ -121,11 +121,11 @@ def test_kernel_of_a_million_steps(compiling: bool, device: torch.device, monkey
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     L, N = 2**20, 16
     poles = -1e-6 * torch.rand(N), 2 * torch.pi * torch.rand(N)
-    spectrum = Spectrum(*(part.to(device) for part in (*poles, *torch.randn(2, 1, 1, N))))
+    modes = Modes(*(part.to(device) for part in (*poles, *torch.randn(2, 1, 1, N))))
     steps = torch.cat([torch.arange(100), torch.randint(L, (1000,)), torch.arange(L - 100, L)])
-    log_poles, weights = as_complex(spectrum)
+    log_poles, weights = as_complex(modes)
     expected = (weights[..., None] * np.exp(log_poles[:, None] * steps.numpy())).sum(-2).real
-    K = evaluate_kernel(spectrum, L)
+    K = evaluate_kernel(modes, L)
     assert_close(K[..., steps.to(device)], expected, torch.float32)
 
 
@@ -144,17 +144,17 @@ def test_kernel_does_not_depend_on_its_chunks(
     numbers: int, sizes: Sizes, chunks: tuple[int, int], device: torch.device, monkeypatch: pytest.MonkeyPatch
 ):
     """Cutting the work into chunks of groups, poles and rows changes neither values nor gradients."""
-    spectrum = sizes.spectrum(torch.float64, device)
+    modes = sizes.modes(torch.float64, device)
 
     def kernel(*parts: Tensor) -> Tensor:
-        return evaluate_kernel(Spectrum(*parts), sizes.L)
+        return evaluate_kernel(Modes(*parts), sizes.L)
 
-    whole = values_and_gradients(kernel, *parts_of(spectrum))
+    whole = values_and_gradients(kernel, *parts_of(modes))
     monkeypatch.setattr(vandermonde_dlr, "_NUMBERS_PER_CHUNK", numbers)
     G, R = (1, sizes.C * sizes.H) if sizes.shared else (sizes.H, sizes.C)
     plan = vandermonde_dlr._Plan((G, R, sizes.N), sizes.L)
     assert (len(plan.table_chunks()), len(plan.row_chunks())) == chunks
-    for chunked, expected in zip(values_and_gradients(kernel, *parts_of(spectrum)), whole, strict=True):
+    for chunked, expected in zip(values_and_gradients(kernel, *parts_of(modes)), whole, strict=True):
         assert_close(chunked, expected, torch.float64)
 
 
@@ -164,25 +164,25 @@ def test_kernel_is_the_same_when_compiling(
     sizes: Sizes, dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ):
     """The plain branch for torch.compile and torch.export has the same values and gradients."""
-    spectrum = sizes.spectrum(dtype, device)
+    modes = sizes.modes(dtype, device)
 
     def kernel(*parts: Tensor) -> Tensor:
-        return evaluate_kernel(Spectrum(*parts), sizes.L)
+        return evaluate_kernel(Modes(*parts), sizes.L)
 
-    chunked = values_and_gradients(kernel, *parts_of(spectrum))
+    chunked = values_and_gradients(kernel, *parts_of(modes))
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    for plain, expected in zip(values_and_gradients(kernel, *parts_of(spectrum)), chunked, strict=True):
+    for plain, expected in zip(values_and_gradients(kernel, *parts_of(modes)), chunked, strict=True):
         assert_close(plain, expected, dtype)
 
 
 def test_kernel_never_holds_all_powers(device: torch.device):
     """No array of N × L numbers, nor a quarter of one, is made on the way forward or back."""
     sizes = Sizes(C=1, H=3, N=64, L=8192)
-    spectrum = sizes.spectrum(torch.float32, device)
+    modes = sizes.modes(torch.float32, device)
     with LargestTensor() as forward:
-        K = evaluate_kernel(spectrum, sizes.L)
+        K = evaluate_kernel(modes, sizes.L)
     with LargestTensor() as backward:
-        backpropagated(K, parts_of(spectrum))
+        backpropagated(K, parts_of(modes))
     for largest in (forward.numbers, backward.numbers):
         assert sizes.H * sizes.L <= largest < sizes.N * sizes.L / 4
 
@@ -190,14 +190,14 @@ def test_kernel_never_holds_all_powers(device: torch.device):
 @pytest.mark.parametrize("length", [0, -1])
 def test_kernel_has_at_least_one_step(length: int, device: torch.device):
     """An empty kernel is refused with the length that was asked for."""
-    spectrum = Sizes(C=1, H=3, N=1, L=1).spectrum(torch.float32, device)
+    modes = Sizes(C=1, H=3, N=1, L=1).modes(torch.float32, device)
     with pytest.raises(ValueError, match=f"at least one step, got length={length}"):
-        evaluate_kernel(spectrum, length)
+        evaluate_kernel(modes, length)
 
 
-def test_spectra_that_do_not_fit():
+def test_modes_that_do_not_fit():
     """Poles and weights of unlike shapes, and read-outs that nobody knows."""
-    good = Sizes(C=1, H=3, N=2, L=5).spectrum(torch.float32, torch.device("cpu"))
+    good = Sizes(C=1, H=3, N=2, L=5).modes(torch.float32, torch.device("cpu"))
     for bad in (good._replace(decay=torch.zeros(3)), good._replace(weights_imag=torch.zeros(1, 3, 1))):
         with pytest.raises(ValueError, match=r"weights \[C, H, N\], got \["):
             evaluate_kernel(bad, 5)
@@ -216,9 +216,9 @@ STEPS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("change", "says"), STEPS.values(), ids=STEPS.keys())
 def test_steps_that_do_not_fit(change: dict[str, Any], says: str):
     """Nothing is broadcast in silence."""
-    spectrum = Sizes(C=1, H=3, N=2, L=1).spectrum(torch.float32, torch.device("cpu"))
+    modes = Sizes(C=1, H=3, N=2, L=1).modes(torch.float32, torch.device("cpu"))
     with pytest.raises(ValueError, match=says):
-        step(spectrum, **{"skip": torch.ones(1, 3), "u": torch.ones(2, 3)} | change)
+        step(modes, **{"skip": torch.ones(1, 3), "u": torch.ones(2, 3)} | change)
 
 
 class Convolution(NamedTuple):
@@ -352,17 +352,17 @@ def test_transform_sizes_are_the_next_fast_ones():
 def test_modes_that_have_faded_are_left_out(dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch):
     """Poles of every lifetime: what is left out of the sum is less than its rounding, in values and gradients."""
     sizes = Sizes(C=2, H=3, N=9, L=997)
-    spectrum = sizes.spectrum(torch.float64, device)
+    modes = sizes.modes(torch.float64, device)
     with torch.no_grad():
-        spectrum.decay.copy_(-torch.tensor([0, 1e-5, 0.03, 0.05, 0.1, 0.2, 0.5, 2, 30]))
-    spectrum = Spectrum(*(part.detach().to(dtype).requires_grad_() for part in parts_of(spectrum)))
+        modes.decay.copy_(-torch.tensor([0, 1e-5, 0.03, 0.05, 0.1, 0.2, 0.5, 2, 30]))
+    modes = Modes(*(part.detach().to(dtype).requires_grad_() for part in parts_of(modes)))
     monkeypatch.setattr(vandermonde_dlr, "_SHORTEST_LIFETIME", 8)
-    lifetimes = vandermonde_dlr._lifetimes(spectrum.decay.detach().unsqueeze(0), sizes.L, dtype)
+    lifetimes = vandermonde_dlr._lifetimes(modes.decay.detach().unsqueeze(0), sizes.L, dtype)
     assert len(lifetimes) == (4 if device.type == "cpu" else 1)
-    K = evaluate_kernel(spectrum, sizes.L)
-    assert_close(K, oracle.kernel(*as_complex(spectrum), sizes.L), dtype)
-    G, gradients = backpropagated(K, parts_of(spectrum))
-    expected = oracle.kernel_gradients(*as_complex(spectrum), G.cpu().double().numpy())
+    K = evaluate_kernel(modes, sizes.L)
+    assert_close(K, oracle.kernel(*as_complex(modes), sizes.L), dtype)
+    G, gradients = backpropagated(K, parts_of(modes))
+    expected = oracle.kernel_gradients(*as_complex(modes), G.cpu().double().numpy())
     for actual, derived in zip(gradients, expected, strict=True):
         assert_close(actual, derived, dtype)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from modeling_dlr import DLRConfig, DLRModel, precision_dlr
-from modeling_dlr.ops_dlr import Spectrum, evaluate_kernel
+from modeling_dlr.ops_dlr import Modes, evaluate_kernel
 from modeling_dlr.precision_dlr import in_float64
 
 
@@ -58,10 +58,10 @@ def test_every_kernel_and_its_gradients(name: str):
 
 def test_a_million_steps():
     """An undamped mode is where float64 has it."""
-    spectrum = Spectrum(torch.zeros(1), torch.tensor([2.5]), torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
+    modes = Modes(torch.zeros(1), torch.tensor([2.5]), torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
     expected = torch.cos(torch.tensor(2.5).double() * torch.arange(2**20))
     with SmallDevice():
-        actual = back(evaluate_kernel(Spectrum(*(SmallTensor(part) for part in spectrum[:4])), 2**20))
+        actual = back(evaluate_kernel(Modes(*(SmallTensor(part) for part in modes[:4])), 2**20))
     assert_close(actual[0, 0], expected, torch.float32)
 
 

@@ -21,14 +21,14 @@ def forgetful() -> Iterator[None]:
 
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
 @pytest.mark.parametrize(("groups", "m", "k", "t"), [(1, 1, 1, 1), (1, 7, 63, 100), (3, 5, 2, 7), (1, 0, 3, 4)])
-@pytest.mark.parametrize("turned", [False, True], ids=["rows together", "columns together"])
+@pytest.mark.parametrize("transposed", [False, True], ids=["rows together", "columns together"])
 def test_product_is_that_of_einsum(
-    groups: int, m: int, k: int, t: int, turned: bool, capability: str, monkeypatch: pytest.MonkeyPatch
+    groups: int, m: int, k: int, t: int, transposed: bool, capability: str, monkeypatch: pytest.MonkeyPatch
 ):
     """Whatever the layout and the library."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     x, w = torch.randn(groups, m, k), torch.randn(groups, t, k)
-    if turned:
+    if transposed:
         w = w.mT.contiguous().mT
     expected = torch.einsum("gmk,gtk->gmt", x.double(), w.double())
     torch.testing.assert_close(product_with_transposed(x, w).double(), expected, rtol=1e-5, atol=1e-5)

@@ -25,9 +25,9 @@ by_cuts = pytest.mark.parametrize("cuts", CUTS.values(), ids=CUTS.keys())
 
 def masked_recurrence(kernel: Any, u: Tensor, mask: Tensor, start: Any) -> tuple[list[Any], Any]:
     """Outputs of the steps that count and the last state of each row by the oracle, with padding taken out first."""
-    spectrum = kernel.recurrence()
-    poles = torch.exp(spectrum.decay + 1j * spectrum.angle).detach().numpy()
-    weights = torch.complex(spectrum.weights_real, spectrum.weights_imag).detach().numpy()
+    modes = kernel.recurrence()
+    poles = torch.exp(modes.decay + 1j * modes.angle).detach().numpy()
+    weights = torch.complex(modes.weights_real, modes.weights_imag).detach().numpy()
     skip = torch.zeros(*weights.shape[:2]).double().numpy()
     rows, states = [], []
     for row, steps, state in zip(u.numpy(), mask.numpy(), start, strict=True):
