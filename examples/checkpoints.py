@@ -24,7 +24,6 @@ import fill_code
 import quickstart
 import torch
 from common import check_place
-from stopping import command_line
 from tqdm.auto import tqdm
 
 from hub_upload.card import CardOptions, write_card
@@ -33,6 +32,7 @@ from hub_upload.folders import disk_errors, replaced_folder
 from hub_upload.verify import verify
 from modeling_dlr import DLRConfig, StripedHyenaConfig
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.modeling_striped_hyena import STRIPED_HYENA_CLASSES
 from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
@@ -184,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, int]:
         names = [name for _, name, _ in there_are]
         parser.error(f"--only must be a part of one of these names, got {options.only!r}: {names}.")
     sizes = {}
-    with command_line("checkpoints.py"):
+    with command_line("checkpoints.py", HubUploadError):
         check_place("--output-dir", str(options.output_dir))
         for kind, name, maker in tqdm(wanted, desc="checkpoints"):
             try:

@@ -30,10 +30,10 @@ from datasets import ClassLabel, Dataset, DatasetDict
 from python_source import LABELS, load_python_source
 from rich.console import Console
 from rich.text import Text
-from stopping import command_line
 from transformers import DataCollatorForTokenClassification, EvalPrediction, PreTrainedTokenizerFast, pipeline
 
 from modeling_dlr import DLRForTokenClassification
+from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.metrics import MaskedAccuracy
 from modeling_dlr.tokenization import byte_tokenizer
 

@@ -19,9 +19,7 @@ import psutil
 import torch
 from data_files import count_copies, load_rows, split_apart, without_empty_cells
 from datasets import Dataset, DatasetDict
-from resuming import newest_whole, problem_of
 from scipy.stats import binomtest
-from stopping import StopCallback, Stopped
 from transformers import (
     HfArgumentParser,
     PreTrainedModel,
@@ -34,6 +32,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub_upload.folders import replaced_folder
 from modeling_dlr import DLRConfig
+from modeling_dlr.finetuning.resuming import newest_whole, problem_of
+from modeling_dlr.finetuning.stopping import StopCallback, Stopped
 from modeling_dlr.training import optimizer_for_trainer
 
 RECIPES = Path(__file__).resolve().parent.parent / "configuration" / "recipes"

@@ -24,10 +24,10 @@ from common import (
 )
 from datasets import Dataset, DatasetDict
 from python_source import load_python_source
-from stopping import command_line
 from transformers import DataCollatorForLanguageModeling, EvalPrediction, PreTrainedTokenizerFast, pipeline
 
 from modeling_dlr import DLRConfig, DLRForMaskedLM
+from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.metrics import MaskedAccuracy
 from modeling_dlr.tokenization import byte_tokenizer
 

@@ -30,7 +30,6 @@ from datasets import ClassLabel, DatasetDict, Features, Value
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from stopping import command_line
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -41,6 +40,7 @@ from transformers import (
 )
 
 from modeling_dlr import DLRForSequenceClassification
+from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.metrics import MaskedAccuracy
 from modeling_dlr.tokenization import train_bpe_tokenizer
 

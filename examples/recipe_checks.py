@@ -11,10 +11,10 @@ import torch
 from common import check_place
 from recipe_data import DataKind
 from recipe_options import DrawnTask, RecipeOptions, Run, state_rate
-from resuming import newest_whole, problem_of
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
+from modeling_dlr.finetuning.resuming import newest_whole, problem_of
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
 
 # Options of recipes on a task only, and of recipes on a data set only.

@@ -40,8 +40,6 @@ from recipe_options import (
     state_rate,
 )
 from recipe_sources import load_splits
-from resuming import newest_whole
-from stopping import StopCallback, Stopped, command_line
 from transformers import EvalPrediction, Trainer, TrainingArguments, default_data_collator, set_seed
 
 from modeling_dlr import (
@@ -52,6 +50,8 @@ from modeling_dlr import (
     DLRForSequencePairClassification,
     DLRForTokenClassification,
 )
+from modeling_dlr.finetuning.resuming import newest_whole
+from modeling_dlr.finetuning.stopping import StopCallback, Stopped, command_line
 from modeling_dlr.metrics import (
     R2,
     BalancedAccuracy,

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from resuming import newest_whole, problem_of
 from safetensors.torch import save_file
+
+from modeling_dlr.finetuning.resuming import newest_whole, problem_of
 
 
 def write_checkpoint(folder: Path, processes: int = 1) -> Path:

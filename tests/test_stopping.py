@@ -10,13 +10,14 @@ import checkpoints
 import common
 import pytest
 import quickstart
-import stopping
 import torch
 import train
 from datasets import Dataset
 from safetensors.torch import load_file
-from stopping import StopCallback, Stopped, command_line
 from transformers import TrainerState
+
+from modeling_dlr.finetuning import stopping
+from modeling_dlr.finetuning.stopping import StopCallback, Stopped, command_line
 
 
 @pytest.fixture(autouse=True)

@@ -17,14 +17,9 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hub_upload.errors import HubUploadError
-
 # Errors that the user's files, options, folders or devices can cause (torch raises RuntimeError for devices). Any other
 # error is a bug of the program.
-ERRORS = (
-    *(ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError),
-    *(StrictDataclassError, HubUploadError),
-)
+ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError, StrictDataclassError)
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,8 +37,12 @@ class Stopped(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def command_line(name: str) -> Iterator[None]:
+def command_line(name: str, *errors: type[Exception]) -> Iterator[None]:
     """In this context, a stop or an error caused by the user ends the program with one line.
+
+    Args:
+        name: of the program, with which the line begins.
+        errors: more classes of such errors than `ERRORS`.
 
     Raises:
         SystemExit: with the line as its message, or, if stopped, with exit code 128 + signal number, as in shells.
@@ -55,7 +54,7 @@ def command_line(name: str) -> Iterator[None]:
             stopped = stop if isinstance(stop, Stopped) else Stopped(signal.SIGINT)
             print(f"{name}: stopped. {stopped.advice}", file=sys.stderr)
             raise SystemExit(128 + stopped.number) from stop
-        except ERRORS as error:
+        except (*ERRORS, *errors) as error:
             raise SystemExit(f"{name}: {one_line(error)}") from error
 
 
