@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 import numpy as np
+from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, recall_score
 
 from .labels_dlr import IGNORED_CLASS
 
@@ -118,7 +119,7 @@ class MaskedAccuracy(_ClassMetric):
     key = "accuracy"
 
     def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
-        return np.mean(predictions == references)
+        return accuracy_score(references, predictions)
 
 
 class MacroF1(_ClassMetric):
@@ -131,11 +132,7 @@ class MacroF1(_ClassMetric):
     key = "f1_macro"
 
     def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
-        scores = []
-        for label in np.union1d(predictions, references):
-            hits = np.sum((predictions == label) & (references == label))
-            scores.append(2 * hits / (np.sum(predictions == label) + np.sum(references == label)))
-        return float(np.mean(scores))
+        return float(f1_score(references, predictions, average="macro"))
 
 
 class BalancedAccuracy(_ClassMetric):
@@ -148,7 +145,7 @@ class BalancedAccuracy(_ClassMetric):
     key = "accuracy_balanced"
 
     def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
-        return float(np.mean([np.mean(predictions[references == label] == label) for label in np.unique(references)]))
+        return float(recall_score(references, predictions, labels=np.unique(references), average="macro"))
 
 
 class R2(_Metric):
@@ -170,7 +167,8 @@ class R2(_Metric):
         return {self.key: self._score(predictions[counts], references[counts])}
 
     def _score(self, predictions: np.ndarray, references: np.ndarray) -> float:
-        return float(1 - np.mean((predictions - references) ** 2) / max(np.var(references), _LEAST_VARIANCE))
+        # Not `r2_score`, which has no lower bound on the variance.
+        return float(1 - mean_squared_error(references, predictions) / max(np.var(references), _LEAST_VARIANCE))
 
 
 class _PerBatch(_Metric):
