@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from measure import BOTH, FORWARD, RESULTS, load
 
+from modeling_dlr.markdown import markdown_table
+
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 NONE = "–"
 
@@ -247,8 +249,8 @@ def render_table(name: str, lines: Sequence[Line]) -> str:
         groups.setdefault(machine_line(name, line), []).append(line)
     parts = []
     for caption, group in groups.items():
-        rows = [columns, ["---"] * len(columns), *([cell(line) for cell in columns.values()] for line in group)]
-        parts.append("\n".join([caption, "", *(f"| {' | '.join(map(str.strip, row))} |" for row in rows), ""]))
+        rows = [[cell(line) for cell in columns.values()] for line in group]
+        parts.append(f"{caption}\n\n{markdown_table([heading.strip() for heading in columns], rows)}\n")
     return "\n".join(["", *parts, ""]) if parts else ""
 
 

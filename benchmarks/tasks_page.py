@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 from measure import RESULTS, load
 from table import ATOMIC
 
+from modeling_dlr.markdown import markdown_table
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DOCUMENT, CURVES = DOCS / "tasks.md", DOCS / "tasks_curves.svg"
 LINES = RESULTS / "atomic_tasks.json"
@@ -66,7 +68,7 @@ def cell(runs: Sequence[Line]) -> str:
 
 def table(lines: Sequence[Line]) -> str:
     """Render a table with a row for each task and a column for each model."""
-    rows = [["task", "metric", *MODELS.values(), "steps", "seconds a run"], ["---"] * (len(MODELS) + 4)]
+    rows = []
     for task in TASKS:
         by_model = [runs_of(lines, task, model) for model in MODELS]
         runs = [run for found in by_model for run in found]
@@ -77,7 +79,7 @@ def table(lines: Sequence[Line]) -> str:
         span = f"{min(seconds)}-{max(seconds)}" if min(seconds) < max(seconds) else f"{seconds[0]}"
         metric, steps = METRICS[runs[0]["metric"]], str(runs[0]["steps"])
         rows.append([f"`{task}`", metric, *map(cell, by_model), steps, span])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["task", "metric", *MODELS.values(), "steps", "seconds a run"], rows)
 
 
 def scores_of(lines: Sequence[Line], task: str, model: str) -> list[float]:
@@ -102,13 +104,13 @@ def verdict(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> str
 
 def claims(lines: Sequence[Line]) -> str:
     """Render a table with a row for each claim and task: the scores, and whether they agree with the claim."""
-    rows = [["claim", "task", "DLR", "attention", "here"], ["---"] * 5]
+    rows = []
     for claim in CLAIMS:
         for task in claim.tasks:
             ours, theirs = (runs_of(lines, task, model) for model in ("dlr", "attention"))
             found = verdict(claim, *(scores_of(lines, task, model) for model in ("dlr", "attention")))
             rows.append([claim.words, f"`{task}`", cell(ours), cell(theirs), found])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return markdown_table(["claim", "task", "DLR", "attention", "here"], rows)
 
 
 def compared(lines: Sequence[Line]) -> str:

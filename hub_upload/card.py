@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers.modelcard import TrainingSummary, parse_log_history
 
 from modeling_dlr.figures import kernel_figure
+from modeling_dlr.markdown import markdown_table
 
 from .bounded_files import read_json
 from .errors import InputError, printable, reason_of
@@ -227,12 +228,12 @@ class MetricTable:
     def render(self) -> str:
         """Render a Markdown table: one row per metric, one column for the model and each baseline; may be empty."""
         columns = list(dict.fromkeys(name for metric in self.own for name in self.baselines(metric)))
-        rows = [["", "this model", *columns], ["---"] * (len(columns) + 2)]
+        rows = []
         for metric in self.own:
             baselines = self.baselines(metric)
             cells = [_number(self.numbers[metric]), *(_number(baselines.get(name)) for name in columns)]
             rows.append([metric.replace("_", " "), *cells])
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows) if self.own else ""
+        return markdown_table(["", "this model", *columns], rows) if rows else ""
 
     def intervals(self) -> str:
         """Render one sentence per interval."""

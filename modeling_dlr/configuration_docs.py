@@ -12,6 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
+from modeling_dlr.markdown import markdown_table
+
 from .configuration_dlr import DLRConfig
 from .kernel_parameters_dlr import KERNEL_FIELDS, KernelField, Range
 
@@ -84,7 +86,7 @@ def _type_and_range(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range
 
 def _table(rows: list[list[str]]) -> str:
     header = ["name", "type", "range or choices", "default", "meaning", "symbol"]
-    return "".join(f"| {' | '.join(row)} |\n" for row in [header, ["---"] * len(header), *rows])
+    return markdown_table(header, rows) + "\n"
 
 
 def json_schema() -> dict[str, Any]:

@@ -117,6 +117,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.finetuning",
     "modeling_dlr.finetuning.resuming",
     "modeling_dlr.finetuning.stopping",
+    "modeling_dlr.markdown",
     "modeling_dlr.metrics",
     "modeling_dlr.modeling_dlr",
     "modeling_dlr.modeling_striped_hyena",
