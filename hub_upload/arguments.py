@@ -1,11 +1,12 @@
 """The arguments of the official models: their names, allowed values, and which of them tensor shapes do not give."""
 
-import difflib
 import json
 import reprlib
 from collections.abc import Iterable
 from types import NoneType
 from typing import Any
+
+from modeling_dlr.kernel_parameters_dlr import did_you_mean
 
 from .errors import InputError
 from .official import DLR_VERSIONS, DSS_INITS, NORMS, POOLINGS, RESIDUALS
@@ -168,8 +169,8 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: set[str]) -> N
     """Refuse unknown names, because a misspelt argument would silently keep its default."""
     unknown = sorted(set(given) - known)
     if unknown:
-        near = {name[:80]: difflib.get_close_matches(name[:80], sorted(known), n=1) for name in unknown[:9]}
-        listed = ", ".join(f"{name!r}{f' (did you mean {like[0]!r}?)' if like else ''}" for name, like in near.items())
+        hints = {name[:80]: did_you_mean(name, sorted(known)) for name in unknown[:9]}
+        listed = ", ".join(f"{name!r} ({hint})" if hint else repr(name) for name, hint in hints.items())
         raise InputError(
             f"The hyper-parameters have names in {where} that the official model does not know: {listed}. "
             "Correct them, or leave them out."

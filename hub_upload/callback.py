@@ -1,8 +1,6 @@
 """A callback for the stock Trainer that saves the model and its card at the end of training."""
 
-import importlib.metadata
 import json
-import platform
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +8,11 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 
-from .card import RESULTS, CardOptions, write_card
+from modeling_dlr.results import RESULTS, library_versions
+
+from .card import CardOptions, write_card
 from .folders import write_whole
 
-_PACKAGES = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 _NOT_METRICS = ("runtime", "samples_per_second", "steps_per_second", "model_preparation_time")
 
 
@@ -93,8 +92,7 @@ class CardCallback(TrainerCallback):
             "hyperparameters": extract_hyperparameters_from_trainer(SimpleNamespace(args=args)),
             "log_history": state.log_history,
             "metrics": self.scores | self.baselines,
-            "versions": {"python": platform.python_version()}
-            | {name: importlib.metadata.version(name) for name in _PACKAGES},
+            "versions": library_versions(),
         }
         if trained is not None:
             results["training_seconds"] = round(trained["train_runtime"], 1)

@@ -15,6 +15,7 @@ from transformers.modelcard import TrainingSummary, parse_log_history
 
 from modeling_dlr.figures import kernel_figure
 from modeling_dlr.markdown import markdown_table
+from modeling_dlr.results import RESULTS
 
 from .bounded_files import read_json
 from .errors import InputError, printable, reason_of
@@ -26,7 +27,7 @@ from .samples import Task, auto_class_of, task_of, with_mask
 logger = logging.getLogger(__name__)
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
-CARD, PICTURE, RESULTS = "README.md", "kernels.png", "results.json"
+CARD, PICTURE = "README.md", "kernels.png"
 TAGS = ["dlr", "state-space-model", "linear-rnn", "long-sequences"]
 
 # Our metrics that have another name on the Hub.

@@ -1,6 +1,5 @@
 """`load_task`: load the rows of a task as a 🤗 Datasets data set, cached or streamed."""
 
-import difflib
 import itertools
 import math
 import multiprocessing
@@ -18,6 +17,8 @@ import datasets
 import numpy as np
 import torch
 from datasets.fingerprint import Hasher
+
+from modeling_dlr.kernel_parameters_dlr import did_you_mean
 
 from .atomic import (
     MIPS,
@@ -173,8 +174,7 @@ def build_task(name: TaskName, options: dict[str, Any]) -> Task:
 def _refuse_unknown(what: str, value: Any, known: Iterable[Any]) -> None:
     names = [str(name) for name in known]
     if value not in names:
-        near = difflib.get_close_matches(str(value), names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {names}."
+        hint = did_you_mean(value, names) or f"known are {names}."
         raise ValueError(f"load_task: unknown {what} {value!r}; {hint}")
 
 
