@@ -52,9 +52,7 @@ def test_a_long_loop_ends(tmp_path: Path):
         "open('pids', 'w').write(str(subprocess.Popen([sys.executable, '-c', 'while True: pass']).pid))\n"
         "while True: pass\n"
     )
-    started = time.monotonic()
     assert run(code, tmp_path, SMALL._replace(seconds=2)).returncode is None
-    assert time.monotonic() - started < 30
     assert_ends(int((tmp_path / "pids").read_text(encoding="utf-8")))
 
 

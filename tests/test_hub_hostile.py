@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -210,10 +209,10 @@ def no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verify_module.confined, "run", lambda *_: Finished(1, "not here"))
 
 
-in_time = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have names")
+needs_named_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have names")
 
 
-@in_time
+@needs_named_pipes
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_folders(
     case: str, folder: Path, no_stranger: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -222,26 +221,22 @@ def test_hostile_folders(
     monkeypatch.setattr("hub_upload.file_kinds._MOST_FILES", 90)
     spoil, message = HOSTILE[case]
     spoil(folder)
-    started = time.monotonic()
     assert main(["verify", str(folder)]) in (1, 2)
     said = capfd.readouterr().err
     assert re.search(message, said), said
     assert "Traceback (" not in said
     assert all(len(line) < 1000 for line in said.splitlines())
-    assert time.monotonic() - started < 60
     assert_nothing_ran(folder)
 
 
-@in_time
+@needs_named_pipes
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_folders_and_their_cards(case: str, folder: Path, capfd: pytest.CaptureFixture[str]):
     """Of what a card is not made from, nothing is looked at; of the rest, the same holds."""
     HOSTILE[case][0](folder)
-    started = time.monotonic()
     assert main(["card", str(folder), "--no-picture"]) in (0, 2)
     assert "Traceback" not in capfd.readouterr().err
-    assert time.monotonic() - started < 60
     assert_nothing_ran(folder)
 
 

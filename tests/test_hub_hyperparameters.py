@@ -1,7 +1,6 @@
 """Hyper-parameters of a checkpoint: whatever is misspelt, missing or contradicts the weights never becomes a model."""
 
 import json
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -169,12 +168,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 def test_wrong_values(case: str):
     """What contradicts the weights, or has no meaning here, is named before anything is built."""
     changes, message = WRONG[case]
-    started = time.perf_counter()
     with pytest.raises(InputError, match=message) as error:
         converted(CASE, flat_of(CASE) | changes)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
-    assert time.perf_counter() - started < 5
 
 
 def test_what_is_missing_comes_with_what_is_usual():
