@@ -1,38 +1,36 @@
 """`StripedHyenaConfig`: the fields of Evo-1 and StripedHyena-7B, by the names that their files have on the Hub.
 
-This file imports no torch. Field annotations must stay real types (no postponed annotations): `strict` reads them.
+This file imports no torch. Annotations of fields must stay types (no postponed annotations): `strict` reads them.
 """
 
+# First, because it checks the version of transformers.
+from .configuration_base_dlr import BaseConfig
+
+# isort: split
 from reprlib import repr as short
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers.utils import logging
 
-from .configuration_dlr import FamilyConfig, check_dtype, config_field
-from .kernel_parameters_dlr import NOT_NEGATIVE, PROBABILITY, SIZE, Range, did_you_mean
-from .labels_dlr import ProblemType, complete_labels, relabelled
-from .names_dlr import OF_FROM_DICT, check_readable, parted
+from .kernel_parameters_dlr import NOT_NEGATIVE, PROBABILITY, SIZE, Range, config_field
 
-# Keys of the published files that change no answer: switches of kernels, of training and of caches of fixed size.
+# Keys of the published files that do not change results: options of kernels, training and caches of fixed size.
 UNREAD = frozenset({
     "column_split", "inference_mode", "log_intermediate_values", "make_vocab_size_divisible_by", "max_sequence_len",
     "model_parallel_size", "num_filters", "pipe_parallel_size", "prefill_style", "print_activations", "smeared_gqa",
     "split_k0", "use_flash_attention_2", "use_flash_attn", "use_flash_depthwise", "use_flashfft",
 })  # fmt: skip
 
-logger = logging.get_logger(__name__)
-
 
 @strict
-class StripedHyenaConfig(FamilyConfig):
+class StripedHyenaConfig(BaseConfig):
     """Configuration of a StripedHyena: gated long convolutions with a few attention layers between them.
 
-    Fields have the names of the published files, and answer to those of transformers, too (``num_hidden_layers`` is
-    ``num_layers``, ``rms_norm_eps`` is ``eps``). What the published files say besides is kept and not read.
+    Fields have the names of the published files. Those of transformers are aliases (``num_hidden_layers`` of
+    ``num_layers``, ``rms_norm_eps`` of ``eps``). Other keys of the published files are kept and not read.
 
     Raises:
-        ValueError: for a name that is no field, with the nearest one.
+        ValueError: for an unknown name, with the nearest known one.
         StrictDataclassError: of huggingface_hub, for a value of the wrong type or out of range, or a contradiction.
 
     >>> config = StripedHyenaConfig(hidden_size=64, num_layers=4, num_attention_heads=4, attn_layer_idxs=[2])
@@ -41,7 +39,6 @@ class StripedHyenaConfig(FamilyConfig):
     """
 
     model_type = "stripedhyena"
-    keys_to_ignore_at_inference = ["cache"]
     attribute_map: ClassVar[dict[str, str]] = {
         "num_hidden_layers": "num_layers",
         "intermediate_size": "inner_mlp_size",
@@ -59,7 +56,7 @@ class StripedHyenaConfig(FamilyConfig):
     hyena_layer_idxs: list[int] | None = config_field(None, "blocks that convolve; None is all others")
     state_size: int = config_field(8, "complex poles of a channel", SIZE, "N")
     hyena_filter_groups: int = config_field(1, "channels that share the poles and residues of one filter", SIZE)
-    short_filter_length: int = config_field(3, "taps of the short filter", SIZE, "S")
+    short_filter_length: int = config_field(3, "length of the short filter", SIZE, "S")
     short_filter_bias: bool = config_field(True, "the short filter has a bias")
     column_split_hyena: bool = config_field(
         True, "projections hold x2, x1 and v head by head; False is thirds of all channels"
@@ -80,44 +77,26 @@ class StripedHyenaConfig(FamilyConfig):
     use_flash_rmsnorm: bool = config_field(
         False, "add eps to the mean of squares (StripedHyena-7B); False adds it to its root (Evo)"
     )
-    final_norm: bool = config_field(True, "normalise before the projection onto the vocabulary")
+    final_norm: bool = config_field(True, "normalise before the projection to the vocabulary")
     tie_embeddings: bool = config_field(True, "that projection is the embedding")
-    max_seqlen: int = config_field(8192, "steps of pretraining; it limits nothing", SIZE)
+    max_seqlen: int = config_field(8192, "length of the sequences in pretraining; longer ones are accepted", SIZE)
     initializer_range: float | int = config_field(0.02, "std of fresh weights", NOT_NEGATIVE)
     classifier_dropout: float | int = config_field(0.0, "dropout before a classifier", PROBABILITY)
     pooling: Literal["mean", "last", "first", "max"] = config_field(
         "mean", "how the classifier of sequences reduces the steps that are not padding"
     )
-    pad_token_id: int | None = config_field(None, "token of padding")
-    bos_token_id: int | None = config_field(None, "token that begins a sequence")
-    eos_token_id: int | list[int] | None = config_field(None, "token or tokens that end a sequence")
     use_cache: bool = config_field(True, "return the states as cache")
 
-    # Fields of transformers, declared again so that `strict` sees their types.
-    id2label: dict | None = None
-    label2id: dict | None = None
-    problem_type: ProblemType | None = None
-    dtype: Any = None
-    is_encoder_decoder: bool = False
-
     def __post_init__(self, **kwargs):
-        for name in kwargs.keys() & self.attribute_map.keys():
-            setattr(self, name, kwargs.pop(name))
-        for name in kwargs:
-            if name not in self.known_names() and not name.startswith("_"):
-                _refuse(name, self.known_names())
-        check_dtype(self.dtype)
-        check_dtype(kwargs.get("torch_dtype"))
         if self.inner_mlp_size is None:
             multiple = self.inner_size_multiple_of * (kwargs.get("model_parallel_size") or 1)
             self.inner_mlp_size = -(-(8 * self.hidden_size // 3) // multiple) * multiple
-        self.id2label, self.label2id = complete_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
         super().__post_init__(**kwargs)
 
     @classmethod
     def known_names(cls) -> frozenset[str]:
-        """The names that the constructor takes: fields, their names in transformers, and keys that nothing reads."""
-        return super().known_names() | UNREAD | cls.attribute_map.keys()
+        """As in `BaseConfig`, and the keys of the published files that nothing reads."""
+        return super().known_names() | UNREAD
 
     @property
     def layer_types(self) -> list[str]:
@@ -136,7 +115,7 @@ class StripedHyenaConfig(FamilyConfig):
         return self.hidden_size // self.num_attention_heads
 
     def validate_layer_type(self):
-        """Every block convolves or attends. The published files also list blocks after the last: these are ignored."""
+        """Every block convolves or attends. Blocks after the last, which published files list, are ignored."""
         attend, convolve = set(self.attn_layer_idxs or ()), set(self.hyena_layer_idxs or ())
         wrong = sorted(i for i in attend if not 0 <= i < self.num_layers)
         if wrong:
@@ -154,7 +133,7 @@ class StripedHyenaConfig(FamilyConfig):
             )
 
     def validate_heads(self):
-        """Heads share the channels evenly, keys the heads, and rotary positions turn pairs of channels."""
+        """Heads have equally many channels, and an even number for rotary positions; groups have equally many heads."""
         H, heads, groups = self.hidden_size, self.num_attention_heads, self.proj_groups
         if H % heads or (self.attn_layer_idxs and H % (2 * heads)):
             raise ValueError(
@@ -165,7 +144,7 @@ class StripedHyenaConfig(FamilyConfig):
             raise ValueError(f"num_attention_heads must be a multiple of proj_groups, got {heads} and {groups}.")
 
     def validate_filters(self):
-        """Groups of channels are whole, and there is a filter for every channel."""
+        """Groups have equally many channels, and every channel has a filter."""
         if self.hidden_size % self.hyena_filter_groups:
             raise ValueError(
                 "hyena_filter_groups channels share a filter, so it must divide hidden_size, got "
@@ -177,57 +156,7 @@ class StripedHyenaConfig(FamilyConfig):
                 f"num_filters must be hidden_size={self.hidden_size}, got {short(filters)}: leave num_filters out."
             )
         if getattr(self, "smeared_gqa", False):
-            raise ValueError("smeared_gqa=True is no part of a published model: leave it out.")
-
-    def validate_special_tokens(self):
-        """Special tokens are of the vocabulary."""
-        ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
-        for name, token in [
-            ("pad_token_id", self.pad_token_id),
-            ("bos_token_id", self.bos_token_id),
-            *(("eos_token_id", token) for token in ends),
-        ]:
-            if token is not None and not 0 <= token < self.vocab_size:
-                raise ValueError(
-                    f"{name} must lie in 0 … vocab_size-1 = {self.vocab_size - 1}, got {token}: set vocab_size to the "
-                    "length of the tokenizer."
-                )
-
-    def validate_direction(self):
-        """StripedHyena reads from left to right."""
-        if self.is_encoder_decoder:
-            raise ValueError("is_encoder_decoder=True needs an encoder, and StripedHyena has none: leave it out.")
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """As in transformers; fields among ``kwargs`` are checked like those of the dictionary.
-
-        Names of the dictionary that are no fields are kept, and a warning lists them; an unknown one among ``kwargs``
-        is refused, unless the caller wants those back that no configuration knows.
-
-        Raises:
-            ValueError: for a field that is refused, the dictionary of another kind of model, or an unknown argument.
-        """
-        check_readable(config_dict, cls.model_type)
-        read, kept = parted(config_dict, cls, cls.known_names())
-        given = cls._take_fields(kwargs)
-        for name in kwargs.keys() - OF_FROM_DICT:
-            if not name.startswith("_") and not kwargs.get("return_unused_kwargs") and "name_or_path" not in kwargs:
-                _refuse(name, cls.known_names())
-        values = relabelled(cls._by_own_names(read), given) | cls._by_own_names(given)
-        returned, _ = cls._load(values, kept, kwargs)
-        if kept:
-            logger.warning_once(f"StripedHyenaConfig keeps names of a file that it does not read: {sorted(kept)}.")
-        return returned
-
-    @classmethod
-    def _by_own_names(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return {cls.attribute_map.get(name, name): value for name, value in values.items()}
-
-
-def _refuse(name: Any, known: frozenset[str]) -> None:
-    hint = did_you_mean(name, sorted(known)) or f"known names are {sorted(known)}."
-    raise ValueError(f"StripedHyenaConfig: unknown name {short(name)}; {hint}")
+            raise ValueError("smeared_gqa must be False, as in every published model, got True: leave it out.")
 
 
 StripedHyenaConfig.register_for_auto_class()

@@ -5,7 +5,8 @@ This file imports no torch. Adding a kernel type is one entry of `KERNEL_FIELDS`
 
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
@@ -41,6 +42,37 @@ TIME_STEP = Range(0, 1e3, open_minimum=True)
 
 _NUMBER = (float, int)
 _NUMBER_OR_NONE = (float, int, type(None))
+
+
+def config_field(default: Any, meaning: str, allowed: Range | None = None, symbol: str = "") -> Any:
+    """A field of a configuration: its default, its meaning, its range, and its symbol in the papers."""
+    validators = [] if allowed is None else [validator(allowed)]
+    metadata = {"validator": validators, "meaning": meaning, "range": allowed, "symbol": symbol}
+    return field(default=default, metadata=metadata)
+
+
+def validator(check: Callable[[Any], None]) -> Callable[[Any], None]:
+    """``check`` as a function that `strict` accepts: with one annotated argument."""
+
+    def validate(value: Any) -> None:
+        check(value)
+
+    return validate
+
+
+def did_you_mean(given: Any, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """A question that names the known name nearest to ``given``; None if none is similar."""
+    nearest = difflib.get_close_matches(str(given)[:100], sorted(known), n=1, cutoff=cutoff)
+    return f"did you mean {nearest[0]!r}?" if nearest else None
+
+
+def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ValueError for the first ``given`` name that is not ``known``, with the nearest known name."""
+    known = sorted(known)
+    for name in given:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"known names are {known}."
+            raise ValueError(f"{where}: unknown name {short(name)}; {hint}")
 
 
 class KernelField(NamedTuple):
@@ -203,18 +235,3 @@ def why_no_recurrence(complete: Mapping[str, Any]) -> str | None:
     if complete["max_length"] is not None:
         return f"max_length={complete['max_length']} cuts the kernel off, and a recurrence never forgets"
     return None
-
-
-def did_you_mean(given: Any, known: Iterable[str]) -> str | None:
-    """A question after the known name that an unknown one resembles, or None if it resembles none."""
-    near = difflib.get_close_matches(str(given)[:100], list(known), n=1)
-    return f"did you mean {near[0]!r}?" if near else None
-
-
-def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str]) -> None:
-    """Raise ValueError for the first of the ``given`` names that is not ``known``, with the nearest known one."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            hint = did_you_mean(name, known) or f"known names are {sorted(known)}."
-            raise ValueError(f"{where}: unknown name {short(name)}; {hint}")

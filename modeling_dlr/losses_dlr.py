@@ -16,8 +16,8 @@ from .checks_dlr import (
     check_values,
     has_shape,
 )
+from .configuration_base_dlr import IGNORED_CLASS, ProblemType, check_problem_type
 from .configuration_dlr import DLRConfig
-from .labels_dlr import IGNORED_CLASS, ProblemType, check_problem_type
 from .ops_dlr import at_least_float32
 
 

@@ -14,7 +14,7 @@ import evaluate
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score, mean_squared_error, recall_score
 
-from .labels_dlr import IGNORED_CLASS
+from .configuration_base_dlr import IGNORED_CLASS
 
 # Lower bound on the variance that R² divides by (arXiv 2212.00768).
 _LEAST_VARIANCE = 1e-5

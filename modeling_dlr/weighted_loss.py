@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .checks_dlr import LABELS_CURE, check_class_labels, check_tensor, has_shape
-from .labels_dlr import IGNORED_CLASS
+from .configuration_base_dlr import IGNORED_CLASS
 
 
 def class_weighted_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -21,19 +21,15 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith(("_dlr", "
 # What each file of the Hub closure may import; a dot marks a file beside it. One row per file.
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
-    "labels_dlr": set(),
     "blocks_striped_hyena": {"torch", "transformers", ".configuration_striped_hyena"}
     | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "memo", "ops", "poles", "precision")}
     | {".streaming_dlr"},
-    "configuration_striped_hyena": {"huggingface_hub", "transformers"}
-    | {".configuration_dlr", ".kernel_parameters_dlr", ".labels_dlr", ".names_dlr"},
+    "configuration_base_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
+    "configuration_dlr": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
+    "configuration_striped_hyena": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
     "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena", ".configuration_striped_hyena"}
     | {f".{name}_dlr" for name in ("cache", "checks", "family", "generation", "layout", "losses", "pooling")},
     "family_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
-    "versions_dlr": {"transformers"},
-    "names_dlr": {"transformers", ".kernel_parameters_dlr"},
-    "configuration_dlr": {"huggingface_hub", "transformers"}
-    | {".kernel_parameters_dlr", ".labels_dlr", ".names_dlr", ".versions_dlr"},
     "derivatives_dlr": {"torch"},
     "convolution_dlr": {"torch", ".derivatives_dlr"},
     "precision_dlr": {"torch"},
@@ -46,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checks_dlr": {"torch", "transformers"},
     "norms_dlr": {"torch", "transformers", ".configuration_dlr", ".kernel_parameters_dlr", ".ops_dlr"},
     "layout_dlr": {"torch", ".checks_dlr"},
-    "losses_dlr": {"torch", ".configuration_dlr", ".checks_dlr", ".labels_dlr", ".ops_dlr"},
+    "losses_dlr": {"torch", ".configuration_base_dlr", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch"}
     | {
         ".checks_dlr",

@@ -34,7 +34,7 @@ from modeling_dlr import (
     DLRModel,
     StripedHyenaConfig,
 )
-from modeling_dlr.names_dlr import OTHER_NAMES, REMARKS
+from modeling_dlr.configuration_dlr import OTHER_NAMES, REMARKS
 
 # What tools leave in config.json.
 LEFT = {
@@ -47,8 +47,8 @@ LEFT = {
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
     """The log, with each warning as if it were the first."""
-    get_logger("modeling_dlr.configuration_dlr").warning_once.cache_clear()  # pyrefly: ignore[missing-attribute]
-    with caplog.at_level(logging.WARNING, logger="modeling_dlr.configuration_dlr"):
+    get_logger("modeling_dlr.configuration_base_dlr").warning_once.cache_clear()  # pyrefly: ignore[missing-attribute]
+    with caplog.at_level(logging.WARNING, logger="modeling_dlr.configuration_base_dlr"):
         yield caplog
 
 
@@ -87,7 +87,7 @@ def test_how_the_warning_reads(tmp_path: Path, said: pytest.LogCaptureFixture):
     assert (config.hidden_size, config.d_model, config.threshold) == (128, 9, 1)
     assert not hasattr(config, "temperature")
     assert [record.message for record in said.records] == [
-        "DLRConfig keeps names of a file that it does not read: 'd_model' (it is 'hidden_size' here), 'threshold'."
+        "DLRConfig keeps names of a file that it does not read: 'd_model' (use 'hidden_size'), 'threshold'."
     ]
 
 
@@ -125,7 +125,7 @@ def test_copies_keep_what_is_kept(tmp_path: Path):
 MISSPELT: dict[str, tuple[dict[str, Any], str]] = {
     "field": ({"hiden_size": 8}, "did you mean 'hidden_size'?"),
     "labels": ({"num_label": 3}, "did you mean 'num_labels'?"),
-    "other library": ({"dropout": 0.1}, "it is 'hidden_dropout_prob' here"),
+    "other library": ({"dropout": 0.1}, "use 'hidden_dropout_prob'"),
     "kernel": ({"time_step_min": 0.1}, "kernel_parameters={'time_step_min': …}"),
     "no field": ({"is_decoder": True}, "bidirectional=True"),
 }
@@ -162,7 +162,7 @@ def test_remote_code_keeps_and_refuses_alike(tmp_path: Path):
     assert remote is not DLRConfig
     assert remote.from_pretrained(tmp_path).threshold == 0.3
     assert "did you mean 'hidden_size'?" in refusal(remote.from_pretrained, tmp_path, hiden_size=8)
-    assert "it is 'hidden_dropout_prob' here" in refusal(remote, dropout=0.1)
+    assert "use 'hidden_dropout_prob'" in refusal(remote, dropout=0.1)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # of PEFT itself

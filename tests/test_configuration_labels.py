@@ -16,8 +16,11 @@ from modeling_dlr import (
     DLRForSequenceClassification,
     DLRForTokenClassification,
     DLRModel,
+    StripedHyenaConfig,
 )
 from modeling_dlr.losses_dlr import loss_by_problem_type
+
+by_family = pytest.mark.parametrize("config_class", [DLRConfig, StripedHyenaConfig])
 
 ABC = {0: "a", 1: "b", 2: "c"}
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -54,15 +57,15 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "ids that are names": ({"id2label": {"a": 0, "b": 1}}, ["id2label", "['a', 'b']"]),
     "ids that are truths": ({"id2label": {False: "a", True: "b"}}, ["id2label", "[False, True]"]),
     "an id twice": ({"id2label": {0: "a", "0": "b"}}, ["id2label", "[0, '0']"]),
-    "numbers for names": ({"id2label": {0: 0, 1: 1}}, ["id2label", "text", "{0: 0, 1: 1}"]),
+    "numbers for names": ({"id2label": {0: 0, 1: 1}}, ["id2label", "string", "{0: 0, 1: 1}"]),
     "a name twice": ({"id2label": {0: "a", 1: "a"}}, ["id2label", "one name", "{0: 'a', 1: 'a'}", "its own"]),
     "list of names": ({"id2label": ["a", "b"]}, ["id2label", "expected dict", "list"]),
-    "an id for two names": ({"label2id": {"a": 0, "b": 0}}, ["label2id", "one to each", "{'a': 0, 'b': 0}"]),
-    "lists for ids": ({"label2id": {"a": [0]}}, ["label2id", "one to each", "{'a': [0]}"]),
+    "an id for two names": ({"label2id": {"a": 0, "b": 0}}, ["label2id", "one name to each", "{'a': 0, 'b': 0}"]),
+    "lists for ids": ({"label2id": {"a": [0]}}, ["label2id", "one name to each", "{'a': [0]}"]),
     "text for names": ({"label2id": "a"}, ["label2id", "expected dict", "'a'"]),
     "contradiction of names": (
         {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}},
-        ["label2id", "id2label the other way round", "{'a': 1, 'b': 0}", "leave label2id out"],
+        ["label2id", "inverse of id2label", "{'a': 1, 'b': 0}", "leave label2id out"],
     ),
     "contradiction of number and names": (
         {"num_labels": 2, "id2label": ABC},
@@ -84,10 +87,11 @@ def test_names_are_filled(given: dict[str, Any], names: dict[int, str], tmp_path
         assert settled.num_labels == len(names)
 
 
+@by_family
 @pytest.mark.parametrize(("given", "says"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused(given: dict[str, Any], says: list[str]):
-    """What a head cannot predict is refused when the configuration is born."""
-    message = refusal(DLRConfig, **given)
+def test_refused(given: dict[str, Any], says: list[str], config_class: Any):
+    """What a head cannot predict is refused when the configuration is made."""
+    message = refusal(config_class, **given)
     assert all(part in message for part in says), message
 
 
@@ -104,10 +108,11 @@ def test_refused_while_loading(name: str, tmp_path: Path):
                 assert all(part in message for part in says), message
 
 
-def test_names_set_later():
+@by_family
+def test_names_set_later(config_class: Any):
     """Names fill both dictionaries at once, and so does another number; the same number leaves the names."""
-    config = DLRConfig()
-    config.id2label = {"0": "x", "1": "y", "2": "z"}  # pyrefly: ignore[bad-assignment]
+    config = config_class()
+    config.id2label = {"0": "x", "1": "y", "2": "z"}
     assert (config.id2label, config.label2id) == ({0: "x", 1: "y", 2: "z"}, {"x": 0, "y": 1, "z": 2})
     config.label2id = {"x": np.int64(0), "y": "1", "z": 2}
     assert json.loads(config.to_json_string())["label2id"] == {"x": 0, "y": 1, "z": 2}
@@ -124,10 +129,11 @@ CHANGED: dict[str, Any] = {
 }
 
 
+@by_family
 @pytest.mark.parametrize("change", CHANGED.values(), ids=CHANGED.keys())
-def test_contradictions_are_not_saved(change: Any, tmp_path: Path):
+def test_contradictions_are_not_saved(change: Any, config_class: Any, tmp_path: Path):
     """What could not be loaded is refused when it is saved, and the file is as it was."""
-    config = DLRConfig()
+    config = config_class()
     config.save_pretrained(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     change(config)

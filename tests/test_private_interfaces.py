@@ -171,7 +171,7 @@ def strict_configurations():
 def configuration_internals():
     """Names that belong to generation, and those that transformers sets of itself on a configuration."""
     from modeling_dlr import DLRConfig
-    from modeling_dlr.names_dlr import PRIVATE
+    from modeling_dlr.configuration_base_dlr import PRIVATE
 
     assert {"max_length", "num_beams"} <= transformers.GenerationConfig._get_default_generation_params().keys()
     notes = {name.removesuffix("_internal") for name in vars(DLRConfig()) if name.startswith("_")}

@@ -13,10 +13,11 @@ from datasets import Dataset
 from distributed_worker import TRAININGS
 from safetensors.torch import load_file
 from tiny import HEADS, assert_same_tensors, draw_input, draw_labels, parameters_of, tiny_config
+from tiny_striped import tiny_striped
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from modeling_dlr import DLRModel
+from modeling_dlr import DLRModel, StripedHyenaForSequenceClassification
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
 
 # The parameters of a group, by the ends of their names.
@@ -260,3 +261,14 @@ def test_two_processes(name: str, trained_by_two: Path, tmp_path: Path):
     assert_same_tensors(first, second)
     train, head = TRAININGS[name]
     assert_same_tensors(first, parameters_of(train(head, tmp_path, 1)), tolerance=1e-8)
+
+
+@pytest.mark.parametrize("family", ["DLR", "StripedHyena"])
+def test_predictions_are_the_logits(family: str, tmp_path: Path):
+    """Not the cache beside them, which the Trainer leaves out by itself."""
+    striped = family == "StripedHyena"
+    model = tiny_striped(StripedHyenaForSequenceClassification).float() if striped else head_model(use_cache=True)
+    assert model.config.use_cache
+    rows = [{"input_ids": [1, 2, 3], "labels": 1}] * 2
+    arguments = TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)
+    assert Trainer(model, arguments).predict(rows).predictions.shape == (2, model.config.num_labels)
