@@ -271,9 +271,9 @@ class BaseConfig(PreTrainedConfig):
     """The base class of the configurations. It has no defaults of a model of its own."""
 
     vocab_size: int | None = config_field(None, "number of tokens", SIZE)
-    pad_token_id: int | None = config_field(None, "token of padding")
-    bos_token_id: int | None = config_field(None, "token that begins a sequence")
-    eos_token_id: int | list[int] | None = config_field(None, "token or tokens that end a sequence")
+    pad_token_id: int | None = config_field(None, "padding token")
+    bos_token_id: int | None = config_field(None, "token at the beginning of a sequence")
+    eos_token_id: int | list[int] | None = config_field(None, "token or tokens at the end of a sequence")
 
     # Fields of transformers, declared again with types that `strict` can check.
     id2label: dict | None = None

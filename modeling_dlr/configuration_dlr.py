@@ -138,22 +138,26 @@ class DLRConfig(BaseConfig):
     hidden_size: int = config_field(128, "width of the hidden states", SIZE, "H")
     num_hidden_layers: int = config_field(4, "number of blocks", Range(1, 10_000))
     state_size: int = config_field(256, "complex poles per kernel", SIZE, "N")
-    kernel_parameters: dict | None = config_field(None, "what only the kernel reads; see below")
+    kernel_parameters: dict | None = config_field(None, "parameters of the kernel; see below")
     bidirectional: bool = config_field(False, "read the sequence in both directions: two kernels per channel")
     num_kernel_channels: int = config_field(1, "kernels per hidden channel (channels)", SIZE, "C")
     channel_gate_act: str | None = config_field(
-        None, "activation by which half of twice as many kernels gates the other half (hyper_act)"
+        None,
+        "activation of gates: twice as many kernels are learned, and half of them gate the others; None has no gates "
+        "(hyper_act)",
     )
     hidden_act: str | None = config_field("gelu", "activation after the convolution or attention")
     output_gate: Literal["glu", "geglu"] | None = config_field(None, "gate after the output projection (postact)")
-    norm_position: Literal["pre", "post"] = config_field("pre", "normalise before each mixer, or after each residual")
+    norm_position: Literal["pre", "post"] = config_field(
+        "pre", "normalise before each mixer, or after each residual connection"
+    )
     norm_type: Literal["layer", "scalar_layer", "batch"] = config_field(
         "layer",
-        "LayerNorm, the official one with a single scale and shift for all channels, or BatchNorm over the steps that "
-        "are not padding (in each process by itself, of its own batches)",
+        "LayerNorm; the same with one scale and shift for all channels, as in the official code; or BatchNorm over the "
+        "steps that are not padding, with separate statistics in each process",
     )
     residual_type: Literal["plain", "decay"] = config_field(
-        "plain", "x + y, or sqrt(1 - β²) x + β y with β = i^(-1/2) at layer i (R, D)"
+        "plain", "x + y, or sqrt(1 - β²) x + β y with β = i^(-1/2) in layer i (R, D)"
     )
     layer_norm_eps: float | int | None = config_field(
         None, "added to the variance; None is 1e-5, and 0 for 'scalar_layer'", NOT_NEGATIVE
@@ -162,34 +166,39 @@ class DLRConfig(BaseConfig):
         0.0, "dropout after the activation and on the residual branch", PROBABILITY
     )
     dropout_type: Literal["element", "channel"] = config_field(
-        "element", "drop single numbers, or whole channels of a sequence at once"
+        "element", "drop single numbers, or whole channels of a sequence"
     )
     classifier_dropout: float | int | None = config_field(
-        None, "dropout before a head's projection; None is hidden_dropout_prob", PROBABILITY
+        None, "dropout before the projection of a head; None is hidden_dropout_prob", PROBABILITY
     )
     pooling: Literal["mean", "last", "first", "max"] = config_field(
-        "mean", "how a sequence head reduces the steps that are not padding"
+        "mean", "how a sequence head reduces the steps, without padding, to one"
     )
     layer_types: list[str] | None = config_field(
         None,
-        "what mixes the steps in each layer: 'dlr' (any kernel), 'full_attention', or 'local_attention' to the own and "
-        "the previous chunk (and the next if bidirectional); None is 'dlr' in all",
+        "type of each layer: 'dlr' (any kernel), 'full_attention', or 'local_attention', which attends to its own "
+        "chunk and the previous one (and the next if bidirectional); None is 'dlr' in all layers",
     )
     num_attention_heads: int = config_field(4, "heads of an attention layer", SIZE)
     attention_window: int = config_field(1024, "steps per chunk of local attention (chunk_size)", SIZE)
     attention_ff_ratio: int = config_field(
-        0, "width of the two feed-forward layers after attention over hidden_size; 0 has none (attn_ff)", Range(0, 1000)
+        0,
+        "width of the two feed-forward layers after attention, in multiples of hidden_size; 0 has none (attn_ff)",
+        Range(0, 1000),
     )
     rope_parameters: dict | None = config_field(
         None, "rotary positions of attention layers; None is {'rope_type': 'default', 'rope_theta': 10000.0}"
     )
     initializer_range: float | int | None = config_field(
         None,
-        "std of Linear and Embedding weights; None is the official one (embeddings N(0,1), Linear as torch)",
+        "standard deviation of new Linear and Embedding weights; None is as in the official code (embeddings N(0,1), "
+        "Linear as in torch)",
         Range(0, open_minimum=True),
     )
-    tie_word_embeddings: bool = config_field(False, "a language head shares the weights of the embedding")
-    use_cache: bool = config_field(False, "return the state as cache from every forward pass; generation always does")
+    tie_word_embeddings: bool = config_field(False, "share the weights of the embedding with a language head")
+    use_cache: bool = config_field(
+        False, "return the state as cache from every forward pass; generation always returns it"
+    )
 
     # The class of the head that saved `problem_type`; None if it was given.
     _problem_type_of = None

@@ -28,20 +28,20 @@ INTRODUCTION = """\
 
 # Fields of `DLRConfig`
 
-Every field has a default, so `DLRConfig()` is a model. An unknown name or a value out of range is an error that says
-what to write instead; of a file, unknown names are kept, and a warning lists them. Names in parentheses are those of
-the official code.
+Every field has a default, so `DLRConfig()` is a complete configuration. An unknown name or a value out of range raises
+an error that names the correction. Unknown names in a file are kept, and a warning lists them. Names in parentheses are
+those of the official code.
 """
 
 INHERITED = """\
 All other fields (`id2label`, `label2id`, `num_labels`, `problem_type`, `dtype`, `output_hidden_states`, …) are those of
-every `PreTrainedConfig` of transformers, with the same meaning. `id2label` names the classes 0, 1, … without a gap,
-each by a name of its own, and fills `label2id` and `num_labels`.
+every `PreTrainedConfig` of transformers, with the same meaning. `id2label` gives the classes 0, 1, … different names;
+`label2id` and `num_labels` follow from it.
 """
 
 
 def own_fields() -> list[Field[Any]]:
-    """The fields that `DLRConfig` declares itself, without inherited ones."""
+    """The fields of `DLRConfig` without those that every configuration of transformers has."""
     return [spec for spec in fields(DLRConfig) if "meaning" in spec.metadata]
 
 
@@ -51,7 +51,7 @@ def fields_markdown() -> str:
     sections += ["## `kernel_parameters` of every `kernel_type`\n", _table(_rows_of_kernel(shared_kernel_fields()))]
     for kernel_type, specs in KERNEL_FIELDS.items():
         own = {name: spec for name, spec in specs.items() if name not in shared_kernel_fields()}
-        sections += [f'## The rest for `kernel_type` `"{kernel_type}"`\n', _table(_rows_of_kernel(own))]
+        sections += [f'## More keys for `kernel_type` `"{kernel_type}"`\n', _table(_rows_of_kernel(own))]
     return "\n".join(sections)
 
 
@@ -62,23 +62,23 @@ def shared_kernel_fields() -> dict[str, KernelField]:
 
 
 def _row_of_field(spec: Field[Any]) -> list[str]:
-    choices, kinds = _choices_and_kinds(spec.type)
+    choices, types = _choices_and_types(spec.type)
     default = "see below" if spec.name == "kernel_parameters" else f"`{spec.default!r}`"
     meaning, symbol = spec.metadata["meaning"], spec.metadata["symbol"]
-    return [f"`{spec.name}`", *_type_and_range(choices, kinds, spec.metadata["range"]), default, meaning, symbol]
+    return [f"`{spec.name}`", *_type_and_range(choices, types, spec.metadata["range"]), default, meaning, symbol]
 
 
 def _rows_of_kernel(specs: dict[str, KernelField]) -> list[list[str]]:
     return [
-        [f"`{name}`", *_type_and_range(spec.choices, spec.kinds, spec.allowed), f"`{spec.default!r}`", spec.meaning, ""]
+        [f"`{name}`", *_type_and_range(spec.choices, spec.types, spec.allowed), f"`{spec.default!r}`", spec.meaning, ""]
         for name, spec in specs.items()
     ]
 
 
-def _type_and_range(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range | None) -> tuple[str, str]:
+def _type_and_range(choices: Sequence[Any], types: Sequence[Any], allowed: Range | None) -> tuple[str, str]:
     if choices:
         return "choice", ", ".join(f"`{choice!r}`" for choice in choices)
-    names = [TYPE_NAMES.get(kind, str(kind)) for kind in kinds]
+    names = [TYPE_NAMES.get(each, str(each)) for each in types]
     if "float" in names and "int" in names:
         names.remove("int")
     return " or ".join(names), "" if allowed is None else str(allowed)
@@ -107,9 +107,9 @@ def json_schema() -> dict[str, Any]:
 
 
 def _schema_of_field(spec: Field[Any]) -> dict[str, Any]:
-    choices, kinds = _choices_and_kinds(spec.type)
+    choices, types = _choices_and_types(spec.type)
     description = {"description": spec.metadata["meaning"]}
-    return description | _schema_of_values(choices, kinds, spec.metadata["range"]) | {"default": spec.default}
+    return description | _schema_of_values(choices, types, spec.metadata["range"]) | {"default": spec.default}
 
 
 def _schema_of_kernel(kernel_type: str, specs: dict[str, KernelField]) -> dict[str, Any]:
@@ -125,18 +125,18 @@ def _schema_of_kernel(kernel_type: str, specs: dict[str, KernelField]) -> dict[s
 
 
 def _schema_of_kernel_field(spec: KernelField) -> dict[str, Any]:
-    values = _schema_of_values(spec.choices, spec.kinds, spec.allowed)
+    values = _schema_of_values(spec.choices, spec.types, spec.allowed)
     return {"description": spec.meaning} | values | {"default": spec.default}
 
 
-def _schema_of_values(choices: Sequence[Any], kinds: Sequence[Any], allowed: Range | None) -> dict[str, Any]:
+def _schema_of_values(choices: Sequence[Any], types: Sequence[Any], allowed: Range | None) -> dict[str, Any]:
     if choices:
         return {"enum": list(choices)}
-    entries = [get_args(kind)[0] for kind in kinds if get_origin(kind) is list]
-    types = {"array" if get_origin(kind) is list else JSON_TYPES[kind] for kind in kinds}
-    if "number" in types:
-        types.discard("integer")
-    schema: dict[str, Any] = {"type": types.pop() if len(types) == 1 else sorted(types)}
+    entries = [get_args(each)[0] for each in types if get_origin(each) is list]
+    json_types = {"array" if get_origin(each) is list else JSON_TYPES[each] for each in types}
+    if "number" in json_types:
+        json_types.discard("integer")
+    schema: dict[str, Any] = {"type": json_types.pop() if len(json_types) == 1 else sorted(json_types)}
     if entries:
         schema["items"] = {"type": JSON_TYPES[entries[0]]}
     if allowed is not None:
@@ -146,13 +146,13 @@ def _schema_of_values(choices: Sequence[Any], kinds: Sequence[Any], allowed: Ran
     return schema
 
 
-def _choices_and_kinds(annotation: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _choices_and_types(annotation: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """The values of a `Literal` (None included if allowed), or else the types of a union."""
-    kinds = (annotation,) if isinstance(annotation, type) or get_origin(annotation) is Literal else get_args(annotation)
-    literals = [kind for kind in kinds if get_origin(kind) is Literal]
+    types = (annotation,) if isinstance(annotation, type) or get_origin(annotation) is Literal else get_args(annotation)
+    literals = [each for each in types if get_origin(each) is Literal]
     if not literals:
-        return (), kinds
-    return (*(None for kind in kinds if kind is NoneType), *get_args(literals[0])), ()
+        return (), types
+    return (*(None for each in types if each is NoneType), *get_args(literals[0])), ()
 
 
 def main() -> None:

@@ -52,40 +52,42 @@ class StripedHyenaConfig(BaseConfig):
     vocab_size: int = config_field(512, "number of tokens", SIZE)
     hidden_size: int = config_field(4096, "width of the hidden states", SIZE, "H")
     num_layers: int = config_field(32, "number of blocks", Range(1, 10_000))
-    attn_layer_idxs: list[int] | None = config_field(None, "blocks that attend, counted from 0; None is none of them")
+    attn_layer_idxs: list[int] | None = config_field(None, "blocks that attend, counted from 0; None is no block")
     hyena_layer_idxs: list[int] | None = config_field(None, "blocks that convolve; None is all others")
     state_size: int = config_field(8, "complex poles of a channel", SIZE, "N")
     hyena_filter_groups: int = config_field(1, "channels that share the poles and residues of one filter", SIZE)
     short_filter_length: int = config_field(3, "length of the short filter", SIZE, "S")
     short_filter_bias: bool = config_field(True, "the short filter has a bias")
     column_split_hyena: bool = config_field(
-        True, "projections hold x2, x1 and v head by head; False is thirds of all channels"
+        True, "projections hold x2, x1 and v of one head after the other; False: of all heads together"
     )
-    num_attention_heads: int = config_field(32, "heads, of queries and of `column_split_hyena`", SIZE)
+    num_attention_heads: int = config_field(32, "heads of queries, and of `column_split_hyena`", SIZE)
     proj_groups: int = config_field(1, "query heads that share one head of keys and values", SIZE)
     qkv_proj_bias: bool = config_field(True, "queries, keys and values have a bias")
     mha_out_proj_bias: bool = config_field(True, "the output of attention has a bias")
     rotary_emb_base: float | int = config_field(10000, "base of the rotary frequencies", Range(0, open_minimum=True))
     use_interpolated_rotary_pos_emb: bool = config_field(False, "divide positions by rotary_emb_scaling_factor")
-    rotary_emb_scaling_factor: float | int = config_field(1, "see above", Range(0, open_minimum=True))
+    rotary_emb_scaling_factor: float | int = config_field(1, "divisor of positions", Range(0, open_minimum=True))
     inner_mlp_size: int | None = config_field(
         None, "width of the MLP; None is 8H/3, rounded up to a multiple of inner_size_multiple_of", SIZE
     )
-    inner_size_multiple_of: int = config_field(64, "see above", SIZE)
+    inner_size_multiple_of: int = config_field(64, "inner_mlp_size, if computed, is a multiple of this", SIZE)
     mlp_activation: Literal["gelu", "silu"] = config_field("silu", "activation of the MLP's gate")
-    eps: float | int = config_field(1e-6, "added under, or to, the root of every norm", NOT_NEGATIVE)
+    eps: float | int = config_field(
+        1e-6, "added to the mean of squares in every norm, or to its root; see use_flash_rmsnorm", NOT_NEGATIVE
+    )
     use_flash_rmsnorm: bool = config_field(
-        False, "add eps to the mean of squares (StripedHyena-7B); False adds it to its root (Evo)"
+        False, "add eps to the mean of squares (StripedHyena-7B), not to its root (Evo)"
     )
     final_norm: bool = config_field(True, "normalise before the projection to the vocabulary")
-    tie_embeddings: bool = config_field(True, "that projection is the embedding")
+    tie_embeddings: bool = config_field(True, "share the weights of the embedding with that projection")
     max_seqlen: int = config_field(8192, "length of the sequences in pretraining; longer ones are accepted", SIZE)
-    initializer_range: float | int = config_field(0.02, "std of fresh weights", NOT_NEGATIVE)
+    initializer_range: float | int = config_field(0.02, "standard deviation of new weights", NOT_NEGATIVE)
     classifier_dropout: float | int = config_field(0.0, "dropout before a classifier", PROBABILITY)
     pooling: Literal["mean", "last", "first", "max"] = config_field(
-        "mean", "how the classifier of sequences reduces the steps that are not padding"
+        "mean", "how a sequence classifier reduces the steps, without padding, to one"
     )
-    use_cache: bool = config_field(True, "return the states as cache")
+    use_cache: bool = config_field(True, "return the states as cache from every forward pass")
 
     def __post_init__(self, **kwargs):
         if self.inner_mlp_size is None:

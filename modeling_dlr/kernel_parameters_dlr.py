@@ -1,6 +1,6 @@
-"""The dictionary ``kernel_parameters``: what each kernel type reads, with defaults, ranges and meanings.
+"""Fields of configurations with ranges, and the dictionary ``kernel_parameters``, whose keys depend on the kernel type.
 
-This file imports no torch. Adding a kernel type is one entry of `KERNEL_FIELDS` here and one class in `kernels_dlr.py`.
+This file imports no torch. A new kernel type needs one entry of `KERNEL_FIELDS` here and one class in `kernels_dlr.py`.
 """
 
 import difflib
@@ -34,7 +34,7 @@ class Range(NamedTuple):
         return above if self.maximum == float("inf") else f"{above} and <= {self.maximum:g}"
 
 
-# The axis of a tensor; a longer one fits into no memory.
+# The length of an axis of a tensor. A longer one fits into no memory.
 SIZE = Range(1, 10**9)
 NOT_NEGATIVE = Range(0)
 PROBABILITY = Range(0, 1)
@@ -76,16 +76,16 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str])
 
 
 class KernelField(NamedTuple):
-    """One key of ``kernel_parameters``: ``kinds`` are its types, or ``choices`` the only values it takes."""
+    """One key of ``kernel_parameters``: its default, its meaning, and its types with a range, or its choices."""
 
     default: Any
     meaning: str
-    kinds: tuple[type, ...] = ()
+    types: tuple[type, ...] = ()
     choices: tuple[Any, ...] = ()
     allowed: Range | None = None
 
     def check(self, name: str, value: Any) -> None:
-        """Raise ValueError unless ``value`` is one of the choices, or of the right type and in range."""
+        """Raise ValueError unless ``value`` is one of the choices, or has one of the types and is in the range."""
         if self.choices:
             if value not in self.choices:
                 hint = did_you_mean(value, self.choices)
@@ -94,8 +94,8 @@ class KernelField(NamedTuple):
                     f"{f': {hint}' if hint else '.'}"
                 )
             return
-        if not isinstance(value, self.kinds) or isinstance(value, bool) != (bool in self.kinds):
-            expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in self.kinds)
+        if not isinstance(value, self.types) or isinstance(value, bool) != (bool in self.types):
+            expected = " or ".join("None" if each is type(None) else each.__name__ for each in self.types)
             raise ValueError(f"kernel_parameters[{name!r}] must be {expected}, got {short(value)}.")
         if self.allowed is not None and value is not None:
             try:
@@ -110,14 +110,17 @@ KERNEL_TYPES = ("dlr", "dss", "s4d", "sgconv")
 
 def _common(weight_init_std: str) -> dict[str, KernelField]:
     return {
-        "kernel_type": KernelField("dlr", "family of the kernel", choices=KERNEL_TYPES),
+        "kernel_type": KernelField("dlr", "parameterisation of the kernel", choices=KERNEL_TYPES),
         "max_length": KernelField(
-            None, "taps kept of the kernel; None keeps them all", kinds=(int, type(None)), allowed=SIZE
+            None,
+            "number of steps after which the kernel is cut off; None keeps all",
+            types=(int, type(None)),
+            allowed=SIZE,
         ),
         "weight_init_std": KernelField(
             None,
             f"standard deviation of the weights at initialisation (W_scale); None is {weight_init_std}",
-            kinds=_NUMBER_OR_NONE,
+            types=_NUMBER_OR_NONE,
             allowed=NOT_NEGATIVE,
         ),
     }
@@ -131,27 +134,28 @@ def _diagonal(weight_init_std: str, smallest: float, largest: float) -> dict[str
             choices=READ_OUTS,
         ),
         "time_step_min": KernelField(
-            smallest, "smallest time step drawn at initialisation (dt_min)", kinds=_NUMBER, allowed=TIME_STEP
+            smallest, "smallest time step drawn at initialisation (dt_min)", types=_NUMBER, allowed=TIME_STEP
         ),
         "time_step_max": KernelField(
-            largest, "largest time step drawn at initialisation (dt_max)", kinds=_NUMBER, allowed=TIME_STEP
+            largest, "largest time step drawn at initialisation (dt_max)", types=_NUMBER, allowed=TIME_STEP
         ),
     }
 
 
-# What each kernel_type reads from `kernel_parameters`: closed, one entry per family.
+# The keys of `kernel_parameters` for each kernel_type.
 KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
     "dlr": _diagonal("1/N", 1e-4, 1e-1)
     | {
         "version": KernelField(
             "complex",
-            "what is learned: complex poles and weights, imaginary log-poles, the same with real weights, or all real",
+            "what is learned: complex poles and weights, imaginary log-poles, the same with real weights, or real "
+            "poles and weights",
             choices=("complex", "imag", "imag_real_weight", "real_real_weight"),
         ),
         "pole_init": KernelField(
             "omega",
-            "angles at initialisation (Lambda_init): the N-th roots of unity, random, or the roots of unity turned a "
-            "little further for each channel (DFouT, arXiv 2508.20441), which gives each channel poles of its own",
+            "angles at initialisation (Lambda_init): the N-th roots of unity, random, or roots of unity rotated by "
+            "another small angle in each channel (DFouT, arXiv 2508.20441)",
             choices=("omega", "randn", "dfout"),
         ),
     },
@@ -159,7 +163,7 @@ KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
     | {
         "version": KernelField(
             "exp",
-            "how Λ is kept and the weights are scaled; 'softmax' depends on the length, so it has no recurrence",
+            "parameterisation of Λ and scale of the weights; 'softmax' depends on the length and has no recurrence",
             choices=("softmax", "exp", "exp_re_im", "exp_no_scale", "exp_no_scale_real", "clip", "clip_no_scale"),
         ),
         "pole_init": KernelField(
@@ -168,10 +172,10 @@ KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
             choices=("lin", "randn", "hippo_skew"),
         ),
         "separate_time_steps": KernelField(
-            False, "one time step for Re Λ and another for Im Λ (sep_dt_re_im)", kinds=(bool,)
+            False, "one time step for Re Λ and another for Im Λ (sep_dt_re_im)", types=(bool,)
         ),
         "max_pole_real": KernelField(
-            1e-4, "largest Re Λ of the 'clip' versions (max_real_Lambda)", kinds=_NUMBER, allowed=Range(-1e3, 1e3)
+            1e-4, "largest Re Λ of the 'clip' versions (max_real_Lambda)", types=_NUMBER, allowed=Range(-1e3, 1e3)
         ),
     },
     "s4d": _diagonal("1/√2 per part", 1e-3, 1e-1)
@@ -185,20 +189,23 @@ KERNEL_FIELDS: dict[str, dict[str, KernelField]] = {
     },
     "sgconv": _common("1")
     | {
-        "alpha_min": KernelField(0.3, "smallest decay from one scale to the next", kinds=_NUMBER, allowed=NOT_NEGATIVE),
-        "alpha_max": KernelField(1.0, "largest decay from one scale to the next", kinds=_NUMBER, allowed=NOT_NEGATIVE),
+        "alpha_min": KernelField(0.3, "smallest decay from one scale to the next", types=_NUMBER, allowed=NOT_NEGATIVE),
+        "alpha_max": KernelField(1.0, "largest decay from one scale to the next", types=_NUMBER, allowed=NOT_NEGATIVE),
         "num_scales": KernelField(
-            8, "scales; the kernel has state_size · 2^(num_scales-1) taps", kinds=(int,), allowed=Range(1, 31)
+            8,
+            "number of scales; the kernel has state_size · 2^(num_scales-1) steps",
+            types=(int,),
+            allowed=Range(1, 31),
         ),
     },
 }
 
 
 def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fill ``kernel_parameters`` with the defaults of its kernel_type and check every key and value.
+    """Complete ``kernel_parameters`` with the defaults of its kernel_type, and check every key and value.
 
     Raises:
-        ValueError: for an unknown key (naming the near miss), a value of the wrong type, or one out of range.
+        ValueError: for an unknown key (with the nearest known one), or an invalid value.
 
     >>> complete_kernel_parameters({"pole_init": "randn"})["read_out"]
     'real'
@@ -218,20 +225,20 @@ def complete_kernel_parameters(given: Mapping[str, Any] | None) -> dict[str, Any
             )
     if complete.get("version") == "exp_re_im" and complete["pole_init"] == "randn":
         raise ValueError(
-            "kernel_parameters: version 'exp_re_im' keeps log Im Λ, but pole_init 'randn' draws negative Im Λ: use "
+            "kernel_parameters: version 'exp_re_im' needs Im Λ > 0, but pole_init 'randn' draws negative values: use "
             "'lin' or 'hippo_skew'."
         )
     return complete
 
 
 def why_no_recurrence(complete: Mapping[str, Any]) -> str | None:
-    """Why a kernel of these (complete) parameters can only be convolved with, or None if it is a linear recurrence."""
+    """Why a kernel with these (complete) parameters has no recurrence; None if it has one."""
     if complete["kernel_type"] == "sgconv":
-        return "SGConv learns taps, not poles"
+        return "SGConv learns the kernel itself, not poles"
     if complete["kernel_type"] == "dss" and complete["version"] == "softmax":
         return "the kernel of DSS version 'softmax' depends on the length of the sequence"
     if complete["read_out"] in ("prod", "real_prod"):
         return f"read_out {complete['read_out']!r} is a product of kernels, which has no N-pole recurrence"
     if complete["max_length"] is not None:
-        return f"max_length={complete['max_length']} cuts the kernel off, and a recurrence never forgets"
+        return f"max_length={complete['max_length']} cuts the kernel off, which a recurrence cannot do"
     return None

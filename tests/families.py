@@ -112,6 +112,6 @@ FAMILIES: dict[str, Family] = {
         {"kernel_type": "sgconv", "num_scales": 5},
         {"scales": "SCHN", "alpha": "CH", "norm": "CH1"},
         oracle.sgconv,
-        "SGConv learns taps, not poles",
+        "SGConv learns the kernel itself, not poles",
     ),
 }

@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "state of SGConv": (
         {"use_cache": True, "kernel_parameters": {"kernel_type": "sgconv"}},
-        ["use_cache=True", "SGConv learns taps", "leave use_cache out"],
+        ["use_cache=True", "SGConv learns the kernel itself", "leave use_cache out"],
     ),
     "misspelt field": ({"hiden_size": 8}, ["hiden_size", "'hidden_size'"]),
     "field of another library": ({"d_model": 8}, ["'d_model'", "use 'hidden_size'"]),

@@ -74,7 +74,7 @@ def test_every_kernel_is_documented():
     shared, *own = fields_markdown().split("\n## ")[1:]
     schemas = json_schema()["properties"]["kernel_parameters"]["anyOf"][:-1]
     for (kernel_type, specs), table, schema in zip(KERNEL_FIELDS.items(), own, schemas, strict=True):
-        assert table.startswith(f'The rest for `kernel_type` `"{kernel_type}"`')
+        assert table.startswith(f'More keys for `kernel_type` `"{kernel_type}"`')
         assert sorted(re.findall(r"^\| `(\w+)`", shared + table, flags=re.MULTILINE)) == sorted(specs)
         assert schema["properties"].keys() == specs.keys()
         assert schema["properties"]["kernel_type"]["const"] == kernel_type
