@@ -1,5 +1,6 @@
 """What the documents show is true: their Python runs and prints what they say, and what they name exists."""
 
+import csv
 import itertools
 import re
 import shutil
@@ -29,6 +30,20 @@ def blocks(document: Path, *languages: str) -> str:
     return "".join(text for language, text in fences if language in languages)
 
 
+def write_reviews(path: Path) -> None:
+    """The table that a reader of README.md has: 56 short reviews, half of them good."""
+    things, good, bad = (
+        ["plot", "music", "ending", "cast"],
+        ["superb", "lovely", "gripping"],
+        ["dull", "clumsy", "slow"],
+    )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["text", "label"])
+        for thing, verb, word in itertools.product(things, ["is", "was"], good + bad):
+            rows.writerow([f"I thought the {thing} {verb} {word}.", "good" if word in good else "bad"])
+
+
 @pytest.mark.parametrize(
     "python_blocks",
     [
@@ -44,6 +59,7 @@ def test_python_blocks_run(
     """In order, sharing their names as in one session, each prints what its `#>` lines show."""
     shutil.copytree(ROOT / "configuration", tmp_path / "configuration")
     monkeypatch.chdir(tmp_path)
+    write_reviews(tmp_path / "reviews.csv")
     names = {}
     for block in python_blocks:
         names |= eval_example.run_print_check(block, module_globals=names)

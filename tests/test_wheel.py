@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import zipfile
+from email import message_from_bytes as metadata
 from pathlib import Path
 
 import pytest
 
+import hatch_build
 import modeling_dlr
 from modeling_dlr.presets import preset_folder, preset_names
 
@@ -40,6 +42,35 @@ def test_contents(wheel: Path):
         assert {str(path.relative_to(wheel)) for path in (wheel / package).rglob("*.py")} == in_checkout
         assert (wheel / package / "py.typed").is_file()
     assert [path for path in wheel.rglob("*") if path.suffix == ".pyc"] == []
+
+
+@pytest.mark.slow
+def test_page_on_an_index(wheel: Path):
+    """The first page is README.md without links to files, which an index does not have."""
+    page = metadata(next(wheel.glob("*.dist-info/METADATA")).read_bytes())
+    assert page["Description-Content-Type"] == "text/markdown"
+    assert "# modeling-dlr" in page.get_payload()
+    targets = re.findall(r"\]\(([^)]+)\)", page.get_payload())
+    assert targets
+    assert [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "with_source", "without"),
+    [
+        (
+            "see [the heads](docs/heads.md#all).",
+            "see [the heads](https://e.org/r/blob/HEAD/docs/heads.md#all).",
+            "see the heads.",
+        ),
+        ("![speed](docs/speed.svg)", "![speed](https://e.org/r/raw/HEAD/docs/speed.svg)", "speed"),
+        ("[DLR](https://arxiv.org/abs/2212.00768), [below](#limits)", None, None),
+    ],
+)
+def test_links(text: str, with_source: str | None, without: str | None):
+    """Links to files lead to the repository if it is known, and are plain words if it is not; others stay."""
+    assert hatch_build.absolute_links(text, "https://e.org/r/") == (with_source or text)
+    assert hatch_build.absolute_links(text, None) == (without or text)
 
 
 @pytest.mark.slow
