@@ -22,7 +22,7 @@ from .model_folder import read_config, saved_shapes
 from .samples import load_tokenizer, task_of
 from .secret_words import search
 
-_LIBRARIES = {"huggingface_hub", "packaging", "torch", "transformers"}
+_LIBRARIES = {"huggingface_hub", "packaging", "safetensors", "torch", "transformers"}
 _PACKAGE = "modeling_dlr"
 # Errors of the parser for text that is not valid, or nested too deeply.
 _NO_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring, logging
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
@@ -33,6 +33,7 @@ from .blocks_striped_hyena import (
     in_pieces,
 )
 from .cache_dlr import check_cache, steps_seen
+from .checkpoint_striped_hyena import check_shapes, refuse_weights, saved_shapes, warn_of_revision
 from .checks_dlr import check_finite, check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
 from .configuration_striped_hyena import StripedHyenaConfig
 from .family_dlr import (
@@ -48,15 +49,9 @@ from .layout_dlr import Reading, build_layout, first_steps, without_padding
 from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, within_documents
 from .pooling_dlr import pool
 
-# Repositories whose main branch has wrongly permuted projections, and the revision without the fault.
-PERMUTED = frozenset({"togethercomputer/evo-1-8k-base", "togethercomputer/evo-1-131k-base"})
-RIGHT_REVISIONS = ("1.1_fix", "c206aab")
-
 # By this name the Trainer knows that labels are of the next token when it smooths them, and `transformers serve` that
 # this model generates; registering an Auto class does not enter it.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["stripedhyena"] = "StripedHyenaModelForCausalLM"
-
-logger = logging.get_logger(__name__)
 
 
 @auto_docstring
@@ -68,6 +63,7 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
     _supports_context_parallel = False
     _no_split_modules = ["StripedHyenaConvolutionBlock", "StripedHyenaAttentionBlock"]
     _keep_in_fp32_modules_strict = ["poles", "residues"]
+    _keys_to_ignore_on_load_missing = [r"rotary_emb\.inv_freq$"]
     _keys_to_ignore_on_load_unexpected = [r"unembed\.weight$"]
     _can_record_outputs = {
         "hidden_states": StripedHyenaBlock,
@@ -90,29 +86,31 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs) -> Any:
-        """As in transformers; weights that are known to be wrong are warned of.
+        """As in transformers, with a warning for a revision whose weights are known to be wrong.
 
         Raises:
-            ValueError: for weights of the backbone that are missing, which would be random, and for others left over.
+            ValueError: for weights of the backbone that are missing, left over, or of another shape.
         """
-        name, revision = str(pretrained_model_name_or_path), kwargs.get("revision") or "main"
-        if name in PERMUTED and not os.path.isdir(name) and not revision.startswith(RIGHT_REVISIONS):  # noqa: PTH112
-            logger.warning(
-                f"{name} at the revision {revision!r} has wrongly permuted projections, and generates badly: pass "
-                f"revision={RIGHT_REVISIONS[0]!r}, as its card says."
-            )
+        name = str(pretrained_model_name_or_path)
+        warn_of_revision(name, kwargs.get("revision") or "main")
         asked = kwargs.pop("output_loading_info", False)
         kwargs |= {"output_loading_info": True}
         # pyrefly: ignore[not-iterable] - it returns two, then
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if not key.startswith("classifier."))
-        unexpected = sorted(key for key in info["unexpected_keys"] if not key.startswith("classifier."))
-        if (missing or unexpected) and getattr(model.config, "quantization_config", None) is None:
-            raise ValueError(
-                f"The weights of {name} must be those that its configuration describes, but {missing[:4]} are "
-                f"missing and {unexpected[:4]} left over: is this the config.json that belongs to them?"
-            )
+        if getattr(model.config, "quantization_config", None) is None:
+            refuse_weights(name, info["missing_keys"], info["unexpected_keys"])  # of files without a readable header
         return (model, info) if asked else model
+
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys=None) -> Any:
+        """As in transformers; weights of another model are refused before any is read."""
+        shapes = None if load_config.is_quantized else saved_shapes(state_dict, checkpoint_files)
+        if shapes is not None:
+            for renaming in load_config.weight_mapping or ():
+                shapes = {renaming.rename_source_key(key)[0]: shape for key, shape in shapes.items()}
+            name = load_config.pretrained_model_name_or_path
+            check_shapes(model, shapes, name, load_config.ignore_mismatched_sizes)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config, expected_keys)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code of all heads beside the weights."""

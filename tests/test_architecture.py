@@ -27,7 +27,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "configuration_base_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
     "configuration_dlr": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
     "configuration_striped_hyena": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
-    "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena", ".configuration_striped_hyena"}
+    "checkpoint_striped_hyena": {"safetensors", "torch", "transformers"},
+    "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena"}
+    | {".checkpoint_striped_hyena", ".configuration_striped_hyena"}
     | {f".{name}_dlr" for name in ("cache", "checks", "family", "generation", "layout", "losses", "pooling")},
     "family_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
     "derivatives_dlr": {"torch"},

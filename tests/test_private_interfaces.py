@@ -118,6 +118,27 @@ def model_flags():
     assert [name for name in named - ours if name not in known] == []
 
 
+def checkpoint_files(tmp_path):
+    """Loading gets the weight files, how names are mapped, and a model that holds no weights yet."""
+    from tiny_striped import tiny_striped
+
+    from modeling_dlr import StripedHyenaModel
+
+    class Seen(StripedHyenaModel):
+        @staticmethod
+        def _load_pretrained_model(model, state_dict, checkpoint_files, load_config, *_):
+            seen = {parameter.device.type for parameter in model.parameters()}, state_dict, checkpoint_files
+            assert seen == ({"meta"}, None, [str(tmp_path / "model.safetensors")])
+            assert load_config.pretrained_model_name_or_path == tmp_path
+            assert not load_config.is_quantized
+            assert not load_config.ignore_mismatched_sizes
+            assert load_config.weight_mapping[0].rename_source_key("a.b") == ("a.c", "b$")
+            return StripedHyenaModel._load_pretrained_model(model, state_dict, checkpoint_files, load_config)
+
+    tiny_striped(StripedHyenaModel).float().save_pretrained(tmp_path)
+    Seen.from_pretrained(tmp_path, key_mapping={"b$": "c"})
+
+
 def model_names():
     """Tables of names by which the Trainer, the pipelines and the server know what a model does."""
     from transformers.models.auto import modeling_auto
@@ -321,7 +342,15 @@ INTERFACES: dict[str, Callable] = {
     function.__name__: function
     for function in (
         *(output_capturing, forward_decorators, output_cache_names, cache_layer_registry, gradient_checkpointing_layer),
-        *(initialization, model_flags, model_names, attention_implementation, auto_docstring, transformers_kwargs),
+        *(
+            initialization,
+            model_flags,
+            checkpoint_files,
+            model_names,
+            attention_implementation,
+            auto_docstring,
+            transformers_kwargs,
+        ),
         *(
             strict_configurations,
             configuration_internals,

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +143,25 @@ REVISIONS: dict[str, tuple[str, str | None, bool]] = {
     "named main": ("togethercomputer/evo-1-8k-base", "main", True),
     "right": ("togethercomputer/evo-1-8k-base", "1.1_fix", False),
     "right commit": ("togethercomputer/evo-1-131k-base", "c206aab" + "0" * 33, False),
-    "another model": ("togethercomputer/evo-1-8k-crispr", None, False),
+    "short commit": ("togethercomputer/evo-1-131k-base", "c206aab", False),
+    "too short": ("togethercomputer/evo-1-131k-base", "c206", True),
+    "commit of the other": ("togethercomputer/evo-1-8k-base", "c206aab" + "0" * 33, True),
+    "another branch": ("togethercomputer/evo-1-8k-base", "1.1_fix_2", True),
+    "another model": ("LongSafari/evo-1-8k-crispr", None, False),
 }
 
 
 @pytest.mark.parametrize("case", REVISIONS)
 def test_wrong_revisions_are_warned_of(case: str, monkeypatch: pytest.MonkeyPatch):
-    """The main branch of two repositories has permuted projections."""
+    """Two repositories have permuted projections at all revisions but one, of whose commits one is known."""
     name, revision, warns = REVISIONS[case]
     model, said = tiny_striped(StripedHyenaModelForCausalLM), []
     info = dict.fromkeys(("missing_keys", "unexpected_keys"), ())
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(lambda *_, **__: (model, info)))
-    monkeypatch.setattr("modeling_dlr.modeling_striped_hyena.logger.warning", said.append)
+    monkeypatch.setattr("modeling_dlr.checkpoint_striped_hyena.logger.warning", said.append)
     assert StripedHyenaModelForCausalLM.from_pretrained(name, **({"revision": revision} if revision else {})) is model
     assert bool(said) == warns
-    assert not warns or "pass revision='1.1_fix'" in said[0]
+    assert not warns or "Pass revision='1.1_fix'" in said[0]
 
 
 def test_local_folders_are_not_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -164,27 +169,99 @@ def test_local_folders_are_not_warned_of(tmp_path: Path, monkeypatch: pytest.Mon
     folder = tmp_path / "togethercomputer" / "evo-1-8k-base"
     shutil.copytree(PUBLISHED, folder)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("modeling_dlr.modeling_striped_hyena.logger.warning", pytest.fail)
+    monkeypatch.setattr("modeling_dlr.checkpoint_striped_hyena.logger.warning", pytest.fail)
     AutoModelForCausalLM.from_pretrained("togethercomputer/evo-1-8k-base")
 
 
-@pytest.mark.parametrize("kind", ["missing", "left over", "untied"])
-def test_weights_that_do_not_fit(kind: str, tmp_path: Path):
-    """Nothing of a published model is left to chance: no block, and not the projection onto the vocabulary."""
-    shutil.copytree(PUBLISHED, tmp_path / "model")
-    file, weights = tmp_path / "model" / "model.safetensors", load_file(PUBLISHED / "model.safetensors")
-    config = json.loads((PUBLISHED / "config.json").read_text())
-    if kind == "missing":
-        del weights["backbone.blocks.3.filter.poles"]
-    elif kind == "left over":
-        weights["backbone.blocks.4.filter.poles"] = torch.zeros(1)
-    else:
-        config["tie_embeddings"] = False
-    save_file(weights, file, metadata={"format": "pt"})
-    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
-    key = {"missing": "blocks.3.filter.poles", "left over": "blocks.4.filter.poles", "untied": "unembed.weight"}[kind]
-    with pytest.raises(ValueError, match=key):
-        AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+# What is done to the weights, to the configuration, and what the error names.
+MISFITS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, Any], str]] = {
+    "missing": (lambda weights: weights.pop(f"{THIRD}.poles"), {}, "blocks.3.filter.poles missing"),
+    "left over": (
+        lambda weights: weights.update({"backbone.blocks.4.filter.poles": torch.zeros(1)}),
+        {},
+        "blocks.4.filter.poles left over",
+    ),
+    "untied": (lambda _: None, {"tie_embeddings": False}, "unembed.weight missing"),
+    "shape": (lambda _: None, {"vocab_size": 513}, r"embedding_layer.weight of \[512, 32\] instead of \[513, 32\]"),
+    "another model": (
+        lambda weights: [weights.update({f"other.{name}": weights.pop(name)}) for name in sorted(weights)],
+        {},
+        r"and \d+ more missing; other.backbone.blocks.0",
+    ),
+}
+THIRD = "backbone.blocks.3.filter"
+
+
+def write_folder(
+    place: Path, change: Callable[[dict[str, torch.Tensor]], object], fields: dict[str, Any], sharded: bool
+) -> Path:
+    """The published folder with other weights and another configuration, in one file or in two."""
+    shutil.copytree(PUBLISHED, place)
+    config, weights = json.loads((place / "config.json").read_text()), load_file(place / "model.safetensors")
+    change(weights)
+    (place / "config.json").write_text(json.dumps(config | fields))
+    (place / "model.safetensors").unlink()
+    names = sorted(weights)
+    files = {"model.safetensors": names}
+    if sharded:
+        files = {"model-1-of-2.safetensors": names[::2], "model-2-of-2.safetensors": names[1::2]}
+        index = {"metadata": {}, "weight_map": {name: file for file, some in files.items() for name in some}}
+        (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    for file, some in files.items():
+        save_file({name: weights[name] for name in some}, place / file, metadata={"format": "pt"})
+    return place
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "two files"])
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_weights_that_do_not_fit(misfit: str, sharded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are refused before one is read: no block is left to chance, and not the projection onto the vocabulary."""
+    change, fields, says = MISFITS[misfit]
+    folder = write_folder(tmp_path / "model", change, fields, sharded)
+    monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", pytest.fail)
+    with pytest.raises(ValueError, match=says):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def test_weights_in_a_pickle_that_do_not_fit(tmp_path: Path):
+    """Their names are known when they are read."""
+    folder = write_folder(tmp_path / "model", lambda weights: weights.pop(f"{THIRD}.poles"), {}, sharded=False)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"blocks\.3\.filter\.poles missing"):
+        AutoModelForCausalLM.from_pretrained(folder)
+
+
+def without_frequencies(weights: dict[str, torch.Tensor]) -> None:
+    for name in [name for name in weights if name.endswith("inv_freq")]:
+        del weights[name]
+
+
+FITS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], dict[str, Any], dict[str, Any]]] = {
+    "no rotary frequencies": (without_frequencies, {}, {}),
+    "a projection onto the vocabulary that is the embedding": (
+        lambda weights: weights.update({"backbone.unembed.weight": weights["backbone.embedding_layer.weight"].clone()}),
+        {},
+        {},
+    ),
+    "other names": (
+        lambda weights: weights.update({f"{THIRD}.roots": weights.pop(f"{THIRD}.poles")}),
+        {},
+        {"key_mapping": {r"filter\.roots": "filter.poles"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_weights_that_fit(fit: str, tmp_path: Path):
+    """What is not needed may be missing, and names may be mapped: the answers are those of the published folder."""
+    change, fields, options = FITS[fit]
+    folder, ids = write_folder(tmp_path / "model", change, fields, sharded=False), tokens(1, 7)
+    model, published = (
+        AutoModelForCausalLM.from_pretrained(folder, **options),
+        AutoModelForCausalLM.from_pretrained(PUBLISHED),
+    )
+    torch.testing.assert_close(model(ids).logits, published(ids).logits, rtol=0, atol=0)
 
 
 def test_heads_on_published_weights(tmp_path: Path):
