@@ -120,7 +120,7 @@ def log_likelihoods(
         progress: show a progress bar.
 
     Returns:
-        [sequences] in float32, on the CPU.
+        [sequences] in float64, on the CPU: a sum of many tokens has more digits than float32, and ratios are small.
 
     Raises:
         TypeError: as `token_log_likelihoods`.
@@ -138,7 +138,7 @@ def log_likelihoods(
         model, tokenizer, read, begin_token_id=begin_token_id, batch_tokens=batch_tokens, progress=progress
     )
     values = torch.stack([row.double().sum() if reduction == "sum" else row.double().mean() for row in per_token])
-    return (values.view(2, -1).mean(0) if strands == "both" else values).float()
+    return values.view(2, -1).mean(0) if strands == "both" else values
 
 
 def embeddings(
@@ -181,8 +181,7 @@ def embeddings(
 def _layer(backbone: Any, layer: int) -> Callable[..., Tensor]:
     """A forward pass that returns the hidden states after a layer, and keeps no others."""
     count = backbone.config.num_hidden_layers
-    if not -count - 1 <= layer <= count:
-        raise ValueError(f"layer must lie in 0 … {count} (or count back from -1), got {layer}.")
+    check_layer(layer, count)
     layer %= count + 1
     if layer == count:
         return lambda **inputs: backbone(**inputs).last_hidden_state
@@ -201,6 +200,16 @@ def _layer(backbone: Any, layer: int) -> Callable[..., Tensor]:
         return kept[0]
 
     return states_of
+
+
+def check_layer(layer: int, count: int) -> None:
+    """Refuse a layer that a model of ``count`` layers does not have.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not -count - 1 <= layer <= count:
+        raise ValueError(f"layer must lie in 0 … {count} (or count back from -1), got {layer}.")
 
 
 def check_sequences(sequences: Sequence[str]) -> None:
@@ -242,7 +251,7 @@ def _batches(
     before = [] if begin is None else [begin]
     tokens = [[*before, *ids] for ids in tokenizer(list(sequences), add_special_tokens=False)["input_ids"]]
     order = sorted(range(len(tokens)), key=lambda place: -len(tokens[place]))
-    with tqdm(total=len(order), disable=not progress, unit="sequence") as bar:
+    with tqdm(total=len(order), disable=not progress, unit="sequence", leave=None) as bar:
         while order:
             longest = len(tokens[order[0]])
             size = max(1, batch_tokens // longest)

@@ -1,6 +1,8 @@
 """The command line: scores and embeddings of FASTA files, resumed, whole or not at all, and what is refused."""
 
 import gzip
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +14,14 @@ import pytest
 import torch
 from tiny import perturbed, tiny_config
 from tiny_striped import tiny_striped
+from tokenizers.normalizers import Lowercase
 from typer.testing import CliRunner, Result
 
 import modeling_dlr.cli.parts
 from hub_upload.__main__ import parser
 from modeling_dlr import DLRForCausalLM, StripedHyenaModelForCausalLM
 from modeling_dlr.cli import app
+from modeling_dlr.cli.fasta import read_fasta
 from modeling_dlr.cli.hub import VERBS
 from modeling_dlr.scoring import embeddings, log_likelihoods
 from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
@@ -113,7 +117,7 @@ def test_embed(layer: int, models: dict[str, Path], files: Path):
 
 def test_resumed(models: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch):
     """A run that ends early leaves its parts and no output; the next one goes on, and ends as if it never stopped."""
-    monkeypatch.setattr("modeling_dlr.cli.sequences.PART_SIZE", 1)
+    monkeypatch.setattr("modeling_dlr.cli.parts.PART_LETTERS", 8)
     score, calls = log_likelihoods, []
 
     def interrupted(*arguments, **options):
@@ -130,7 +134,7 @@ def test_resumed(models: dict[str, Path], files: Path, monkeypatch: pytest.Monke
     assert refused.exit_code == 1
     assert "holds parts of another request" in refused.output
     result = run("score", models["DLR"], "s.fa", "--output", "o.csv")
-    assert "2 parts of them from an earlier run" in result.output
+    assert "Wrote 3 rows to o.csv, 2 of them from an earlier run." in result.output
     assert len(calls) == 4
     assert Path("o.csv").read_text() == Path("whole.csv").read_text()
     assert not Path("o.csv.parts").exists()
@@ -159,8 +163,28 @@ BAD: dict[str, tuple[Callable[[], object], list[str], str]] = {
     "empty file": (lambda: Path("s.fa").write_text(""), [], "begins with b''"),
     "no file": (lambda: Path("s.fa").unlink(), [], "There is no file s.fa"),
     "broken gzip": (lambda: Path("s.fa").write_bytes(b"\x1f\x8b1234"), [], "could not be read"),
-    "empty record": (lambda: Path("s.fa").write_text(">a\n>b\nA\n"), [], "'a' is empty"),
-    "one name twice": (lambda: Path("s.fa").write_text(">a\nA\n>a\nC\n"), [], "'a' is there twice"),
+    "no gzip": (lambda: Path("s.fa.gz").write_text(FASTA), ["s.fa.gz"], "could not be read: Not a gzipped file"),
+    "half of a gzip": (
+        lambda: Path("s.fa.gz").write_bytes(gzip.compress(f">a\n{'ACGTTGCA' * 999}\n".encode())[:-9]),
+        ["s.fa.gz"],
+        "could not be read",
+    ),
+    "broken inside": (
+        lambda: Path("s.fa.gz").write_bytes(gzip.compress(FASTA.encode())[:20] + b"\xff" * 40),
+        ["s.fa.gz"],
+        "could not be read",
+    ),
+    "UTF-16": (lambda: Path("s.fa").write_text(FASTA, encoding="utf-16"), [], "UTF-8 text that begins with"),
+    "a mark of Windows": (lambda: Path("s.fa").write_text(FASTA, encoding="utf-8-sig"), [], "begins with b'\\xef"),
+    "no UTF-8": (lambda: Path("s.fa").write_bytes(b">a\nAC\xffGT\n"), [], "could not be read"),
+    "empty record": (lambda: Path("s.fa").write_text(">a\n>b\nA\n"), [], "record 1, 'a', is empty"),
+    "a header at the end": (lambda: Path("s.fa").write_text(">a\nAC\n>b"), [], "record 2, 'b', is empty"),
+    "no name": (lambda: Path("s.fa").write_text(">a\nA\n> b\nC\n>\nG\n"), [], "record 3 has no name"),
+    "one name twice": (lambda: Path("s.fa").write_text(">a x\nA\n>a y\nC\n"), [], "record 2, 'a', is there twice"),
+    "gap": (lambda: Path("s.fa").write_text(">a\nAC-GT\n"), [], "record 'a' has '-' at position 3"),
+    "RNA": (lambda: Path("s.fa").write_text(">a\nACGU\n"), [], "record 'a' has 'U' at position 4"),
+    "device": (lambda: None, ["--device", "moon"], "There is no device 'moon' here"),
+    "no model": (lambda: None, [], "The model 'no/model' cannot be loaded"),
     "protein": (lambda: Path("s.fa").write_text(">a\nACG\nTEL\n"), [], "record 'a' has 'E' at position 5"),
     "N where only bases may be": (lambda: None, ["--letters", "acgt"], "record 'a' has 'N' at position 9"),
     "no strand": (
@@ -193,7 +217,8 @@ def test_refused(bad: str, models: dict[str, Path], files: Path):
     spoil, arguments, says = BAD[bad]
     spoil()
     before = sorted(files.iterdir())
-    result = run("score", "no/model", "s.fa", "--output", "o.csv", *arguments)
+    fasta, *arguments = arguments if arguments[:1] == ["s.fa.gz"] else ["s.fa", *arguments]
+    result = run("score", "no/model", fasta, "--output", "o.csv", *arguments)
     assert result.exit_code == 1
     assert result.output.startswith("modeling-dlr score: ")
     assert says in result.output
@@ -220,3 +245,83 @@ def test_the_hub_tool_is_loaded_when_called():
     """Who scores sequences never loads what publishes."""
     program = "import sys, modeling_dlr.cli\nassert not [name for name in sys.modules if name.startswith('hub_upload')]"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("layer", ["4", "-5"])
+def test_a_layer_that_is_not_there(layer: str, models: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch):
+    """It is refused before the weights are loaded, and nothing is left."""
+    before = sorted(files.iterdir())
+    monkeypatch.setattr(StripedHyenaModelForCausalLM, "from_pretrained", pytest.fail)
+    result = run("embed", models["StripedHyena"], "s.fa", "--layer", layer, "--output", "o.parquet")
+    assert result.output == f"modeling-dlr embed: layer must lie in 0 … 3 (or count back from -1), got {layer}.\n"
+    assert sorted(files.iterdir()) == before
+
+
+def test_own_tokenizer_of_a_folder(models: dict[str, Path], files: Path, tmp_path: Path):
+    """A folder of Evo with a tokenizer is read by that one, here one that knows lower case only."""
+    folder = shutil.copytree(models["StripedHyena"], tmp_path / "model")
+    tokenizer = evo_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = Lowercase()
+    tokenizer.save_pretrained(folder)
+    assert run("score", folder, "s.fa", "--output", "o.parquet").exit_code == 0
+    model, _ = parts_of(models["StripedHyena"])
+    expected = log_likelihoods(model, evo_tokenizer(), [text.lower() for text in READ.values()], reduction="sum")
+    np.testing.assert_allclose(pd.read_parquet("o.parquet")["log_likelihood"], expected, rtol=1e-6)
+
+
+FORMS: dict[str, bytes] = {
+    "Windows": FASTA.replace("\n", "\r\n").encode(),
+    "old Mac": FASTA.replace("\n", "\r").encode(),
+    "no end of line": FASTA.rstrip().encode(),
+    "empty lines": b"\n\n" + FASTA.replace("\n", "\n\n").encode(),
+    "spaces": FASTA.replace("TTTTTGGG", "TTT TTGG G ").encode(),
+    "tab after the name": FASTA.replace(" the", "\tthe").encode(),
+    "old comments": FASTA.replace(">b", ";of a\n>b").encode(),
+    "gzip without its ending": gzip.compress(FASTA.encode()),
+    "gzip in blocks": b"".join(gzip.compress(FASTA[i : i + 9].encode()) for i in range(0, len(FASTA), 9)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_fasta(form: str, tmp_path: Path):
+    """The same records, however they are written down."""
+    (tmp_path / "s.fa").write_bytes(FORMS[form])
+    assert {record.name: record.sequence for record in read_fasta(tmp_path / "s.fa", "dna")} == READ
+
+
+KILLED = """
+import os, runpy, signal, sys
+from pathlib import Path
+import pandas as pd
+
+parts = runpy.run_path(sys.argv[2])
+write_in_parts = parts["write_in_parts"]
+write_in_parts.__globals__["PART_LETTERS"] = 2
+
+def compute(some):
+    if 5 in some:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pd.DataFrame({"i": some})
+
+write_in_parts(Path(sys.argv[1]), {}, range(8), [1] * 8, compute)
+"""
+
+
+def test_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What a run had done when the system ended it is there for the next one."""
+    output, computed = tmp_path / "o.csv", []
+    command = [sys.executable, "-c", KILLED, str(output), modeling_dlr.cli.parts.__file__]
+    finished = subprocess.run(command, capture_output=True, check=False)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    assert not output.exists()
+    (tmp_path / "o.csv.parts" / ".000000004.parquet.half").write_text("half of a part")
+    monkeypatch.setattr(modeling_dlr.cli.parts, "PART_LETTERS", 2)
+
+    def compute(some: range) -> pd.DataFrame:
+        computed.extend(some)
+        return pd.DataFrame({"i": some})
+
+    assert modeling_dlr.cli.parts.write_in_parts(output, {}, range(8), [1] * 8, compute) == 4
+    assert computed == [4, 5, 6, 7]
+    assert pd.read_csv(output)["i"].tolist() == list(range(8))
+    assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]

@@ -3,10 +3,12 @@
 import gzip
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 Letters = Literal["dna", "acgt", "any"]
 
@@ -41,10 +43,13 @@ def read_fasta(path: Path, letters: Letters) -> list[Record]:
     _check_beginning(path)
     records = _records(path)
     seen: set[str] = set()
-    for record in records:
-        if not record.sequence or record.name in seen:
-            fault = "is empty" if not record.sequence else "is there twice"
-            raise ValueError(f"Every record must have a name of its own and a sequence, but {record.name!r} {fault}.")
+    for place, record in enumerate(records, start=1):
+        fault = "has no name" if not record.name else "is empty" if not record.sequence else "is there twice"
+        if not record.name or not record.sequence or record.name in seen:
+            raise ValueError(
+                "Every record must have a name of its own and a sequence, but record "
+                f"{place}{f', {record.name!r},' if record.name else ''} {fault}."
+            )
         seen.add(record.name)
     return [Record(record.name, checked(record, letters)) for record in records]
 
@@ -58,6 +63,8 @@ def _records(path: Path) -> list[Record]:
             options = {"split": "train", "cache_dir": cache, "columns": ["id", "sequence"], "keep_in_memory": True}
             rows = load_dataset("fasta", data_files=str(path.resolve()), **options)
             return [Record(row["id"], row["sequence"]) for row in rows]
+    except DatasetGenerationError as error:
+        raise ValueError(f"{path} could not be read: {error.__cause__ or error}.") from None
     finally:
         if not quiet:
             enable_progress_bars()
@@ -79,11 +86,14 @@ def checked(record: Record, letters: Letters) -> str:
 
 def _check_beginning(path: Path) -> None:
     """Refuse a file whose first line of text is no header: what comes before one would be passed over in silence."""
-    compressed = path.read_bytes()[:2] == b"\x1f\x8b"
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path, "rb") if compressed else path.open("rb") as file:
             first = next((line for line in file if line.strip()), b"")
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} could not be read: {error}.") from None
     if not first.startswith(b">"):
-        raise ValueError(f"A FASTA file begins with a line '>name', but {path} begins with {first[:20]!r}.")
+        raise ValueError(
+            f"A FASTA file is UTF-8 text that begins with a line '>name', but {path} begins with {first[:20]!r}."
+        )

@@ -4,11 +4,18 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
+from tqdm.auto import tqdm
+
+Item = TypeVar("Item")
+
+# Letters of a part of the output: what is computed again at most when a run ends early, and many batches of short ones.
+PART_LETTERS = 2**18
 
 FORMATS: dict[str, tuple[Callable[[pd.DataFrame, Path], None], Callable[[Path], pd.DataFrame]]] = {
     ".parquet": (lambda table, path: table.to_parquet(path, index=False), pd.read_parquet),
@@ -48,17 +55,24 @@ def read_table(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} could not be read: {error}.") from None
 
 
-def write_in_parts(output: Path, request: dict[str, Any], count: int, compute: Callable[[int], pd.DataFrame]) -> int:
-    """Write a table of ``count`` parts; those of an earlier run of the same request are not computed again.
+def write_in_parts(
+    output: Path,
+    request: dict[str, Any],
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    compute: Callable[[Sequence[Item]], pd.DataFrame],
+) -> int:
+    """Write a table of one row for each item; parts of an earlier run of the same request are not computed again.
 
     Args:
         output: the file, whose folder is made.
-        request: on what the parts depend, as JSON has it.
-        count: of parts.
-        compute: gives each.
+        request: what the rows depend on, as JSON has it.
+        items: at least one.
+        lengths: the work that each item is, in letters; a part ends when it has `PART_LETTERS` of them.
+        compute: makes the rows of some items.
 
     Returns:
-        How many parts were there already.
+        How many rows were there already.
 
     Raises:
         ValueError: for a table of another kind, an output that is there, or parts of another request.
@@ -66,21 +80,40 @@ def write_in_parts(output: Path, request: dict[str, Any], count: int, compute: C
     check_format(output)
     if output.exists():
         raise ValueError(f"{output} is there already: remove it, or write to another file.")
+    bounds = part_bounds(lengths)
     folder = output.with_name(f"{output.name}.parts")
-    mark = hashlib.sha256(json.dumps([request, count], sort_keys=True).encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
+    mark = hashlib.sha256(json.dumps([request, bounds], sort_keys=True).encode()).hexdigest()
     stamp = folder / "request"
-    if any(folder.glob("*.parquet")) and stamp.read_text(encoding="utf-8") != mark:
+    if any(folder.glob("*.parquet")) and not (stamp.is_file() and stamp.read_text(encoding="utf-8") == mark):
         raise ValueError(f"{folder} holds parts of another request: remove it to begin anew.")
-    stamp.write_text(mark, encoding="utf-8")
-    paths = [folder / f"{part:06}.parquet" for part in range(count)]
-    done = sum(path.is_file() for path in paths)
-    for part, path in enumerate(paths):
-        if not path.is_file():
-            _write(compute(part), path)
-    _write(pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True), output)
+    parts = [(folder / f"{start:09}.parquet", start, stop) for start, stop in pairwise(bounds)]
+    kept = sum(stop - start for path, start, stop in parts if path.is_file())
+    with tqdm(total=len(items), initial=kept, unit="row") as bar:
+        for path, start, stop in parts:
+            if not path.is_file():
+                table = compute(items[start:stop])
+                folder.mkdir(parents=True, exist_ok=True)  # what fails before the first rows leaves nothing
+                stamp.write_text(mark, encoding="utf-8")
+                _write(table, path)
+                bar.update(stop - start)
+    _write(pd.concat([pd.read_parquet(path) for path, _, _ in parts], ignore_index=True), output)
     shutil.rmtree(folder)
-    return done
+    return kept
+
+
+def part_bounds(lengths: Sequence[int]) -> list[int]:
+    """Where parts begin, and the end: each has at least `PART_LETTERS` letters, but for the last.
+
+    >>> part_bounds([PART_LETTERS, 1, PART_LETTERS - 1, 5])
+    [0, 1, 3, 4]
+    """
+    bounds, letters = [0], 0
+    for place, length in enumerate(lengths, start=1):
+        letters += length
+        if letters >= PART_LETTERS or place == len(lengths):
+            bounds.append(place)
+            letters = 0
+    return bounds
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:

@@ -42,7 +42,7 @@ def _variant(
     if name not in by_name:
         raise ValueError(f"Row {number} of the variants names {name!r}, which is no record of the FASTA file.")
     sequence = by_name[name]
-    if not position.isdigit() or not 1 <= int(position) <= len(sequence):
+    if not position.isdecimal() or not 1 <= int(position) <= len(sequence):
         raise ValueError(
             f"Row {number} of the variants must have a position in 1 … {len(sequence)} of {name!r}, got {position!r}."
         )
