@@ -21,12 +21,11 @@ from .attention_dlr import NOWHERE, attend, rotate, visible
 from .cache_dlr import HyenaCacheLayer, state_layer
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
+from .kernels_dlr import Memo
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, sort_steps, take_steps, without_padding
-from .memo_dlr import Memo
-from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, powers_of, step
-from .poles_dlr import log_uniform, logarithm
-from .precision_dlr import in_float64
+from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, log_uniform, logarithm, powers_of, step
 from .streaming_dlr import short_filter, stream
+from .vandermonde_dlr import in_float64
 
 # Numbers of an activation that are computed at a time where no gradient is taken: 32 MB of float32.
 _NUMBERS_PER_PIECE = 2**23

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
 
 from .decoding_dlr import Block, LookaheadTables, begin_block, next_output, state_after
-from .memo_dlr import Snapshot
+from .kernels_dlr import Snapshot
 from .ops_dlr import State
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .derivatives_dlr import first_derivatives
+from .vandermonde_dlr import first_derivatives
 
 # Numbers that the transforms of a block may hold, to stay in the cache.
 _NUMBERS_PER_BLOCK = 2**19

@@ -1,13 +1,16 @@
-"""Parameterisations of the kernel: each is a module that gives its modes (log-poles and weights).
+"""Parameterisations of the kernel: each is a module whose parameters give its modes (log-poles and weights).
 
-The parameters are those of the papers, so that training moves as published; the modes are derived from them in
-float64, because a rounded angle is multiplied by up to a million steps.
+The parameters are those of the papers, so that training follows the published code. The modes are computed from them in
+float64, because the angle of a pole is multiplied by up to a million steps.
+
+Kernels, tables of decoding and blocks of tokens are used again while the tensors they were computed from are unchanged.
+`Memo` compares every number of these tensors; `Snapshot` compares a few signs of a change in some microseconds.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, overload
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +18,14 @@ from torch.nn import functional
 
 from .checks_dlr import check_finite
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
-from .memo_dlr import Memo
-from .ops_dlr import Modes, at_least_float32, check_length, evaluate_read_out, with_read_out
-from .poles_dlr import (
+from .ops_dlr import (
+    Modes,
+    Pair,
+    at_least_float32,
     bilinear,
+    check_length,
     divided,
+    evaluate_read_out,
     expm1,
     hippo_frequencies,
     inverse_frequencies,
@@ -27,27 +33,34 @@ from .poles_dlr import (
     multiples_of_pi,
     roots_of_unity,
     times,
+    with_read_out,
     zero_order_hold,
 )
-from .precision_dlr import in_float64
+from .vandermonde_dlr import in_float64, vandermonde_product
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7
+# Larger products are not remembered: 256 MB of float32.
+_LARGEST_REMEMBERED = 2**26
+# Numbers of each tensor that a snapshot compares.
+_SAMPLE_SIZE = 128
+
+Result = TypeVar("Result", bound=tuple[Tensor, ...])
 
 
 class Kernel(nn.Module, ABC):
     """A learned convolution kernel.
 
-    A cast of the model to a half type (`half`, `bfloat16`, `to`) leaves its parameters and buffers as they are.
+    Its parameters and buffers keep their type if the model is cast to a half type (`half`, `bfloat16`, `to`).
 
     Args:
         num_channels: C, kernels per hidden channel.
         hidden_size: H.
         state_size: N.
-        kernel_parameters: as in `DLRConfig`; what is left out takes its default.
+        kernel_parameters: as in `DLRConfig`. Missing entries take their defaults.
 
     Raises:
-        ValueError: for a size below 1, or an unknown or ill-formed entry of ``kernel_parameters``.
+        ValueError: for a size below 1, or an unknown or invalid entry of ``kernel_parameters``.
     """
 
     kernel_type: str
@@ -56,12 +69,9 @@ class Kernel(nn.Module, ABC):
         self, num_channels: int, hidden_size: int, state_size: int, kernel_parameters: Mapping[str, Any] | None = None
     ):
         super().__init__()
-        if min(num_channels, hidden_size, state_size) < 1:
-            raise ValueError(
-                "num_channels, hidden_size and state_size must be at least 1, got "
-                f"{(num_channels, hidden_size, state_size)}."
-            )
-        self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
+        sizes = self.num_channels, self.hidden_size, self.state_size = num_channels, hidden_size, state_size
+        if min(sizes) < 1:
+            raise ValueError(f"num_channels, hidden_size and state_size must be at least 1, got {sizes}.")
         self.memo: Memo[tuple[Tensor]] = Memo()
         self.options = complete_kernel_parameters({"kernel_type": self.kernel_type, **(kernel_parameters or {})})
         if self.options["kernel_type"] != self.kernel_type:
@@ -69,7 +79,7 @@ class Kernel(nn.Module, ABC):
                 f"{type(self).__name__} is kernel_type {self.kernel_type!r}, got {self.options['kernel_type']!r}: "
                 "leave kernel_type out, or use the class of that family."
             )
-        dtype = torch.promote_types(torch.float32, torch.get_default_dtype())  # float64 is how such a model is loaded
+        dtype = torch.promote_types(torch.float32, torch.get_default_dtype())  # float64 if a model is loaded so
         for name, value in self.initial_values().items():
             self.register_parameter(name, nn.Parameter(value.to(dtype)))
         for name, value in self.initial_buffers().items():
@@ -78,51 +88,46 @@ class Kernel(nn.Module, ABC):
 
     @abstractmethod
     def initial_values(self) -> dict[str, Tensor]:
-        """A fresh draw of every parameter, by name, float32."""
+        """Draw initial values of every parameter, by name, float32."""
 
-    @abstractmethod
     def initial_buffers(self) -> dict[str, Tensor]:
-        """What is kept beside the parameters, computed from their present values."""
+        """Compute the buffers, by name, from the present parameters."""
+        return {}
 
     @abstractmethod
     def evaluate(self, length: int) -> Tensor:
         """The kernel [C, H, length]."""
 
     def recurrence(self) -> Modes:
-        """The modes whose real read-out this kernel is: what scan, step, convolution and decoding start from.
+        """The modes whose real part is this kernel: the input of scan, step, convolution and decoding.
 
         Raises:
-            ValueError: saying why, if the kernel can only be convolved with.
+            ValueError: if there is no recurrence, with the reason.
         """
-        raise ValueError(f"This kernel has no recurrence: {self.no_recurrence_because}. Convolve with it instead.")
+        raise ValueError(f"This kernel has no recurrence: {self.no_recurrence_because}. Use a convolution instead.")
 
     @property
     def no_recurrence_because(self) -> str | None:
-        """Why this kernel can only be convolved with, or None if it is a linear recurrence."""
+        """Why this kernel has no recurrence, or None if it has one."""
         return why_no_recurrence(self.options)
 
-    @overload
-    def forward(self, length: int) -> Tensor: ...
-    @overload
-    def forward(self, length: None) -> Modes: ...
     def forward(self, length: int | None) -> Tensor | Modes:
         """The kernel [C, H, min(length, max_length)], or the modes of `recurrence` if ``length`` is None.
 
-        Both are a call of the module, so that its hooks run, such as those that fetch offloaded parameters. Call
-        `recurrence_of` for the modes.
+        Both are computed in a call of the module, so that its hooks run, such as those that fetch offloaded parameters.
+        `recurrence_of` is the name of the second call.
 
         Raises:
-            ValueError: if ``length`` is not positive, a parameter is not finite, or there is no recurrence.
+            ValueError: if ``length`` is not positive, the kernel is not finite, or there is no recurrence.
         """
         if length is None:
             return self.recurrence()
         check_length(length)
-        check_finite(self.named_parameters())
         limit = self.options["max_length"]
         return self.evaluate(length if limit is None else min(length, limit))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Kernel":
-        # Every cast and move of torch comes by here. A rounded angle is another kernel, not a rounded one.
+        # torch calls this for every cast and move. Rounding an angle changes the kernel too much.
         def unrounded(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             fits = torch.promote_types(moved.dtype, torch.float32) == moved.dtype
@@ -131,7 +136,7 @@ class Kernel(nn.Module, ABC):
         return super()._apply(unrounded, recurse)
 
     def draw_weights(self, std: float) -> Tensor:
-        """N(0, std²) for W: [C, H, N, 2]."""
+        """Draw W from N(0, std²): [C, H, N, 2]."""
         given = self.options["weight_init_std"]
         shape = (self.num_channels, self.hidden_size, self.state_size, 2)
         return (std if given is None else given) * torch.randn(*shape, dtype=torch.float32)
@@ -144,26 +149,40 @@ class DiagonalKernel(Kernel):
 
     @abstractmethod
     def modes(self, length: int) -> Modes:
-        """Log-poles and weights; ``length`` is the number of taps, which only the softmax version of DSS looks at."""
+        """Log-poles and weights. Only the softmax version of DSS depends on ``length``, the steps of the kernel."""
 
     def recurrence(self) -> Modes:
         if self.no_recurrence_because is not None:
             return super().recurrence()
         return with_read_out(self.modes(1), self.options["read_out"])
 
-    def initial_buffers(self) -> dict[str, Tensor]:
-        return {}
-
     def evaluate(self, length: int) -> Tensor:
-        return evaluate_read_out(self.modes(length), self.options["read_out"], length, self.memo)
+        return evaluate_read_out(self.modes(length), self.options["read_out"], length, self.remembered_product)
+
+    def remembered_product(self, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+        """`vandermonde_product`, computed once per optimizer step, or once if the parameters are frozen.
+
+        Comparing the inputs costs a thousandth of the product. A shorter product is the beginning of a longer one.
+        """
+        inputs = (decay, angle, real, imag)
+        if torch.compiler.is_compiling():
+            return vandermonde_product(*inputs, length)
+        known = self.memo.recall(inputs)
+        if known is not None and known[0].shape[-1] >= length:
+            return vandermonde_product(*inputs, length, known[0])
+        self.memo.forget()
+        product = vandermonde_product(*inputs, length)
+        if not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
+            self.memo.keep(inputs, (product.detach(),))
+        return product
 
 
 class DLRKernel(DiagonalKernel):
-    """DLR (arXiv 2212.00768, §3): log Λ_n = -p_n² + i ω_n shared by all channels, and W free.
+    """DLR (arXiv 2212.00768, §3): log Λ_n = -p_n² + i ω_n, shared by all channels, and free weights W.
 
     Parameters: ``decay_root`` p [N], ``angle`` ω [N], ``weights`` W [C, H, N, 2] as (real, imaginary). Version 'imag'
-    has no ``decay_root`` (|Λ| = 1), 'imag_real_weight' real weights [C, H, N] besides, and 'real_real_weight' no
-    ``angle`` and real weights. Poles started by 'dfout' are [H, N].
+    has no ``decay_root`` (|Λ| = 1). Version 'imag_real_weight' has no ``decay_root`` and real weights [C, H, N].
+    Version 'real_real_weight' has no ``angle`` and real weights. With pole_init 'dfout' poles are [H, N].
 
     >>> DLRKernel(num_channels=1, hidden_size=3, state_size=8)(length=100).shape
     torch.Size([1, 3, 100])
@@ -214,9 +233,9 @@ class DSSKernel(DiagonalKernel):
     [C, H, N, 2]; and λ as ``pole`` [N, 2] (softmax, clip), or ``log_decay`` [N] with ``frequency`` [N] (exp),
     ``log_frequency`` [N] (exp_re_im) or nothing (exp_no_scale_real).
 
-    Version 'softmax' divides each mode by its sum over the whole length, so that, as published, padding changes the
-    answer; modes that grow are kept by reading them from the end, and their gradient is the true one (the official code
-    detaches a part of it).
+    Version 'softmax' divides each mode by its sum over the whole length. As published, the outputs therefore depend on
+    padding. Growing modes are computed as decaying modes that start at the last step. Their gradient is exact, whereas
+    the official code detaches a part of it.
 
     >>> DSSKernel(num_channels=2, hidden_size=3, state_size=8)(length=100).shape
     torch.Size([2, 3, 100])
@@ -267,7 +286,7 @@ class DSSKernel(DiagonalKernel):
             weights = times(weights, zero_order_hold(pole, log_pole, floor=_OFFICIAL_FLOOR))
         return Modes(*log_pole, weights[0].to(like), weights[1].to(like))
 
-    def _continuous_poles(self) -> tuple[Tensor, Tensor]:
+    def _continuous_poles(self) -> Pair:
         version = self.options["version"]
         if version in ("softmax", "clip", "clip_no_scale"):
             real, imag = in_float64(self.pole[..., 0]), in_float64(self.pole[..., 1])
@@ -277,15 +296,8 @@ class DSSKernel(DiagonalKernel):
             return real, in_float64(self.log_frequency).exp()
         return real, torch.zeros_like(real) if version == "exp_no_scale_real" else in_float64(self.frequency)
 
-    def _softmax_modes(
-        self,
-        pole: tuple[Tensor, Tensor],
-        log_pole: tuple[Tensor, Tensor],
-        weights: tuple[Tensor, Tensor],
-        length: int,
-        like: Tensor,
-    ) -> Modes:
-        """Every mode over its sum, Σ_l Λ^l = (Λ^L - 1) / (Λ - 1); growing modes as shrinking ones from the end."""
+    def _softmax_modes(self, pole: Pair, log_pole: Pair, weights: Pair, length: int, like: Tensor) -> Modes:
+        """Divide every mode by its sum Σ_l Λ^l = (Λ^L - 1) / (Λ - 1), with growing modes in reverse."""
         grows = pole[0] > 0
         sign = torch.where(grows, -1.0, 1.0).double()
         log_pole = (sign * log_pole[0], sign * log_pole[1])
@@ -339,10 +351,10 @@ class S4DKernel(DiagonalKernel):
 
 
 class SGConvKernel(Kernel):
-    """SGConv (arXiv 2210.09298): learned taps at doubling scales, each scale damped by ``alpha`` once more.
+    """SGConv (arXiv 2210.09298): learned taps at doubling scales; scale i is multiplied by ``alpha`` to the power i.
 
     Parameters: ``scales`` [S, C, H, N], ``alpha`` [C, H]. Buffer: ``norm`` [C, H, 1], the Euclidean norm of the initial
-    kernel, by which every later one is divided. At most N · 2^(S-1) taps.
+    kernel, by which the kernel is divided. It has N · 2^(S-1) taps.
 
     >>> SGConvKernel(num_channels=1, hidden_size=3, state_size=8)(length=100).shape
     torch.Size([1, 3, 100])
@@ -371,6 +383,7 @@ class SGConvKernel(Kernel):
         return torch.cat(parts, dim=-1)
 
     def evaluate(self, length: int) -> Tensor:
+        check_finite(self.named_parameters())
         kernel = self._unnormalised() / at_least_float32(self.norm)
         if length > kernel.shape[-1]:
             raise ValueError(
@@ -380,13 +393,11 @@ class SGConvKernel(Kernel):
         return kernel[..., :length]
 
 
-KERNELS: dict[str, type[Kernel]] = {
-    kernel.kernel_type: kernel for kernel in (DLRKernel, DSSKernel, S4DKernel, SGConvKernel)
-}
+KERNELS: dict[str, type[Kernel]] = {each.kernel_type: each for each in (DLRKernel, DSSKernel, S4DKernel, SGConvKernel)}
 
 
 def recurrence_of(kernel: nn.Module) -> Modes:
-    """The modes of a kernel, or of a module that wraps one. Hooks of the module run, as for its kernel.
+    """The modes of a kernel, or of a module that wraps a kernel, computed in a call of the module so that hooks run.
 
     Raises:
         ValueError: if the kernel has no recurrence.
@@ -395,21 +406,94 @@ def recurrence_of(kernel: nn.Module) -> Modes:
 
 
 def runs_as_written(module: nn.Module, classes: Collection[type[nn.Module]]) -> bool:
-    """Whether a call of a module is the forward of one of these classes, and of nothing else.
+    """Whether a call of a module runs the forward of one of these classes and nothing else.
 
-    Not so with hooks (pruning, offloading), a parametrisation, an adapter's wrapper, or a subclass.
+    False for modules with hooks (pruning, offloading), parametrizations, wrappers of adapters, and subclasses.
     """
     own = type(module) in classes and "forward" not in module.__dict__
     return own and not module._forward_pre_hooks and not module._forward_hooks
 
 
 def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
-    """The tensors that `recurrence_of` a kernel is a function of, or none at all where something else has a say in it.
+    """The tensors that determine `recurrence_of` a kernel, or an empty tuple if other code can change it.
 
-    One that was taken out of the kernel, as sharding does, is None.
+    A tensor that was removed from the kernel, as sharding does, is None.
     """
     if not runs_as_written(kernel, KERNELS.values()):
         return ()
     assert isinstance(kernel, Kernel)  # noqa: S101 - this tells the type checker
     parameters = map(kernel._parameters.get, kernel.parameter_names)
     return *parameters, *map(kernel._buffers.get, kernel.buffer_names)
+
+
+class Snapshot:
+    """The signs of some tensors as they are now. Later it tells whether the tensors have changed.
+
+    It detects another tensor or place in memory (weights that were assigned, moved, cast or loaded), writes that torch
+    counts (in place, `load_state_dict`, most optimizers), and on the CPU a change of 128 numbers spread over the tensor
+    (fused optimizers, edits of ``.data``). It does not detect other writes that torch does not count.
+    """
+
+    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
+        self._parts = []
+        for tensor in tensors:
+            x, sample = tensor.detach(), None
+            if x.device.type == "cpu":
+                # An odd step, so that the sample has real and imaginary parts of all modes of weights [C, H, N, 2].
+                every = -(-x.numel() // _SAMPLE_SIZE) | 1
+                sample = x.view(-1)[::every] if x.is_contiguous() else x
+            writes = None if x.is_inference() else x._version
+            # x keeps its memory alive, so that no other tensor can take its place.
+            self._parts.append((x, _place_of(x), writes, sample, None if sample is None else sample.clone()))
+
+    def is_untouched(self, tensors: tuple[Tensor | None, ...]) -> bool:
+        """Whether ``tensors`` are those of the snapshot, without a change that it detects."""
+        if len(tensors) != len(self._parts):
+            return False
+        for tensor, (_, place, writes, sample, values) in zip(tensors, self._parts, strict=True):
+            if tensor is None or _place_of(tensor) != place or (writes is not None and tensor._version != writes):
+                return False
+            if sample is not None and not torch.equal(sample, values):
+                return False
+        return True
+
+
+def _place_of(tensor: Tensor) -> tuple[Any, ...] | None:
+    try:
+        return tensor.data_ptr(), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
+    except RuntimeError:  # under vmap a tensor has no memory
+        return None
+
+
+class Memo(Generic[Result]):
+    """The last result of a computation, with copies of its inputs, of which every number is compared.
+
+    It keeps results on the CPU only, because the comparison would synchronize other devices. A copy of a memo is empty.
+    Threads may share a memo, because its entry is one tuple.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[Tensor, ...], Result, Snapshot] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return Memo, ()
+
+    def recall(self, inputs: tuple[Tensor, ...]) -> Result | None:
+        """The result of ``inputs``, or None if it is not known, or was written into by a caller."""
+        if (last := self._last) is None or len(last[0]) != len(inputs):
+            return None
+        known, result, snapshot = last
+        same = all(
+            old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
+            for old, new in zip(known, inputs, strict=True)
+        )
+        return result if same and snapshot.is_untouched(result) else None
+
+    def keep(self, inputs: tuple[Tensor, ...], result: Result) -> None:
+        """Replace the last result, if all inputs are on the CPU."""
+        if all(part.device.type == "cpu" for part in inputs):
+            self._last = tuple(part.detach().clone() for part in inputs), result, Snapshot(result)
+
+    def forget(self) -> None:
+        """Release the last result."""
+        self._last = None

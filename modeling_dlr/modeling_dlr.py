@@ -29,9 +29,8 @@ from .family_dlr import (
     refuse_several_documents,
     refuse_unknown_arguments,
 )
-from .kernels_dlr import KERNELS, Kernel, recurrence_of, runs_as_written, tensors_of
+from .kernels_dlr import KERNELS, Kernel, Memo, recurrence_of, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, Reading, apart, build_layout, take_steps, without_padding
-from .memo_dlr import Memo
 from .norms_dlr import DROPOUTS, OUTPUT_GATES, MaskedBatchNorm, ScalarLayerNorm, build_activation, build_norm, normalise
 from .ops_dlr import State, at_least_float32
 from .streaming_dlr import stream

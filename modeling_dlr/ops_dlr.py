@@ -2,11 +2,11 @@
 
     x_t = Λ x_{t-1} + u_t ,   y_t = Re(W x_t) + D u_t          (DLR, arXiv 2212.00768, §3)
 
-Three forms compute the same thing, with one signature, (modes, skip, u, state) -> (y, state):
+Three forms compute the same outputs, with one signature, (modes, skip, u, state) -> (y, state):
 
-    convolution   all steps at once, y = K * u + D u, and what the state at the start adds
-    scan          the same in chunks, for sequences whose transforms would not fit
-    step          the line above, once
+    convolution   all steps at once, y = K * u + D u, plus the response to the initial state
+    scan          the same in chunks, for sequences whose Fourier transforms do not fit the memory
+    step          one step of the recurrence above
 
 Glossary
 --------
@@ -23,9 +23,11 @@ Glossary
 ``x``               the state, [B, H, N] complex, kept as a real and an imaginary tensor
 ==================  =====================================================================================
 
-Complex numbers are pairs of real tensors throughout: they shard, export and cast as any other tensor.
+Complex numbers are pairs of real tensors throughout, which can be sharded, exported and cast like any other tensor.
 """
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,12 +35,15 @@ from torch import Tensor
 
 from .checks_dlr import check_finite
 from .convolution_dlr import convolve
-from .memo_dlr import Memo
-from .precision_dlr import in_float64
-from .vandermonde_dlr import vandermonde_adjoint, vandermonde_product
+from .vandermonde_dlr import in_float64, vandermonde_adjoint, vandermonde_product
 
-# Steps that `scan` takes at a time.
+# Steps in a chunk of `scan`.
 CHUNK_LENGTH = 4096
+
+# `vandermonde_product`, or a function that also remembers its results.
+VandermondeProduct = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
+# A complex number as real and imaginary part.
+Pair = tuple[Tensor, Tensor]
 
 
 class State(NamedTuple):
@@ -49,15 +54,15 @@ class State(NamedTuple):
 
 
 class Modes(NamedTuple):
-    """What every parameterisation hands over, and all that convolution, scan and step know of it.
+    """Poles and weights: what every parameterisation of a kernel computes, and the input of convolution, scan and step.
 
     Attributes:
-        decay: Re log Λ, [N] or [H, N], nepers per step; not positive, unless a parameterisation says so.
+        decay: Re log Λ, [N] or [H, N], nepers per step; at most 0, unless a parameterisation says otherwise.
         angle: Im log Λ, same shape, radians per step.
         weights_real: Re W, [C, H, N].
         weights_imag: Im W, [C, H, N].
-        reverse_real: Re W', [C, H, N]: weights of Λ^(L-1-l) for modes that are read from the end; or None.
-        reverse_imag: Im W', likewise.
+        reverse_real: Re W', [C, H, N]: weights of Λ^(L-1-l), for modes that start at the last step; or None.
+        reverse_imag: Im W', [C, H, N], or None.
     """
 
     decay: Tensor
@@ -68,24 +73,24 @@ class Modes(NamedTuple):
     reverse_imag: Tensor | None = None
 
 
-# Linear read-outs multiply the weights by a complex number a + bi: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
+# A linear read-out multiplies the weights by a complex number: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
 _READ_OUT_FACTORS: dict[str, tuple[int, int]] = {"real": (1, 0), "imag": (0, -1), "sum": (1, -1)}
 _PRODUCTS = ("prod", "real_prod")
 
 
 def with_read_out(modes: Modes, read_out: str) -> Modes:
-    """The modes whose kernel is the linear read-out ("real", "imag" or "sum") of the given modes.
+    """Modes whose kernel is the linear read-out ("real", "imag" or "sum") of the given modes.
 
     Raises:
         KeyError: for a read-out that is not linear in the weights.
     """
     a, b = _READ_OUT_FACTORS[read_out]
+    if (a, b) == (1, 0):
+        return modes
 
-    def scaled(real: Tensor, imag: Tensor) -> tuple[Tensor, Tensor]:
+    def scaled(real: Tensor, imag: Tensor) -> Pair:
         return a * real - b * imag, a * imag + b * real
 
-    if a == 1 and b == 0:
-        return modes
     decay, angle, *weights, reverse_real, reverse_imag = modes
     if reverse_real is None or reverse_imag is None:
         return Modes(decay, angle, *scaled(*weights))
@@ -93,43 +98,43 @@ def with_read_out(modes: Modes, read_out: str) -> Modes:
 
 
 def _stacked(one: Modes, other: Modes) -> Modes:
-    """Two sets of modes with the same poles as one with twice the kernels."""
-    weights = torch.cat([one.weights_real, other.weights_real]), torch.cat([one.weights_imag, other.weights_imag])
-    pairs = zip(one[4:], other[4:], strict=True)
-    reverse = [torch.cat([a, b]) for a, b in pairs if a is not None and b is not None]
-    return Modes(one.decay, one.angle, *weights, *reverse)
+    """Join two sets of modes with the same poles into one with twice the kernels."""
+    pairs = zip(one[2:], other[2:], strict=True)
+    return Modes(one.decay, one.angle, *(torch.cat([a, b]) for a, b in pairs if a is not None and b is not None))
 
 
-def evaluate_read_out(modes: Modes, read_out: str, length: int, memo: Memo[tuple[Tensor]] | None = None) -> Tensor:
-    """The real kernel [C, H, length] that a read-out makes of the complex one, z[c,h,l] = Σ_n W[c,h,n] Λ_n^l.
+def evaluate_read_out(
+    modes: Modes, read_out: str, length: int, vandermonde: VandermondeProduct = vandermonde_product
+) -> Tensor:
+    """The real kernel [C, H, length] that a read-out makes of the complex kernel z[c,h,l] = Σ_n W[c,h,n] Λ_n^l.
 
-    "real", "imag" and "sum" are Re z, Im z and Re z + Im z; "prod" is Re z · Im z; "real_prod" is Re z for the first
-    ⌊H/2⌋ channels and the product for the others (`kernel_to_real` of the official code).
+    "real", "imag" and "sum" are Re z, Im z and Re z + Im z. "prod" is Re z · Im z. "real_prod" is Re z for the first
+    ⌊H/2⌋ channels and Re z · Im z for the others (`kernel_to_real` of the official code).
 
     Raises:
         ValueError: for another read-out, and as `evaluate_kernel`.
     """
     if read_out in _READ_OUT_FACTORS:
-        return evaluate_kernel(with_read_out(modes, read_out), length, memo)
+        return evaluate_kernel(with_read_out(modes, read_out), length, vandermonde)
     if read_out not in _PRODUCTS:
         raise ValueError(f"read_out must be one of {[*_READ_OUT_FACTORS, *_PRODUCTS]}, got {read_out!r}.")
-    real, imag = evaluate_kernel(_stacked(modes, with_read_out(modes, "imag")), length, memo).chunk(2)
+    real, imag = evaluate_kernel(_stacked(modes, with_read_out(modes, "imag")), length, vandermonde).chunk(2)
     half = 0 if read_out == "prod" else real.shape[1] // 2
     return torch.cat([real[:, :half], real[:, half:] * imag[:, half:]], dim=1)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Half types become float32; float32 and float64 stay as they are."""
+    """Cast half types to float32. float32 and float64 stay as they are."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def evaluate_kernel(modes: Modes, length: int, memo: Memo[tuple[Tensor]] | None = None) -> Tensor:
+def evaluate_kernel(modes: Modes, length: int, vandermonde: VandermondeProduct = vandermonde_product) -> Tensor:
     """The convolution kernel K[c,h,l] = Re Σ_n W[c,h,n] exp(log Λ_n · l) for l = 0 … length-1.
 
     Args:
         modes: poles and weights, float32 or float64.
         length: number of steps, at least 1.
-        memo: where the last kernel is kept, so that the same one is not computed twice; None keeps nothing.
+        vandermonde: computes the product.
 
     Returns:
         [C, H, length] in the dtype of the weights, within 1e-5 of float64 at every length up to 2^20.
@@ -146,12 +151,10 @@ def evaluate_kernel(modes: Modes, length: int, memo: Memo[tuple[Tensor]] | None 
     """
     check_length(length)
     _check_modes(modes)
-    named = zip(Modes._fields, modes, strict=True)
-    check_finite((f"The {name} of a kernel", part) for name, part in named if part is not None)
     if modes.reverse_real is not None and modes.reverse_imag is not None:
         real = torch.cat([modes.weights_real, modes.reverse_real])
         imag = torch.cat([modes.weights_imag, modes.reverse_imag])
-        both = evaluate_kernel(Modes(modes.decay, modes.angle, real, imag), length, memo)
+        both = evaluate_kernel(Modes(modes.decay, modes.angle, real, imag), length, vandermonde)
         forward, backward = both.chunk(2)
         return forward + backward.flip(-1)
     C, H, N = modes.weights_real.shape
@@ -162,18 +165,18 @@ def evaluate_kernel(modes: Modes, length: int, memo: Memo[tuple[Tensor]] | None 
         part.reshape(1, C * H, N) if shared else part.transpose(0, 1)
         for part in (modes.weights_real, modes.weights_imag)
     )
-    kernel = vandermonde_product(decay, angle, real, imag, length, memo)
+    kernel = vandermonde(decay, angle, real, imag, length)
     return kernel.reshape(C, H, length) if shared else kernel.transpose(0, 1)
 
 
 def convolution(modes: Modes, skip: Tensor, u: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-    """All steps at once, by one long convolution.
+    """Compute all steps at once, by one long convolution.
 
     Args:
         modes: poles and weights of a kernel with a recurrence, float32 or float64.
         skip: D, [C, H].
         u: [B, L, H].
-        state: after the steps before these; None is zero.
+        state: state after the previous steps; None for zero.
 
     Returns:
         y [B, L, C, H], and the state after these steps.
@@ -187,7 +190,7 @@ def convolution(modes: Modes, skip: Tensor, u: Tensor, state: State | None = Non
 def scan(
     modes: Modes, skip: Tensor, u: Tensor, state: State | None = None, chunk_length: int = CHUNK_LENGTH
 ) -> tuple[Tensor, State]:
-    """`convolution` of one chunk after another, each from the state of the last: memory grows with the chunk only.
+    """Compute one chunk after another by `convolution`. The memory needed does not grow with the number of chunks.
 
     Raises:
         ValueError: if ``chunk_length`` is not positive, or ``u`` has no steps.
@@ -205,9 +208,9 @@ def scan(
 def step(
     modes: Modes, skip: Tensor, u: Tensor, state: State | None = None, factors: Tensor | None = None
 ) -> tuple[Tensor, State]:
-    """One step: u [B, H] to y [B, C, H]. The poles act as if in float64, so that their rounding does not compound.
+    """Compute one step, u [B, H] to y [B, C, H]. Poles are as exact as float64, so that errors do not accumulate.
 
-    ``factors`` is `powers_of(modes, 1)`, for who takes many steps; None computes it.
+    ``factors`` is `powers_of(modes, 1)`; None computes it. A caller that takes many steps computes it once.
 
     Raises:
         ValueError: if shapes do not fit, u is not in floating point, or the modes have no recurrence.
@@ -226,7 +229,7 @@ def step(
 
 
 def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Tensor:
-    """Λ^steps as `split` has it, [4, N] or [4, H, N]; for steps [B], one power per sequence, [4, B, 1 or H, N]."""
+    """Λ^steps as returned by `split`, [4, N] or [4, H, N]; for steps [B], one per sequence, [4, B, 1 or H, N]."""
     if isinstance(steps, Tensor):
         steps = steps.to(decay.device).view(-1, 1, 1)
     magnitude, phase = torch.exp(in_float64(decay) * steps), in_float64(angle) * steps
@@ -234,32 +237,32 @@ def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Te
 
 
 def powers_of(modes: Modes, steps: int | Tensor) -> Tensor:
-    """`power` of the poles, of the kind of the weights."""
+    """`power` of the poles, in the type of the weights."""
     return power(modes.decay, modes.angle, steps, modes.weights_real)
 
 
 def response(modes: Modes, state: State, length: int) -> Tensor:
-    """What a state adds to the next ``length`` outputs, Re(W Λ^{l+1} x): [B, length, C, H].
+    """The part of the next ``length`` outputs that is due to a state, Re(W Λ^{l+1} x): [B, length, C, H].
 
-    It is a kernel whose weights are W Λ x.
+    It is computed as a kernel with weights W Λ x.
     """
     _check_recurrence(modes)
     C, H, N = modes.weights_real.shape
     real, imag = (part.unsqueeze(1) for part in product(powers_of(modes, 1), state))  # [B, 1, H, N]
     W_real, W_imag = modes.weights_real, modes.weights_imag
-    seen = Modes(
+    of_state = Modes(
         modes.decay,
         modes.angle,
         (W_real * real - W_imag * imag).reshape(-1, H, N),
         (W_real * imag + W_imag * real).reshape(-1, H, N),
     )
-    return evaluate_kernel(seen, length).unflatten(0, (-1, C)).permute(0, 3, 1, 2)
+    return evaluate_kernel(of_state, length).unflatten(0, (-1, C)).permute(0, 3, 1, 2)
 
 
 def final_state(modes: Modes, u: Tensor, state: State | None = None, steps: Tensor | None = None) -> State:
-    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole and no N × L array.
+    """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole without an N × L array.
 
-    ``steps`` [B] says of how many steps Λ^L is the power where some of the L do not count; those have u = 0.
+    ``steps`` [B] replaces the exponent L for sequences in which only the last ``steps`` are real and the others are 0.
     """
     _check_recurrence(modes)
     B, L, H = u.shape
@@ -276,11 +279,11 @@ def final_state(modes: Modes, u: Tensor, state: State | None = None, steps: Tens
 
 
 def check_length(length: int) -> None:
-    """Refuse kernels without a step, and those of a traced program, which would keep the length of its example.
+    """Refuse a kernel without steps, and `torch.jit.trace`, which fixes the length of the example.
 
     Raises:
         ValueError: naming the length.
-        RuntimeError: naming what takes every length.
+        RuntimeError: naming what supports every length.
     """
     if torch.jit.is_tracing():
         raise RuntimeError(
@@ -298,6 +301,8 @@ def _check_modes(modes: Modes) -> None:
             "Modes have decay and angle [N] or [H, N] and weights [C, H, N], got "
             f"{[list(part.shape) for part in modes if part is not None]}."
         )
+    named = zip(Modes._fields, modes, strict=True)
+    check_finite((f"The {name} of a kernel", part) for name, part in named if part is not None)
 
 
 def _check_step(modes: Modes, skip: Tensor, u: Tensor, state: State | None) -> None:
@@ -309,27 +314,27 @@ def _check_step(modes: Modes, skip: Tensor, u: Tensor, state: State | None) -> N
     B = u.shape[0]
     if state is not None and any(part.shape != (B, H, N) for part in state):
         raise ValueError(
-            f"A state of {B} sequences has the shape {[B, H, N]}, got {list(state.real.shape)}: go on with "
+            f"A state of {B} sequences has the shape {[B, H, N]}, got {list(state.real.shape)}: continue with "
             "the same batch."
         )
 
 
 def _check_recurrence(modes: Modes) -> None:
     if modes.reverse_real is not None:
-        raise ValueError("Modes that are read from the end have no recurrence: only convolve with them.")
+        raise ValueError("Modes with reverse weights have no recurrence: use a convolution.")
 
 
 def split(real: Tensor, imag: Tensor, like: Tensor) -> Tensor:
-    """Float64 numbers as sums of two of the type of ``like``, [4, ...]: Re and Im rounded, then what rounding lost."""
+    """Write float64 numbers as sums of two in the type of ``like``, [4, ...]: Re and Im rounded, then their errors."""
     parts = torch.stack([real, imag])
     rounded = parts.to(like.dtype)
     return torch.cat([rounded, (parts - rounded).to(like.dtype)]).to(like.device)
 
 
 def product(factors: Tensor, x: State) -> State:
-    """The product z x with factors z from `split`: as exact as float64, at the speed of float32."""
+    """The product z x with factors z from `split`, with the accuracy of float64 and the speed of float32."""
     real, imag, real_rest, imag_rest = factors
-    # The rests first: after the large products they would be lost to rounding.
+    # The small terms come first, because they would be lost if they were added to the large ones.
     return State(
         (real_rest * x.real)
         .addcmul_(imag_rest, x.imag, value=-1)
@@ -337,3 +342,74 @@ def product(factors: Tensor, x: State) -> State:
         .addcmul_(imag, x.imag, value=-1),
         (real_rest * x.imag).addcmul_(imag_rest, x.real).addcmul_(real, x.imag).addcmul_(imag, x.real),
     )
+
+
+def roots_of_unity(count: int) -> Tensor:
+    """2πn/N, [N] float32: the initial angles 'omega' of DLR (arXiv 2212.00768, §3)."""
+    return 2 * math.pi / count * torch.arange(count, dtype=torch.float32)
+
+
+def multiples_of_pi(count: int) -> Tensor:
+    """πn, [N] float32: the initial frequencies 'lin' of S4D (arXiv 2206.11893, §4) and DSS."""
+    return math.pi * torch.arange(count, dtype=torch.float32)
+
+
+def inverse_frequencies(count: int) -> Tensor:
+    """(M/π)(M/(2n+1) - 1) with M = 2N, [N] float32: the initial frequencies 'inv' of S4D (arXiv 2206.11893, §4)."""
+    full = 2 * count
+    return (full / math.pi * (full / (2 * torch.arange(count, dtype=torch.float64) + 1) - 1)).float()
+
+
+def hippo_frequencies(count: int) -> Tensor:
+    """The N positive frequencies of the skew part of the 2N × 2N HiPPO-LegS matrix, decreasing, [N] float32.
+
+    Source: DSS (arXiv 2203.14343, §4) and S4D-LegS (arXiv 2206.11893, §4).
+    """
+    root = torch.arange(1, 4 * count, 2, dtype=torch.float64, device="cpu").sqrt()
+    lower = torch.outer(root, root).tril(-1)
+    frequencies = torch.linalg.eigvals((lower - lower.mT) / 2).imag.sort(descending=True).values[:count]
+    return torch.tensor(frequencies.tolist(), dtype=torch.float32)  # on the default device, which may be meta
+
+
+def log_uniform(low: float, high: float, *shape: int) -> Tensor:
+    """Draw logarithms that are uniform between log ``low`` and log ``high``, float32."""
+    return math.log(low) + (math.log(high) - math.log(low)) * torch.rand(*shape, dtype=torch.float32)
+
+
+def times(x: Pair, y: Pair) -> Pair:
+    """The complex product."""
+    return x[0] * y[0] - x[1] * y[1], x[0] * y[1] + x[1] * y[0]
+
+
+def divided(x: Pair, y: Pair, *, floor: float = 0.0, epsilon: float = 0.0) -> Pair:
+    """The complex quotient: x conj(y) / (max(|y|², floor) + epsilon)."""
+    size = (y[0].square() + y[1].square()).clamp(min=floor) + epsilon
+    real, imag = times(x, (y[0], -y[1]))
+    return real / size, imag / size
+
+
+def expm1(x: Pair) -> Pair:
+    """exp(x) - 1, accurate for small x."""
+    growth, half_sine = torch.expm1(x[0]), torch.sin(x[1] / 2)
+    return growth * torch.cos(x[1]) - 2 * half_sine.square(), (growth + 1) * torch.sin(x[1])
+
+
+def zero_order_hold(pole: Pair, log_pole: Pair, floor: float = 0.0) -> Pair:
+    """(exp(log_pole) - 1) / pole, the gain for an input that is constant during a step; |pole|² >= ``floor``."""
+    return divided(expm1(log_pole), pole, floor=floor)
+
+
+def bilinear(pole: Pair, time_step: Tensor) -> tuple[Pair, Pair]:
+    """The log-pole log((1 + aΔ/2) / (1 - aΔ/2)) and the gain Δ / (1 - aΔ/2) of a pole a and a time step Δ."""
+    half = (pole[0] * time_step / 2, pole[1] * time_step / 2)
+    below = (1 - half[0], -half[1])
+    discrete = divided((1 + half[0], half[1]), below)
+    log_pole = (torch.log(discrete[0].square() + discrete[1].square()) / 2, torch.atan2(discrete[1], discrete[0]))
+    return log_pole, divided((time_step.expand_as(half[0]), torch.zeros_like(half[0])), below)
+
+
+def logarithm(pole: Pair) -> Pair:
+    """Log z as log |z| and the principal angle. Zero is treated as 1e-30, so that it has a logarithm."""
+    real, imag = pole
+    real = real + 1e-30 * ((real == 0) & (imag == 0))
+    return (real.square() + imag.square()).log() / 2, torch.atan2(imag, real)

@@ -1,6 +1,6 @@
-"""Products with the Vandermonde matrix V[n,l] = Λ_n^l = exp(log Λ_n · l), without ever storing it.
+"""Products with the Vandermonde matrix V[n,l] = Λ_n^l = exp(log Λ_n · l), without storing the matrix.
 
-With l = aT + b and 0 <= b < T the matrix factors, V[n,aT+b] = coarse[a,n] fine[b,n], so that
+Let l = aT + b with 0 <= b < T. Then V[n,aT+b] = coarse[a,n] fine[b,n], so that
 
     Re Σ_n W[r,n] V[n,aT+b] = Re Σ_n (W[r,n] coarse[a,n]) fine[b,n]
 
@@ -8,28 +8,94 @@ is one matrix product. Both tables are outer products of smaller tables of power
 exponentials are computed. They are computed in float64 and rounded before they are multiplied, three roundings in all:
 in float32, the product angle · l alone is off by a quarter of a radian after a million steps.
 
-The adjoint sums over l instead of n, and both share their derivatives: Σ_l g[l] Re(W Λ^l) by W is a sum of g[l] Λ^l,
-and by log Λ one of l g[l] Λ^l, so that the backward pass is one more adjoint.
+The adjoint sums over l instead of n. Both have their derivatives in common: the derivative of Σ_l g[l] Re(W Λ^l) is
+Σ_l g[l] Λ^l with respect to W and W Σ_l l g[l] Λ^l with respect to log Λ, so that the backward pass is one adjoint.
 
-G groups of rows share their poles: one group for DLR, a group per channel for DSS and S4D. Complex numbers that are
-multiplied lie side by side, [Re | Im] in the last dimension.
+G groups of rows share their poles: one group for DLR, one group per channel for DSS and S4D. A table of complex numbers
+is one real tensor, [Re | Im] in the last dimension.
 """
 
+import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .derivatives_dlr import first_derivatives
-from .memo_dlr import Memo
-from .precision_dlr import in_float64
-from .products_dlr import product_with_transposed
-
 # Numbers of the fine table, and of X = W · coarse, that one matrix product reads: 4 MB of float32 each fit the cache.
 _NUMBERS_PER_CHUNK = 2**20
-_LARGEST_REMEMBERED = 2**26
-# Modes that fade sooner are not told apart by how long they last, nor are those of sequences not four times as long.
+# Shorter lifetimes are not distinguished, and no lifetimes in sequences shorter than four times this.
 _SHORTEST_LIFETIME = 2**12
+# Types of devices that have no float64: Apple's GPU.
+_WITHOUT_FLOAT64 = {"mps"}
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """The same numbers in float64, on their device, or on the CPU if the device has no float64. Differentiable.
+
+    Only poles and small tables of their powers are computed this way. Large products run on the device in its own type.
+    """
+    return (x.cpu() if x.device.type in _WITHOUT_FLOAT64 else x).double()
+
+
+def first_derivatives(backward: Callable[..., tuple]) -> Callable[..., tuple]:
+    """Decorate the ``backward`` of a `torch.autograd.Function` so that a second derivative raises a RuntimeError.
+
+    torch's `once_differentiable` ignores that the first derivatives depend on the saved tensors: the second derivative
+    with respect to a saved tensor is then silently 0.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *grads: Tensor | None) -> tuple:
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        return _NoSecondDerivative.apply(len(found), *found, *ctx.saved_tensors, *grads)
+
+    return wrapper
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """Return the first ``count`` values as functions of all values."""
+
+    @staticmethod
+    def forward(_ctx, count: int, *values: Tensor | int | None) -> tuple:
+        return values[:count]
+
+    @staticmethod
+    def backward(_ctx, *_):
+        raise RuntimeError(
+            "A DLR layer has no second derivatives: leave out create_graph=True, or take differences of gradients."
+        )
+
+
+def product_with_transposed(x: Tensor, w: Tensor) -> Tensor:
+    """The product x wᵀ of [g, m, k] and [g, t, k], [g, m, t], by the faster library of the processor.
+
+    Not differentiable.
+    """
+    if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster():
+        return torch.ops.mkldnn._linear_pointwise(x[0], w[0], None, "none", [], "").unsqueeze(0)
+    return torch.bmm(x, w.mT)
+
+
+@functools.cache
+def _onednn_is_faster() -> bool:
+    """Whether oneDNN multiplies float32 matrices correctly here, and probably faster than `@`.
+
+    With AVX-512, oneDNN is 1.3 to 2.2 times as fast as `@` on AMD processors and about as fast on Intel's. Without
+    AVX-512, `@` is faster. The choice depends on the processor, not on a measured time: two processes compute the same
+    bits. The operation is private in torch: if it is missing or wrong, `@` is used.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
+        return False
+    x, w = (torch.ones(rows, 3, dtype=torch.float32, device="cpu").cumsum(0) for rows in (2, 4))
+    try:
+        return torch.equal(torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""), x @ w.T)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +107,7 @@ def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Te
         steps: [S].
 
     Returns:
-        The real and the imaginary part, each [..., S, N] float64, where `in_float64` has the poles.
+        The real and the imaginary part, each [..., S, N] float64, on the device that `in_float64` uses.
     """
     decay, angle = in_float64(decay).unsqueeze(-2), in_float64(angle).unsqueeze(-2)
     steps = steps.to(decay).unsqueeze(-1)
@@ -50,7 +116,7 @@ def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Te
 
 
 def vandermonde_product(
-    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[tuple[Tensor]] | None = None
+    decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, known: Tensor | None = None
 ) -> Tensor:
     """Re Σ_n W[g,r,n] exp((decay + i angle)[g,n] · l) for l = 0 … length-1.
 
@@ -60,14 +126,15 @@ def vandermonde_product(
         real: Re W, [G, R, N], float32 or float64.
         imag: Im W, [G, R, N].
         length: number of columns.
-        memo: where the last product is kept; None keeps nothing.
+        known: this product with at least as many columns, from an earlier call with the same values. It is not computed
+            again, and only its derivatives are added.
 
     Returns:
         [G, R, length] in the type of W.
     """
     if torch.compiler.is_compiling():
         return _product_plainly(decay, angle, real, imag, length)
-    return _Product.apply(decay, angle, real, imag, length, memo)
+    return _Product.apply(decay, angle, real, imag, length, known)
 
 
 def vandermonde_adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,9 +145,9 @@ def vandermonde_adjoint(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor
 
 
 def _plain_tables(decay: Tensor, angle: Tensor, length: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Coarse table as real and imaginary part [G, 1, A, N], fine table [G, 1, 2N, T], in differentiable operations."""
+    """Compute the tables of all poles: real and imaginary part of coarse [G, 1, A, N], and fine [G, 1, 2N, T]."""
     T = 256
-    # At least 2, whatever the length: torch.export fixes a size that may be 1.
+    # At least 2 for any length, because torch.export fixes a size that can be 1.
     A = length // T + 2
     steps = torch.arange(T, device=decay.device)
     blocks = T * torch.arange(A, device=decay.device)
@@ -90,7 +157,7 @@ def _plain_tables(decay: Tensor, angle: Tensor, length: int, like: Tensor) -> tu
 
 
 def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-    """`_Product` in one piece, for `torch.compile` and `torch.export`."""
+    """`_Product` without chunks and in differentiable operations, for `torch.compile` and `torch.export`."""
     coarse_real, coarse_imag, fine = _plain_tables(decay, angle, length, real)
     real, imag = real.unsqueeze(2), imag.unsqueeze(2)  # [G, R, 1, N]
     X = torch.cat([real * coarse_real - imag * coarse_imag, real * coarse_imag + imag * coarse_real], dim=-1)
@@ -98,7 +165,7 @@ def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, l
 
 
 def _adjoint_plainly(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """`_Adjoint` in one piece, for `torch.compile` and `torch.export`."""
+    """`_Adjoint` without chunks and in differentiable operations, for `torch.compile` and `torch.export`."""
     coarse_real, coarse_imag, fine = _plain_tables(decay, angle, g.shape[-1], g)
     T = fine.shape[-1]
     blocks = torch.nn.functional.pad(g, (0, coarse_real.shape[2] * T - g.shape[-1])).unflatten(-1, (-1, T))
@@ -108,16 +175,14 @@ def _adjoint_plainly(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, T
 
 
 class _Product(torch.autograd.Function):
-    """`vandermonde_product`, chunk by chunk; only its inputs are kept for the backward pass."""
+    """`vandermonde_product`, chunk by chunk. Only its inputs are saved for the backward pass."""
 
     @staticmethod
     def forward(
-        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, memo: Memo[tuple[Tensor]] | None
+        ctx, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int, known: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(decay, angle, real, imag)
-        if memo is None or real.device.type != "cpu":
-            return _product(decay, angle, real, imag, length)
-        return _remembered_product(memo, (decay, angle, real, imag), length)
+        return _product(decay, angle, real, imag, length) if known is None else known[..., :length]
 
     @staticmethod
     @first_derivatives
@@ -144,24 +209,6 @@ class _Adjoint(torch.autograd.Function):
         return d_decay, d_angle, _product(decay, angle, *W, g.shape[-1])
 
 
-def _remembered_product(
-    memo: Memo[tuple[Tensor]], inputs: tuple[Tensor, Tensor, Tensor, Tensor], length: int
-) -> Tensor:
-    """`_product`, computed once per optimizer step and once per frozen model, on the CPU.
-
-    There the comparison costs a thousandth of the product. A shorter product is the beginning of a longer one. At most
-    256 MB of float32 are remembered, and nothing of inference mode, where tensors do not count changes.
-    """
-    kept = memo.recall(inputs)
-    if kept is not None and kept[0].shape[-1] >= length:
-        return kept[0][..., :length]
-    memo.forget()
-    product = _product(*inputs, length)
-    if not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
-        memo.keep(inputs, (product.detach(),))
-    return product
-
-
 def _gradients(
     decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -176,20 +223,21 @@ def _gradients(
 
 
 def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-    (poles, _), *fading = _lifetimes(decay, length, real.dtype)
-    product = _whole_product(decay[:, poles], angle[:, poles], real[..., poles], imag[..., poles], length)
-    for poles, steps in fading:
-        product[..., :steps] += _whole_product(
-            decay[:, poles], angle[:, poles], real[..., poles], imag[..., poles], steps
-        )
+    product = real.new_empty(0)
+    for poles, steps in _lifetimes(decay, length, real.dtype):
+        part = _product_of_all(decay[:, poles], angle[:, poles], real[..., poles], imag[..., poles], steps)
+        if steps == length:
+            product = part
+        else:
+            product[..., :steps] += part
     return product
 
 
 def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Tensor | slice, int]]:
-    """Which poles count for how many steps: the first all ``length``, and others a quarter of it, or a quarter of that.
+    """Group the poles by the steps after which they have decayed: all of ``length``, a quarter of it, a sixteenth, ….
 
-    What is left out of a mode is smaller than what rounding leaves of its beginning. Undamped modes never fade, and
-    poles that are not shared by the rows are not told apart.
+    What is left out of a mode is smaller than the rounding error of its first step. Modes without decay are never cut.
+    Poles that are not shared by all rows are not grouped.
     """
     quarters = int(math.log2(length / _SHORTEST_LIFETIME)) // 2
     if quarters < 1 or len(decay) > 1 or decay.device.type != "cpu":
@@ -200,111 +248,106 @@ def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Ten
     return [(poles, -(-length // 4**i)) for i, poles in enumerate(found) if i == 0 or len(poles) > 0]
 
 
-def _whole_product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-    plan = _Plan(real.shape, length)
-    tables, X_buffer = _Tables(plan, real), _Buffer(real)
-    product = real.new_zeros(plan.G, plan.R, plan.A * plan.T)
-    for groups, poles in plan.table_chunks():
-        coarse, fine = tables.of(decay[groups, poles], angle[groups, poles])
-        for rows in plan.row_chunks():
+def _product_of_all(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+    """`_product` without regard to lifetimes."""
+    chunks, X_buffer = _Chunks(real.shape, length, real), _Buffer(real)
+    product = real.new_zeros(chunks.G, chunks.R, chunks.A * chunks.T)
+    for groups, poles in chunks.tables:
+        coarse, fine = chunks.powers(decay[groups, poles], angle[groups, poles])
+        for rows in chunks.rows:
             W = torch.cat([real[groups, rows, poles], imag[groups, rows, poles]], dim=-1)
             X = _outer_product(W, coarse, X_buffer).flatten(1, 2)
-            product[groups, rows].view(*X.shape[:2], plan.T).add_(product_with_transposed(X, fine))
+            product[groups, rows].view(*X.shape[:2], chunks.T).add_(product_with_transposed(X, fine))
     return product[..., :length]
 
 
 def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
     """Σ_l l^m g[g,r,l] conj(Λ_n)^l for m = 0 … count-1: real and imaginary parts, [2, count, G, R, N]."""
-    plan = _Plan((*g.shape[:2], decay.shape[-1]), g.shape[-1], count)
-    tables, g_buffer = _Tables(plan, g), _Buffer(g)
-    steps = torch.arange(plan.length, dtype=g.dtype, device=g.device)
-    moments = g.new_empty(2, count, plan.G, plan.R, plan.N)
-    for groups, poles in plan.table_chunks():
-        coarse, fine = tables.of(decay[groups, poles], angle[groups, poles])
-        for rows in plan.row_chunks():
+    chunks, g_buffer = _Chunks((*g.shape[:2], decay.shape[-1]), g.shape[-1], g, count), _Buffer(g)
+    L = g.shape[-1]
+    steps = torch.arange(L, dtype=g.dtype, device=g.device)
+    moments = g.new_empty(2, count, chunks.G, chunks.R, chunks.N)
+    for groups, poles in chunks.tables:
+        coarse, fine = chunks.powers(decay[groups, poles], angle[groups, poles])
+        for rows in chunks.rows:
             few = g[groups, rows]
-            blocks = g_buffer.part(len(few), count, few.shape[1], plan.A * plan.T)
-            blocks[..., plan.length :] = 0
-            blocks[:, 0, :, : plan.length] = few
+            blocks = g_buffer.part(len(few), count, few.shape[1], chunks.A * chunks.T)
+            blocks[..., L:] = 0
+            blocks[:, 0, :, :L] = few
             for m in range(1, count):
-                torch.mul(blocks[:, m - 1, :, : plan.length], steps, out=blocks[:, m, :, : plan.length])
-            Y = product_with_transposed(blocks.view(len(few), -1, plan.T), fine.mT)
-            Y = Y.view(*blocks.shape[:3], plan.A, fine.shape[-1])
+                torch.mul(blocks[:, m - 1, :, :L], steps, out=blocks[:, m, :, :L])
+            Y = product_with_transposed(blocks.view(len(few), -1, chunks.T), fine.mT)
+            Y = Y.view(*blocks.shape[:3], chunks.A, fine.shape[-1])
             for part, sums in zip(moments, _sums_over_blocks(Y, coarse), strict=True):
                 part[:, groups, rows, poles] = sums.transpose(0, 1)
     return moments
 
 
-class _Plan:
-    """How G groups × R rows × L steps and N poles are cut: blocks of T steps, and chunks of groups, poles and rows.
+class _Chunks:
+    """How G groups × R rows × L steps and N poles are cut so that the cache holds a chunk, and memory for its tables.
 
-    ``count`` is the number of moments that are taken of every row.
+    Attributes:
+        T: steps in a block.
+        A: blocks, A · T >= L.
+        tables: chunks of groups and poles, each with one pair of tables.
+        rows: chunks of the rows of a group.
+
+    Args:
+        shape: (G, R, N).
+        length: L.
+        like: gives the type and the device of the tables.
+        count: moments that are computed of every row.
     """
 
-    def __init__(self, shape: tuple[int, ...], length: int, count: int = 1):
-        (self.G, self.R, self.N), self.length = shape, length
-        # X holds R·L/T numbers per pole and the fine table T: they balance at T = sqrt(R L). Measured: 64 … 1024.
+    def __init__(self, shape: tuple[int, ...], length: int, like: Tensor, count: int = 1):
+        self.G, self.R, self.N = shape
+        # X has R·L/T numbers per pole and the fine table T: they balance at T = sqrt(R L). Fastest in 64 … 1024.
         balanced = 1 << max(0, round((count * self.R * length) ** 0.5) - 1).bit_length()
         self.T = min(max(balanced, 64), 1024, length)
         self.A = -(-length // self.T)
-        self.pole_size = _part_of(self.N, _NUMBERS_PER_CHUNK // (2 * self.T))
-        table, row = 2 * self.pole_size * self.T, count * self.A * max(2 * self.pole_size, self.T)
-        self.group_size = _part_of(self.G, _NUMBERS_PER_CHUNK // max(table, self.R * row))
-        self.row_size = _part_of(self.R, _NUMBERS_PER_CHUNK // row)
+        poles = _slices(self.N, _NUMBERS_PER_CHUNK // (2 * self.T))
+        pole_size = poles[0].stop if poles else 1  # none if no mode lasts all steps
+        table, row = 2 * pole_size * self.T, count * self.A * max(2 * pole_size, self.T)
+        groups = _slices(self.G, _NUMBERS_PER_CHUNK // max(table, self.R * row))
+        self.tables = [(few, some) for few in groups for some in poles]
+        self.rows = _slices(self.R, _NUMBERS_PER_CHUNK // row)
+        self.coarse, self.fine = _Buffer(like), _Buffer(like)
 
-    def table_chunks(self) -> list[tuple[slice, slice]]:
-        """A few groups and poles at a time."""
-        poles = _slices(self.N, self.pole_size)
-        return [(groups, few) for groups in _slices(self.G, self.group_size) for few in poles]
-
-    def row_chunks(self) -> list[slice]:
-        """The rows of a group, a few at a time."""
-        return _slices(self.R, self.row_size)
+    def powers(self, decay: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
+        """The coarse table, [g, A, 2n], and the conjugate of the fine table, [g, T, 2n]."""
+        T = self.T
+        coarse = _table(in_float64(decay) * T, in_float64(angle) * T, self.A, self.coarse)
+        return coarse, _table(decay, -angle, T, self.fine)
 
 
-def _part_of(total: int, largest: int) -> int:
-    """The size of equal parts of ``total``, as few as are not larger than ``largest``; at least 1."""
+def _slices(total: int, largest: int) -> list[slice]:
+    """Cut ``total`` into as few parts of equal size as possible, of at most ``largest`` and at least 1."""
     parts = max(1, -(-total // max(1, largest)))
-    return max(1, -(-total // parts))
-
-
-def _slices(total: int, size: int) -> list[slice]:
+    size = max(1, -(-total // parts))
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 class _Buffer:
-    """Memory in which one chunk after another is computed: getting fresh memory costs as much as the arithmetic."""
+    """Memory that one chunk after another uses: fresh memory takes as long as the arithmetic."""
 
     def __init__(self, like: Tensor):
         self.memory = like.new_empty(0)
 
     def part(self, *shape: int) -> Tensor:
-        """A tensor of this shape, whose values are those of whatever was there before."""
+        """A tensor of this shape, with arbitrary values."""
         if math.prod(shape) > self.memory.numel():
             self.memory = self.memory.new_empty(math.prod(shape))
         return self.memory[: math.prod(shape)].view(shape)
 
 
-class _Tables:
-    """The powers of one chunk of poles after another."""
-
-    def __init__(self, plan: _Plan, like: Tensor):
-        self.plan, self.coarse, self.fine = plan, _Buffer(like), _Buffer(like)
-
-    def of(self, decay: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-        """The powers at l = aT, [g, A, 2n], and the conjugate powers at l = b, [g, T, 2n]."""
-        T, A = self.plan.T, self.plan.A
-        return _table(in_float64(decay) * T, in_float64(angle) * T, A, self.coarse), _table(decay, -angle, T, self.fine)
-
-
 def table_of_powers(decay: Tensor, angle: Tensor, count: int, like: Tensor) -> Tensor:
-    """exp((decay + i angle) · l) for l = 0 … count-1: [G, N] to [G, count, 2N] as [Re | Im], as ``like`` is."""
+    """exp((decay + i angle) · l) for l = 0 … count-1: [G, N] to [G, count, 2N] as [Re | Im], typed as ``like``."""
     return _table(decay, angle, count, _Buffer(like))
 
 
 def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
-    """`table_of_powers` in the memory and the type of a buffer."""
-    # l = iS + j: the table is the outer product of two tables of about sqrt(count) entries.
+    """`table_of_powers` in the memory of a buffer."""
+    # With l = iS + j, the table is the outer product of two tables of about sqrt(count) entries.
     inner = 1 << (count.bit_length() // 2)
     outer = -(-count // inner)
     steps = torch.cat([inner * torch.arange(outer), torch.arange(inner)])
@@ -313,7 +356,7 @@ def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
 
 
 def _outer_product(x: Tensor, y: Tensor, buffer: _Buffer) -> Tensor:
-    """The products of x [g, p, 2n] and y [g, q, 2n] pole by pole, [g, p, q, 2n]."""
+    """The complex products x[g,p,n] y[g,q,n] of [g, p, 2n] and [g, q, 2n]: [g, p, q, 2n]."""
     product = buffer.part(*x.shape[:2], *y.shape[1:])
     real, imag = product.chunk(2, dim=-1)
     (x_real, x_imag), (y_real, y_imag) = x.unsqueeze(2).chunk(2, dim=-1), y.unsqueeze(1).chunk(2, dim=-1)

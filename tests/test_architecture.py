@@ -22,8 +22,8 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith(("_dlr", "
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "blocks_striped_hyena": {"torch", "transformers", ".configuration_striped_hyena"}
-    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "memo", "ops", "poles", "precision")}
-    | {".streaming_dlr"},
+    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "kernels", "layout", "ops")}
+    | {".streaming_dlr", ".vandermonde_dlr"},
     "configuration_base_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
     "configuration_dlr": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
     "configuration_striped_hyena": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
@@ -32,31 +32,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {".checkpoint_striped_hyena", ".configuration_striped_hyena"}
     | {f".{name}_dlr" for name in ("cache", "checks", "family", "generation", "layout", "losses", "pooling")},
     "family_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
-    "derivatives_dlr": {"torch"},
-    "convolution_dlr": {"torch", ".derivatives_dlr"},
-    "precision_dlr": {"torch"},
-    "products_dlr": {"torch"},
-    "memo_dlr": {"torch"},
-    "vandermonde_dlr": {"torch", ".derivatives_dlr", ".memo_dlr", ".precision_dlr", ".products_dlr"},
-    "poles_dlr": {"torch"},
-    "ops_dlr": {"torch", ".checks_dlr", ".convolution_dlr", ".memo_dlr", ".precision_dlr", ".vandermonde_dlr"},
+    "vandermonde_dlr": {"torch"},
+    "convolution_dlr": {"torch", ".vandermonde_dlr"},
+    "ops_dlr": {"torch", ".checks_dlr", ".convolution_dlr", ".vandermonde_dlr"},
     "decoding_dlr": {"torch", ".checks_dlr", ".ops_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch", "transformers"},
     "norms_dlr": {"torch", "transformers", ".configuration_dlr", ".kernel_parameters_dlr", ".ops_dlr"},
     "layout_dlr": {"torch", ".checks_dlr"},
     "losses_dlr": {"torch", ".configuration_base_dlr", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
-    "kernels_dlr": {"torch"}
-    | {
-        ".checks_dlr",
-        ".kernel_parameters_dlr",
-        ".memo_dlr",
-        ".ops_dlr",
-        ".poles_dlr",
-        ".precision_dlr",
-        ".vandermonde_dlr",
-    },
-    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".precision_dlr"},
-    "cache_dlr": {"torch", "transformers", ".decoding_dlr", ".memo_dlr", ".ops_dlr"},
+    "kernels_dlr": {"torch", ".checks_dlr", ".kernel_parameters_dlr", ".ops_dlr", ".vandermonde_dlr"},
+    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".vandermonde_dlr"},
+    "cache_dlr": {"torch", "transformers", ".decoding_dlr", ".kernels_dlr", ".ops_dlr"},
     "generation_dlr": {"torch", "transformers", ".checks_dlr"},
     "outputs_dlr": {"transformers"},
     "pooling_dlr": {"torch", ".ops_dlr"},
@@ -268,7 +254,7 @@ def test_public_names():
 
 @pytest.mark.parametrize(
     "name",
-    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "poles_dlr", "checks_dlr", "layout_dlr", "streaming_dlr"],
+    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "checks_dlr", "layout_dlr", "streaming_dlr"],
 )
 def test_functions_know_no_module_and_no_configuration(name: str):
     """The mathematics and the checks are functions of tensors and numbers: no nn.Module, no config."""

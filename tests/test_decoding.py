@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from transformers import DynamicCache
 
-from modeling_dlr import DLRForCausalLM, DLRModel, decoding_dlr, memo_dlr
+from modeling_dlr import DLRForCausalLM, DLRModel, decoding_dlr, kernels_dlr
 from modeling_dlr.decoding_dlr import Block, begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import Modes, State, convolution, step
 
@@ -184,7 +184,7 @@ def edit_through_data(model: DLRModel) -> None:
 def edit_one_number_through_data(model: DLRModel) -> None:
     """Of weights that a snapshot takes a sample of, one that is not in it."""
     weights = model.layers[0].mixer.kernel.weights
-    assert weights.numel() > memo_dlr._SAMPLE_SIZE
+    assert weights.numel() > kernels_dlr._SAMPLE_SIZE
     weights.data.view(-1)[1] += 5
 
 

@@ -116,6 +116,19 @@ def test_mixer_convolves_with_the_kernel(family: Family, read_out: str, bidirect
 
 
 @by_family
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_kernel_without_a_model_refuses_what_is_not_finite(family: Family, value: float):
+    """In any parameter; the logarithm of 0 is accepted."""
+    for name, _ in family.kernel().named_parameters():
+        if name.startswith("log_") and value == -torch.inf:
+            continue
+        kernel = family.kernel()
+        kernel.get_parameter(name).data.view(-1)[-1] = value
+        with pytest.raises(ValueError, match="must be finite, got"):
+            kernel(7)
+
+
+@by_family
 def test_max_length_keeps_the_first_taps(family: Family, device: torch.device):
     """A kernel with ``max_length`` is the kernel of that length: a prefix of a longer one, but for DSS softmax."""
     whole = moved(family.kernel()).to(device)

@@ -152,8 +152,8 @@ def test_kernel_does_not_depend_on_its_chunks(
     whole = values_and_gradients(kernel, *parts_of(modes))
     monkeypatch.setattr(vandermonde_dlr, "_NUMBERS_PER_CHUNK", numbers)
     G, R = (1, sizes.C * sizes.H) if sizes.shared else (sizes.H, sizes.C)
-    plan = vandermonde_dlr._Plan((G, R, sizes.N), sizes.L)
-    assert (len(plan.table_chunks()), len(plan.row_chunks())) == chunks
+    found = vandermonde_dlr._Chunks((G, R, sizes.N), sizes.L, modes.weights_real)
+    assert (len(found.tables), len(found.rows)) == chunks
     for chunked, expected in zip(values_and_gradients(kernel, *parts_of(modes)), whole, strict=True):
         assert_close(chunked, expected, torch.float64)
 

@@ -6,17 +6,16 @@ import pytest
 import torch
 from tolerances import assert_close
 
-from modeling_dlr import products_dlr
-from modeling_dlr.products_dlr import product_with_transposed
-from modeling_dlr.vandermonde_dlr import vandermonde_adjoint, vandermonde_product
+from modeling_dlr import vandermonde_dlr
+from modeling_dlr.vandermonde_dlr import product_with_transposed, vandermonde_adjoint, vandermonde_product
 
 
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
     """Each test finds out anew what the processor can do."""
-    products_dlr._onednn_is_faster.cache_clear()
+    vandermonde_dlr._onednn_is_faster.cache_clear()
     yield
-    products_dlr._onednn_is_faster.cache_clear()
+    vandermonde_dlr._onednn_is_faster.cache_clear()
 
 
 @pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
@@ -39,7 +38,7 @@ def test_kernels_are_the_same_by_either(onednn: bool, monkeypatch: pytest.Monkey
     """Kernel, moments and their derivatives in float32 against float64."""
     if onednn and not torch.backends.mkldnn.is_available():
         pytest.skip("torch was built without oneDNN")
-    monkeypatch.setattr(products_dlr, "_onednn_is_faster", lambda: onednn)
+    monkeypatch.setattr(vandermonde_dlr, "_onednn_is_faster", lambda: onednn)
     poles = torch.stack([-0.01 * torch.rand(1, 33), 6 * torch.rand(1, 33)])
     W, g = torch.randn(2, 1, 3, 33), torch.randn(1, 3, 997)
 
@@ -74,14 +73,14 @@ def test_an_operation_that_is_missing_or_wrong_is_not_used(
 def test_what_is_found_out_does_not_depend_on_defaults(setting: str, monkeypatch: pytest.MonkeyPatch):
     """The processor can do what it can wherever it is asked first."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    usual = products_dlr._onednn_is_faster()
-    products_dlr._onednn_is_faster.cache_clear()
+    usual = vandermonde_dlr._onednn_is_faster()
+    vandermonde_dlr._onednn_is_faster.cache_clear()
     if setting == "device":
         with torch.device("meta"):
-            assert products_dlr._onednn_is_faster() is usual
+            assert vandermonde_dlr._onednn_is_faster() is usual
         return
     torch.set_default_dtype(torch.float64)
     try:
-        assert products_dlr._onednn_is_faster() is usual
+        assert vandermonde_dlr._onednn_is_faster() is usual
     finally:
         torch.set_default_dtype(torch.float32)
