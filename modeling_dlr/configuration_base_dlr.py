@@ -23,7 +23,8 @@ if _release(transformers.__version__) < _release(MINIMUM_TRANSFORMERS):
 # isort: split
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from dataclasses import field, fields
 from numbers import Integral
 from pathlib import Path
@@ -34,13 +35,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import GenerationConfig, PreTrainedConfig
 from transformers.utils import CONFIG_NAME, logging
 
-from .kernel_parameters_dlr import SIZE, config_field, did_you_mean, validator
+from .kernel_parameters_dlr import SIZE, check_dtype, config_field, did_you_mean, one_line, validator
 
 logger = logging.get_logger(__name__)
-
-# The names of torch's types of real numbers.
-DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2")
-DTYPES += ("float8_e5m2fnuz", "float8_e8m0fnu")
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
@@ -64,9 +61,7 @@ UNDECLARED_NAMES = frozenset({
 })  # fmt: skip
 
 # Of these, the names that have another meaning as arguments of `from_pretrained`.
-ARGUMENTS_OF_TRANSFORMERS = frozenset({
-    "auto_map", "custom_pipelines", "model_type", "name_or_path", "quantization_config",
-})  # fmt: skip
+LOADING_ARGUMENTS = frozenset({"auto_map", "custom_pipelines", "model_type", "name_or_path", "quantization_config"})
 
 # Arguments of `from_dict` that are not fields.
 OPTIONS_OF_FROM_DICT = frozenset({"gguf_file", "return_unused_kwargs"})
@@ -76,19 +71,6 @@ PRIVATE = frozenset({"_commit_hash", "_heterogeneity_spec", "_name_or_path", "_p
 
 # Similarity from which an unknown name is certainly a misspelt field. "bos_token" and "vocab_file" have less.
 CERTAINLY_MISSPELT = 0.87
-
-
-def one_line(error: Exception) -> str:
-    """The message of an error of `strict` in one line, shortened if it is long."""
-    message = " ".join(str(error)[:2000].split())
-    return message if len(message) <= 300 else f"{message[:250]} … {message[-40:]}"
-
-
-def check_dtype(dtype: Any) -> None:
-    """Raise ValueError unless ``dtype`` is None, a type of real numbers of torch, or its name."""
-    name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else dtype
-    if name is not None and name not in DTYPES:
-        raise ValueError(f"dtype must be one of {list(DTYPES[:4])}, got {short(dtype)}.")
 
 
 def check_num_labels(num_labels: Any) -> None:
@@ -205,9 +187,7 @@ def without_outdated_labels(saved: Mapping[str, Any], given: Mapping[str, Any]) 
     """
     fields = dict(saved)
     if isinstance(fields.get("id2label"), dict):
-        fields.pop("num_labels", None)
-        if isinstance(fields.get("label2id"), dict):
-            del fields["label2id"]
+        fields = {name: value for name, value in fields.items() if name not in ("num_labels", "label2id")}
     old, new = _num_labels_of(fields) or DEFAULT_NUM_LABELS, _num_labels_of(given)
     resized = new not in (None, old)
     if resized or given.get("id2label") is not None or given.get("label2id") is not None:
@@ -263,10 +243,6 @@ def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
             yield from _dictionaries(item)
 
 
-# Fields whose values are normalized when they are set.
-NORMALIZED: dict[str, Callable[[Any], Any]] = {"id2label": ordered_id2label, "label2id": with_integer_ids}
-
-
 class BaseConfig(PreTrainedConfig):
     """The base class of the configurations. It has no defaults of a model of its own."""
 
@@ -286,6 +262,9 @@ class BaseConfig(PreTrainedConfig):
     return_dict: bool | None = True
     is_encoder_decoder: bool = False
 
+    # The class of the head that saved `problem_type`; None if it was given.
+    _problem_type_of = None
+
     def __post_init__(self, **kwargs):
         for name in kwargs.keys() & self.attribute_map.keys():
             setattr(self, name, kwargs.pop(name))
@@ -298,8 +277,8 @@ class BaseConfig(PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         """As in transformers. Classes get integers as ids, and `id2label` sets `label2id`."""
-        if key in NORMALIZED and value is not None:
-            value = NORMALIZED[key](value)
+        if value is not None and key in ("id2label", "label2id"):
+            value = ordered_id2label(value) if key == "id2label" else with_integer_ids(value)
         super().__setattr__(key, value)
         if key == "id2label" and value is not None:
             self.label2id = inverted(value)
@@ -314,6 +293,26 @@ class BaseConfig(PreTrainedConfig):
         check_num_labels(num_labels)
         if num_labels != self.num_labels:
             self.id2label = default_id2label(num_labels)
+
+    def copy_for(self, head: type) -> Any:
+        """A copy for a new ``head``, a class, so that its labels set no problem type of other heads.
+
+        A saved problem type applies only to the class of head that saved it, and its subclasses. One that is given, to
+        the constructor or to `from_pretrained`, applies to every head.
+        """
+        config = deepcopy(self)
+        if self._problem_type_of not in (None, *(base.__name__ for base in head.__mro__)):
+            config.problem_type = None
+        config.architectures, config._problem_type_of = [head.__name__], head.__name__
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers. A problem type that another class of head saved is left out."""
+        output = super().to_dict()
+        head = output.pop("_problem_type_of", None)
+        if head not in (None, *(output.get("architectures") or [head])):
+            output["problem_type"] = None
+        return output
 
     @classmethod
     def known_names(cls) -> frozenset[str]:
@@ -450,10 +449,10 @@ class BaseConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
         """As in transformers. Fields among ``kwargs`` replace those of the dictionary, and are checked like them.
 
-        Another number of classes also replaces the names of classes, and a problem type that was its default. Names of
-        the dictionary that are not fields are kept, and a warning lists them. An unknown name among ``kwargs`` is
-        refused. With ``return_unused_kwargs``, or from an Auto class, which pass on arguments for a model or a
-        tokenizer, only a name that certainly means the configuration is refused.
+        Another number of classes also replaces their names, and a problem type that was the default of the old number.
+        Names of the dictionary that are not fields are kept, and a warning lists them. An unknown name among ``kwargs``
+        is refused. Models and Auto classes pass on arguments for others: of theirs, only a name that certainly means
+        the configuration is refused.
 
         Raises:
             ValueError: for a field that is refused, the dictionary of another type of model, or an unknown argument.
@@ -465,7 +464,7 @@ class BaseConfig(PreTrainedConfig):
         for name in kwargs.keys() - OPTIONS_OF_FROM_DICT:
             if not name.startswith("_") and (not passed_on or cls._certainly_meant(name)):
                 cls._check_name(name)
-        given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - ARGUMENTS_OF_TRANSFORMERS}
+        given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - LOADING_ARGUMENTS}
         given = {"dtype": given.pop("torch_dtype")} | given if "torch_dtype" in given else given
         if given.get("dtype") == "auto":
             del given["dtype"]  # keep the type of the saved weights
@@ -477,6 +476,8 @@ class BaseConfig(PreTrainedConfig):
             config.validate()
         except StrictDataclassError as error:
             raise ValueError(one_line(error)) from error
+        if "problem_type" not in given and config.problem_type is not None:
+            config._problem_type_of = next((name for name in config.architectures or () if "For" in name), None)
         if others:
             cls._warn_of(others)
         return returned

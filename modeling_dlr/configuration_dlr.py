@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_base_dlr import ProblemType
 from .kernel_parameters_dlr import (
     KERNEL_FIELDS,
     MAX_FLOAT,
@@ -200,9 +199,6 @@ class DLRConfig(BaseConfig):
         False, "return the state as cache from every forward pass; generation always returns it"
     )
 
-    # The class of the head that saved `problem_type`; None if it was given.
-    _problem_type_of = None
-
     def __post_init__(self, **kwargs):
         if self.vocab_size is None and self.input_size is None:
             self.vocab_size = BYTE_VOCAB_SIZE
@@ -234,31 +230,14 @@ class DLRConfig(BaseConfig):
         return of_kernel or name in _HINTS or super()._certainly_meant(name)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:
-        """As in `BaseConfig`. ``kernel_parameters`` replace single saved ones, unless their kernel_type is another."""
-        returned = super().from_dict(config_dict, **kwargs)
-        config = returned[0] if isinstance(returned, tuple) else returned
-        if "problem_type" not in kwargs and config.problem_type is not None:
-            config._problem_type_of = next((name for name in config.architectures or () if "For" in name), None)
-        return returned
-
-    @classmethod
     def _merged(cls, saved: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+        """As in `BaseConfig`. ``kernel_parameters`` replace single saved ones, unless their kernel_type is another."""
         old, new = saved.get("kernel_parameters") or {}, given.get("kernel_parameters")
         if isinstance(old, dict) and isinstance(new, dict):
             old = {"kernel_type": "dlr"} | old
             if new.get("kernel_type", old["kernel_type"]) == old["kernel_type"]:
                 given = given | {"kernel_parameters": old | new}
         return super()._merged(saved, given)
-
-    def problem_type_for(self, head: type) -> ProblemType | None:
-        """The problem type that a new ``head`` starts with, a class.
-
-        A saved problem type applies only to the class of head that saved it, and its subclasses. One that is given, to
-        the constructor or to `from_pretrained`, applies to every head.
-        """
-        applies = self._problem_type_of in (None, *(base.__name__ for base in head.__mro__))
-        return self.problem_type if applies else None
 
     def validate_input(self):
         """Exactly one of vocab_size and input_size is set."""
@@ -299,14 +278,8 @@ class DLRConfig(BaseConfig):
             raise ValueError(f"use_cache=True needs a state to return, but {reason}: leave use_cache out.")
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, with its names of `layer_types`, or None if all are "dlr".
-
-        A problem type that another class of head saved is left out.
-        """
+        """As in `BaseConfig`, with `layer_types` by the names of transformers, or None if all are "dlr"."""
         output = super().to_dict()
-        head = output.pop("_problem_type_of", None)
-        if head not in (None, *(output.get("architectures") or [head])):
-            output["problem_type"] = None
         types = output["layer_types"]
         if types is not None:
             all_dlr = all(name == "dlr" for name in types)

@@ -1,7 +1,6 @@
 """The heads: one recipe — hidden states, features, dropout, a projection, the loss — and a few lines for each."""
 
 from abc import ABC, abstractmethod
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -46,10 +45,7 @@ class DLRHead(DLRPreTrainedModel, ABC):
     output_class: type[ModelOutput]
 
     def __init__(self, config: DLRConfig):
-        # Labels settle the problem of this head, not of others that are made from the same configuration.
-        config = deepcopy(config)
-        config.problem_type, config._problem_type_of = config.problem_type_for(type(self)), type(self).__name__
-        config.architectures = [type(self).__name__]
+        config = config.copy_for(type(self))
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = DLRModel(config)

@@ -13,6 +13,11 @@ from typing import Any, NamedTuple
 MAX_FLOAT = sys.float_info.max
 
 
+# The names of torch's types of real numbers.
+DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2")
+DTYPES += ("float8_e5m2fnuz", "float8_e8m0fnu")
+
+
 class Range(NamedTuple):
     """The numbers a field may hold, ends included unless ``open_minimum``; also a validator of one value."""
 
@@ -60,6 +65,13 @@ def validator(check: Callable[[Any], None]) -> Callable[[Any], None]:
     return validate
 
 
+def check_dtype(dtype: Any) -> None:
+    """Raise ValueError unless ``dtype`` is None, a type of real numbers of torch, or its name."""
+    name = str(dtype).removeprefix("torch.") if type(dtype).__module__ == "torch" else dtype
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"dtype must be one of {list(DTYPES[:4])}, got {short(dtype)}.")
+
+
 def did_you_mean(given: Any, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """A question that names the known name nearest to ``given``; None if none is similar."""
     nearest = difflib.get_close_matches(str(given)[:100], sorted(known), n=1, cutoff=cutoff)
@@ -73,6 +85,12 @@ def refuse_unknown_names(where: str, given: Iterable[str], known: Iterable[str])
         if name not in known:
             hint = did_you_mean(name, known) or f"known names are {known}."
             raise ValueError(f"{where}: unknown name {short(name)}; {hint}")
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error of `strict` in one line, shortened if it is long."""
+    message = " ".join(str(error)[:2000].split())
+    return message if len(message) <= 300 else f"{message[:250]} … {message[-40:]}"
 
 
 class KernelField(NamedTuple):

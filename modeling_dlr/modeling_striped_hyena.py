@@ -325,6 +325,7 @@ class StripedHyenaClassifier(StripedHyenaPreTrainedModel):
     output_class: type[SequenceClassifierOutput] | type[TokenClassifierOutput]
 
     def __init__(self, config: StripedHyenaConfig):
+        config = config.copy_for(type(self))
         super().__init__(config)
         self.num_labels = config.num_labels
         self.backbone = StripedHyenaModel(config)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from refusals import refusal
 from tiny import tiny_config
+from tiny_striped import TINY as TINY_STRIPED
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from modeling_dlr import (
@@ -17,6 +18,9 @@ from modeling_dlr import (
     DLRForTokenClassification,
     DLRModel,
     StripedHyenaConfig,
+    StripedHyenaForSequenceClassification,
+    StripedHyenaForTokenClassification,
+    StripedHyenaModel,
 )
 from modeling_dlr.losses_dlr import loss_by_problem_type
 
@@ -211,15 +215,39 @@ def test_classes_reloaded_as_a_score_learn(tmp_path: Path):
     assert (again.config.problem_type, loss.item()) == (REGRESSION, 5.0)
 
 
-def test_a_problem_belongs_to_the_head_that_saved_it(tmp_path: Path):
+# The configuration, two heads and the backbone of a family.
+FAMILIES: dict[str, tuple[Any, Any, Any, Any]] = {
+    "DLR": (tiny_config, DLRForSequenceClassification, DLRForTokenClassification, DLRModel),
+    "StripedHyena": (
+        lambda **fields: StripedHyenaConfig(**TINY_STRIPED | fields),
+        StripedHyenaForSequenceClassification,
+        StripedHyenaForTokenClassification,
+        StripedHyenaModel,
+    ),
+}
+
+
+@pytest.mark.parametrize(("new_config", "head", "other", "base"), FAMILIES.values(), ids=FAMILIES.keys())
+def test_a_problem_belongs_to_the_head_that_saved_it(new_config: Any, head: Any, other: Any, base: Any, tmp_path: Path):
     """Another head starts with its own default unless a person says otherwise; a base model passes on its own."""
-    DLRForSequenceClassification(tiny_config(num_labels=3, problem_type=MULTI)).save_pretrained(tmp_path / "head")
-    config = DLRConfig.from_pretrained(tmp_path / "head")
-    assert config.problem_type == config.problem_type_for(DLRForSequenceClassification) == MULTI
-    assert config.problem_type_for(type("Subclass", (DLRForSequenceClassification,), {})) == MULTI
-    assert config.problem_type_for(DLRForTokenClassification) is None
+    head(new_config(problem_type=MULTI)).save_pretrained(tmp_path / "head")
+    config = AutoConfig.from_pretrained(tmp_path / "head")
+    assert config.problem_type == config.copy_for(head).problem_type == MULTI
+    assert config.copy_for(type("Subclass", (head,), {})).problem_type == MULTI
+    assert config.copy_for(other).problem_type is None
     assert "_problem_type_of" not in config.to_dict()
-    said = DLRConfig.from_pretrained(tmp_path / "head", problem_type=REGRESSION)
-    assert said.problem_type_for(DLRForTokenClassification) == REGRESSION
-    DLRModel(tiny_config(problem_type=MULTI)).save_pretrained(tmp_path / "base")
-    assert DLRConfig.from_pretrained(tmp_path / "base").problem_type_for(DLRForTokenClassification) == MULTI
+    assert other.from_pretrained(tmp_path / "head").config.problem_type is None
+    said = AutoConfig.from_pretrained(tmp_path / "head", problem_type=REGRESSION)
+    assert said.copy_for(other).problem_type == REGRESSION
+    base(new_config(problem_type=MULTI)).save_pretrained(tmp_path / "base")
+    assert AutoConfig.from_pretrained(tmp_path / "base").copy_for(other).problem_type == MULTI
+
+
+def test_labels_of_one_head_of_striped_hyena_leave_another_alone():
+    """As for DLR (test_losses.py): the problem type that they set is that of one head."""
+    new_config, head, other, _ = FAMILIES["StripedHyena"]
+    config = new_config()
+    first, second, ids = head(config), other(config), torch.ones(2, 5, dtype=torch.long)
+    first(input_ids=ids, labels=torch.ones(2, 4))
+    assert second(input_ids=ids, labels=torch.ones(2, 5, dtype=torch.long)).loss > 0
+    assert (first.config.problem_type, second.config.problem_type, config.problem_type) == (MULTI, SINGLE, None)
