@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks_dlr import has_memory
-from .ops_dlr import Modes, State, evaluate_kernel, power, product
+from .ops_dlr import Modes, State, advance, evaluate_kernel, power
 from .vandermonde_dlr import table_of_powers
 
 # Tokens of a block, and the numbers that its tables of powers may hold where poles are not shared: 4 MB each.
@@ -154,6 +154,6 @@ def state_after(block: Block, start: State) -> State:
         sums = (inputs.flatten(1).mT @ recent[0]).unflatten(0, inputs.shape[1:])
     else:
         sums = torch.einsum("jbh,hjn->bhn", block.inputs[:t], recent)
-    moved = product(power(block.tables.decay, block.tables.angle, t, start.real), start)
+    moved = advance(power(block.tables.decay, block.tables.angle, t, start.real), start)
     real, imag = sums.chunk(2, dim=-1)
     return State(moved.real.add_(real), moved.imag.add_(imag))

@@ -40,7 +40,7 @@ from .vandermonde_dlr import in_float64, vandermonde_adjoint, vandermonde_produc
 # Steps in a chunk of `scan`.
 CHUNK_LENGTH = 4096
 
-# `vandermonde_product`, or a function that also remembers its results.
+# The arguments of `vandermonde_product` without ``known``.
 VandermondeProduct = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 # A complex number as real and imaginary part.
 Pair = tuple[Tensor, Tensor]
@@ -134,7 +134,7 @@ def evaluate_kernel(modes: Modes, length: int, vandermonde: VandermondeProduct =
     Args:
         modes: poles and weights, float32 or float64.
         length: number of steps, at least 1.
-        vandermonde: computes the product.
+        vandermonde: computes `vandermonde_product`; a kernel passes a function that remembers the last result.
 
     Returns:
         [C, H, length] in the dtype of the weights, within 1e-5 of float64 at every length up to 2^20.
@@ -221,7 +221,7 @@ def step(
         zero = u.new_zeros(*u.shape, modes.decay.shape[-1])
         state = State(zero + u.unsqueeze(-1), zero)
     else:
-        moved = product(powers_of(modes, 1) if factors is None else factors, state)
+        moved = advance(powers_of(modes, 1) if factors is None else factors, state)
         state = State(moved.real.add_(u.unsqueeze(-1)), moved.imag)
     real, imag = (part.unsqueeze(1) for part in state)  # [B, 1, H, N]
     y = torch.linalg.vecdot(modes.weights_real, real) - torch.linalg.vecdot(modes.weights_imag, imag)
@@ -229,7 +229,7 @@ def step(
 
 
 def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Tensor:
-    """Λ^steps as returned by `split`, [4, N] or [4, H, N]; for steps [B], one per sequence, [4, B, 1 or H, N]."""
+    """Λ^steps in the form of `split`, [4, N] or [4, H, N]. For steps [B], one per sequence, [4, B, 1 or H, N]."""
     if isinstance(steps, Tensor):
         steps = steps.to(decay.device).view(-1, 1, 1)
     magnitude, phase = torch.exp(in_float64(decay) * steps), in_float64(angle) * steps
@@ -242,13 +242,13 @@ def powers_of(modes: Modes, steps: int | Tensor) -> Tensor:
 
 
 def response(modes: Modes, state: State, length: int) -> Tensor:
-    """The part of the next ``length`` outputs that is due to a state, Re(W Λ^{l+1} x): [B, length, C, H].
+    """The outputs of the next ``length`` steps for a state and no input, Re(W Λ^{l+1} x): [B, length, C, H].
 
-    It is computed as a kernel with weights W Λ x.
+    They are computed as a kernel with weights W Λ x.
     """
     _check_recurrence(modes)
     C, H, N = modes.weights_real.shape
-    real, imag = (part.unsqueeze(1) for part in product(powers_of(modes, 1), state))  # [B, 1, H, N]
+    real, imag = (part.unsqueeze(1) for part in advance(powers_of(modes, 1), state))  # [B, 1, H, N]
     W_real, W_imag = modes.weights_real, modes.weights_imag
     of_state = Modes(
         modes.decay,
@@ -262,7 +262,7 @@ def response(modes: Modes, state: State, length: int) -> Tensor:
 def final_state(modes: Modes, u: Tensor, state: State | None = None, steps: Tensor | None = None) -> State:
     """The state after the steps u [B, L, H]: Λ^L x + Σ_j Λ^{L-1-j} u_j, in O(L) work per pole without an N × L array.
 
-    ``steps`` [B] replaces the exponent L for sequences in which only the last ``steps`` are real and the others are 0.
+    ``steps`` [B] replaces the exponent L if only the last ``steps`` of a sequence are real, and u is 0 before them.
     """
     _check_recurrence(modes)
     B, L, H = u.shape
@@ -274,7 +274,7 @@ def final_state(modes: Modes, u: Tensor, state: State | None = None, steps: Tens
     real, imag = (part.reshape(B, H, N) if shared else part.transpose(0, 1) for part in sums)
     if state is None:
         return State(real, imag)
-    before = product(powers_of(modes, L if steps is None else steps), state)
+    before = advance(powers_of(modes, L if steps is None else steps), state)
     return State(before.real + real, before.imag + imag)
 
 
@@ -325,22 +325,22 @@ def _check_recurrence(modes: Modes) -> None:
 
 
 def split(real: Tensor, imag: Tensor, like: Tensor) -> Tensor:
-    """Write float64 numbers as sums of two in the type of ``like``, [4, ...]: Re and Im rounded, then their errors."""
+    """Complex float64 numbers as Re and Im in the type of ``like``, and the rounding errors of both, [4, ...]."""
     parts = torch.stack([real, imag])
     rounded = parts.to(like.dtype)
     return torch.cat([rounded, (parts - rounded).to(like.dtype)]).to(like.device)
 
 
-def product(factors: Tensor, x: State) -> State:
-    """The product z x with factors z from `split`, with the accuracy of float64 and the speed of float32."""
-    real, imag, real_rest, imag_rest = factors
+def advance(factors: Tensor, x: State) -> State:
+    """Multiply a state by powers of the poles from `split`, as exactly as in float64 and as fast as in float32."""
+    real, imag, real_error, imag_error = factors
     # The small terms come first, because they would be lost if they were added to the large ones.
     return State(
-        (real_rest * x.real)
-        .addcmul_(imag_rest, x.imag, value=-1)
+        (real_error * x.real)
+        .addcmul_(imag_error, x.imag, value=-1)
         .addcmul_(real, x.real)
         .addcmul_(imag, x.imag, value=-1),
-        (real_rest * x.imag).addcmul_(imag_rest, x.real).addcmul_(real, x.imag).addcmul_(imag, x.real),
+        (real_error * x.imag).addcmul_(imag_error, x.real).addcmul_(real, x.imag).addcmul_(imag, x.real),
     )
 
 

@@ -212,7 +212,7 @@ class _Adjoint(torch.autograd.Function):
 def _gradients(
     decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Derivatives of Σ_l g[l] Re(W Λ^l) by decay, angle, Re W and Im W."""
+    """Derivatives of Σ_l g[l] Re(W Λ^l) with respect to decay, angle, Re W and Im W."""
     moments = g.new_empty(2, 2, *real.shape)
     for poles, steps in _lifetimes(decay, g.shape[-1], g.dtype):
         moments[..., poles] = _moments(decay[:, poles], angle[:, poles], g[..., :steps], 2)
@@ -223,6 +223,7 @@ def _gradients(
 
 
 def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
+    """The product, with every mode cut after its lifetime."""
     product = real.new_empty(0)
     for poles, steps in _lifetimes(decay, length, real.dtype):
         part = _product_of_all(decay[:, poles], angle[:, poles], real[..., poles], imag[..., poles], steps)
@@ -234,10 +235,10 @@ def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: i
 
 
 def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Tensor | slice, int]]:
-    """Group the poles by the steps after which they have decayed: all of ``length``, a quarter of it, a sixteenth, ….
+    """Pairs of poles and of the steps after which they have decayed: all of ``length``, a quarter, a sixteenth, ….
 
-    What is left out of a mode is smaller than the rounding error of its first step. Modes without decay are never cut.
-    Poles that are not shared by all rows are not grouped.
+    The rest of a mode is smaller than the rounding error of its first step. Modes without decay are never cut. Poles
+    that are not shared by all rows form one group.
     """
     quarters = int(math.log2(length / _SHORTEST_LIFETIME)) // 2
     if quarters < 1 or len(decay) > 1 or decay.device.type != "cpu":
@@ -249,7 +250,7 @@ def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Ten
 
 
 def _product_of_all(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-    """`_product` without regard to lifetimes."""
+    """The product with all steps of every mode."""
     chunks, X_buffer = _Chunks(real.shape, length, real), _Buffer(real)
     product = real.new_zeros(chunks.G, chunks.R, chunks.A * chunks.T)
     for groups, poles in chunks.tables:
@@ -284,7 +285,7 @@ def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
 
 
 class _Chunks:
-    """How G groups × R rows × L steps and N poles are cut so that the cache holds a chunk, and memory for its tables.
+    """How G groups × R rows × L steps and N poles are cut into chunks that fit the cache, and memory for their tables.
 
     Attributes:
         T: steps in a block.
@@ -296,7 +297,7 @@ class _Chunks:
         shape: (G, R, N).
         length: L.
         like: gives the type and the device of the tables.
-        count: moments that are computed of every row.
+        count: number of moments of every row.
     """
 
     def __init__(self, shape: tuple[int, ...], length: int, like: Tensor, count: int = 1):
@@ -309,7 +310,7 @@ class _Chunks:
         pole_size = poles[0].stop if poles else 1  # none if no mode lasts all steps
         table, row = 2 * pole_size * self.T, count * self.A * max(2 * pole_size, self.T)
         groups = _slices(self.G, _NUMBERS_PER_CHUNK // max(table, self.R * row))
-        self.tables = [(few, some) for few in groups for some in poles]
+        self.tables = [(g, n) for g in groups for n in poles]
         self.rows = _slices(self.R, _NUMBERS_PER_CHUNK // row)
         self.coarse, self.fine = _Buffer(like), _Buffer(like)
 
@@ -328,7 +329,7 @@ def _slices(total: int, largest: int) -> list[slice]:
 
 
 class _Buffer:
-    """Memory that one chunk after another uses: fresh memory takes as long as the arithmetic."""
+    """Memory that all chunks use in turn. Allocating memory for each would take as long as the arithmetic."""
 
     def __init__(self, like: Tensor):
         self.memory = like.new_empty(0)

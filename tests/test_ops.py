@@ -348,17 +348,23 @@ def test_transform_sizes_are_the_next_fast_ones():
             assert {transform_size(n) for n in range(smaller + 1, size + 1)} == {size}
 
 
+@pytest.mark.parametrize("longest", [0, 0.5], ids=["some last", "none lasts"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_modes_that_have_faded_are_left_out(dtype: torch.dtype, device: torch.device, monkeypatch: pytest.MonkeyPatch):
+def test_modes_that_have_faded_are_left_out(
+    dtype: torch.dtype, longest: float, device: torch.device, monkeypatch: pytest.MonkeyPatch
+):
     """Poles of every lifetime: what is left out of the sum is less than its rounding, in values and gradients."""
     sizes = Sizes(C=2, H=3, N=9, L=997)
     modes = sizes.modes(torch.float64, device)
     with torch.no_grad():
-        modes.decay.copy_(-torch.tensor([0, 1e-5, 0.03, 0.05, 0.1, 0.2, 0.5, 2, 30]))
+        modes.decay.copy_(-torch.tensor([0, 1e-5, 0.03, 0.05, 0.1, 0.2, 0.5, 2, 30]).clamp(min=longest))
     modes = Modes(*(part.detach().to(dtype).requires_grad_() for part in parts_of(modes)))
     monkeypatch.setattr(vandermonde_dlr, "_SHORTEST_LIFETIME", 8)
     lifetimes = vandermonde_dlr._lifetimes(modes.decay.detach().unsqueeze(0), sizes.L, dtype)
-    assert len(lifetimes) == (4 if device.type == "cpu" else 1)
+    if longest and device.type == "cpu":
+        assert not modes.decay[lifetimes[0][0]].numel()
+    else:
+        assert len(lifetimes) == (4 if device.type == "cpu" else 1)
     K = evaluate_kernel(modes, sizes.L)
     assert_close(K, oracle.kernel(*as_complex(modes), sizes.L), dtype)
     G, gradients = backpropagated(K, parts_of(modes))
