@@ -1,6 +1,9 @@
 """Train on your own data in one call, as `modeling-dlr train` does."""
 
+from .options import TrainOptions
+from .report import Report
+from .running import train
 from .tables import iter_rows
 from .task import Task
 
-__all__ = ["Task", "iter_rows"]
+__all__ = ["Report", "Task", "TrainOptions", "iter_rows", "train"]

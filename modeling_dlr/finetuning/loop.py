@@ -1,0 +1,305 @@
+"""Training with the stock Trainer: within the time, resumable, the best weights kept."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch.nn import functional
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_callback import ExportableState
+
+from modeling_dlr.training import parameter_groups
+
+from .clock import Clock, warmup_and_cosine
+from .encoded import Collator
+from .encoding import IGNORED
+from .models import Recipe
+from .options import TrainOptions
+from .resuming import newest_whole
+from .scores import Scorer, answers, flat
+from .stopping import Stopped, handled
+
+# Steps of a run without a budget: at least so many, and at most.
+FEWEST_STEPS, MOST_STEPS = 600, 20_000
+# Shares of the time for training that validations may take, and of the budget that the test may take.
+SHARE_OF_VALIDATION, SHARE_OF_TEST = 0.2, 0.1
+FEWEST_EVALUATED = 200
+
+
+@dataclass
+class Pace:
+    """Seconds that a step of training and a row without gradients take, as measured."""
+
+    step: float
+    row: float
+
+
+@dataclass
+class Plan:
+    """How long a run is: its steps at most, the steps between validations, and the seconds of a step."""
+
+    steps: int
+    every: int
+    seconds: float
+
+
+def measure(model: PreTrainedModel, rows: Dataset, collator: Collator, batch_size: int) -> Pace:
+    """Time some steps on random rows; the model stays as it was."""
+    generator = np.random.default_rng(0)
+    state = torch.get_rng_state()
+    times = []
+    model.train()
+    for _ in range(3):
+        places = generator.choice(len(rows), min(len(rows), batch_size), replace=False)
+        batch = collator([rows[int(place)] for place in places])
+        began = time.perf_counter()
+        model(**batch).loss.backward()
+        times.append(time.perf_counter() - began)
+        model.zero_grad()
+    began = time.perf_counter()
+    with torch.no_grad():
+        model.eval()(**batch)
+    forward = (time.perf_counter() - began) / len(places)
+    torch.set_rng_state(state)
+    return Pace(float(np.median(times[1:])) * 1.1, forward)
+
+
+def plan(pace: Pace, rows: int, recipe: Recipe, options: TrainOptions, clock: Clock) -> Plan:
+    """As many steps as the epochs make, or as there is time for."""
+    steps = int(recipe.epochs * -(-rows // recipe.batch_size))
+    steps = max(1, steps) if options.epochs else int(np.clip(steps, FEWEST_STEPS, MOST_STEPS))
+    if clock.budget is not None:
+        clock.reserved = SHARE_OF_TEST * clock.budget
+        steps = max(1, min(steps, int(clock.left_for_training() / pace.step)))
+    return Plan(steps, max(1, -(-steps // options.evaluations)), pace.step)
+
+
+class ClassLoss:
+    """Cross-entropy with weights and smoothing, as the Trainer's ``compute_loss_func``.
+
+    Args:
+        counts: of each class, of which rarer ones weigh more (by the square root); None weighs all alike.
+        smoothing: label smoothing.
+    """
+
+    def __init__(self, counts: list[int] | None, smoothing: float):
+        self.smoothing, self.weights = smoothing, None
+        if counts is not None:
+            weights = 1 / torch.tensor(counts, dtype=torch.float32).sqrt()
+            self.weights = weights / weights.mean()
+
+    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
+        """The loss of a batch."""
+        logits = outputs["logits"].flatten(0, -2).float()
+        weights = None if self.weights is None else self.weights.to(logits.device)
+        return functional.cross_entropy(
+            logits, labels.flatten(), weights, ignore_index=IGNORED, label_smoothing=self.smoothing
+        )
+
+
+class RunCallback(TrainerCallback, ExportableState):
+    """End training when the time is over or somebody asks for it, and show how far it is.
+
+    Args:
+        run: what the run is, by a hash: a checkpoint of another is not resumed.
+        clock: knows the time.
+        score: the name of the score that is shown.
+        console: where the progress is shown.
+    """
+
+    def __init__(self, run: str = "", clock: Clock | None = None, score: str = "", console: Console | None = None):
+        self.run, self.clock, self.score = run, clock or Clock(None), score
+        self.console = console or Console(quiet=True)
+        self.stopped: int | None = None
+        self.out_of_time = False
+        self.best: float | None = None
+        self.listening = contextlib.ExitStack()
+
+    def state(self) -> dict[str, Any]:
+        """The state of this callback in a checkpoint."""
+        return {"args": {"run": self.run}, "attributes": {"seconds": self.clock.trained()}}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Listen to signals, and begin to show."""
+        self.listening.enter_context(handled(self._ask))
+        self.clock.training_began = time.perf_counter()
+        text = TextColumn("training, step {task.completed:.0f} of {task.total:.0f}{task.fields[said]}")
+        self.bar = Progress(
+            text, BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True
+        )
+        self.shown = self.bar.add_task("", total=state.max_steps, completed=state.global_step, said="")
+        if self.console.is_terminal:
+            self.listening.enter_context(self.bar)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Show the step, and end with a last validation where it is time."""
+        self.bar.update(self.shown, completed=state.global_step)
+        self.out_of_time = self.clock.left_for_training() <= 0
+        if self.stopped is not None or self.out_of_time:
+            control.should_training_stop = control.should_evaluate = control.should_save = True
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Show the score."""
+        value = kwargs["metrics"].get(f"eval_{self.score}")
+        if value is not None:
+            self.best = value if self.best is None else max(self.best, value)
+            name = self.score.replace("_", " ")
+            self.bar.update(self.shown, said=f", {name} {value:.3f} (best {self.best:.3f})")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Stop listening and showing."""
+        self.listening.close()
+
+    def _ask(self, number: int) -> None:
+        if self.stopped is not None:
+            raise Stopped(number)
+        self.stopped = number
+        self.console.print("Stopping after this step. Press Ctrl-C again to stop at once.")
+
+
+@dataclass
+class Trained:
+    """A trained model.
+
+    Attributes:
+        trainer: the stock Trainer, with the best weights.
+        steps: that were made.
+        of: how many were planned.
+        best: the best score on the validation rows.
+        stopped: whether somebody stopped it.
+        history: the scores of every validation, and the losses.
+    """
+
+    trainer: Trainer
+    steps: int
+    of: int
+    best: float
+    stopped: bool
+    history: list[dict[str, float]]
+
+
+class Evaluation:
+    """The Trainer's ``compute_metrics`` and what it reads of the logits."""
+
+    def __init__(self, scorer: Scorer, mean: float, std: float):
+        self.scorer, self.mean, self.std = scorer, mean, std
+
+    def smaller(self, logits: Any, labels: Any) -> Any:
+        """Of tokens, the classes only."""
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        return logits.argmax(-1) if self.scorer.task.task == "tokens" else logits
+
+    def arrays(self, prediction: EvalPrediction) -> tuple[np.ndarray, np.ndarray]:
+        """What was predicted and what was wanted, as the scorer reads them."""
+        predicted = answers(self.scorer.task, np.asarray(prediction.predictions), self.mean, self.std)
+        wanted = np.asarray(prediction.label_ids)
+        if self.scorer.task.is_number:
+            wanted = wanted.reshape(-1) * self.std + self.mean
+        return predicted, wanted
+
+    def __call__(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of the validation rows; thresholds are chosen on them."""
+        predicted, wanted = self.arrays(prediction)
+        if self.scorer.task.task == "tokens":
+            predicted, wanted, _ = flat(predicted, wanted, np.zeros(len(wanted)))
+        if self.scorer.task.task == "several labels":
+            self.scorer.fit_thresholds(predicted, wanted)
+        return self.scorer.scores(predicted, wanted)
+
+
+def run_training(
+    model: PreTrainedModel,
+    rows: dict[str, Dataset],
+    collator: Collator,
+    evaluation: Evaluation,
+    recipe: Recipe,
+    options: TrainOptions,
+    planned: Plan,
+    callback: RunCallback,
+    folder: Path,
+    loss: Callable[..., Any] | None,
+) -> Trained:
+    """Train, from the newest checkpoint of the same run in the folder if there is one, and load the best weights."""
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=planned.steps,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        train_sampling_strategy="group_by_length" if "input_ids" in rows["train"].column_names else "random",
+        length_column_name="length",
+        eval_strategy="steps",
+        eval_steps=planned.every,
+        save_strategy="steps",
+        save_steps=planned.every,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model=callback.score,
+        greater_is_better=True,
+        logging_steps=planned.every,
+        max_grad_norm=1.0,
+        seed=options.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    groups = parameter_groups(model, recipe.learning_rate, options.weight_decay, recipe.state_learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+    factor = warmup_and_cosine(callback.clock, planned.steps, options.warmup)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        data_collator=collator,
+        train_dataset=rows["train"],
+        eval_dataset=rows["validation"],
+        compute_metrics=evaluation,
+        preprocess_logits_for_metrics=evaluation.smaller,
+        compute_loss_func=loss,
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
+        callbacks=[callback, EarlyStoppingCallback(options.patience)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    checkpoint = _checkpoint_of(callback, folder)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    best = trainer.state.best_metric
+    return Trained(
+        trainer,
+        trainer.state.global_step,
+        planned.steps,
+        float("nan") if best is None else float(best),
+        callback.stopped is not None,
+        trainer.state.log_history,
+    )
+
+
+def _checkpoint_of(callback: RunCallback, folder: Path) -> str | None:
+    """The newest complete checkpoint of the same run, from which the clock goes on."""
+    found, _ = newest_whole(folder)
+    if found is None:
+        return None
+    kept: Any = TrainerState.load_from_json(str(found / "trainer_state.json")).stateful_callbacks or {}
+    state = kept.get(RunCallback.__name__, {})
+    if state.get("args", {}).get("run") != callback.run:
+        return None
+    callback.clock.trained_before = float(state.get("attributes", {}).get("seconds", 0.0))
+    callback.console.print(f"Going on from step {found.name.rsplit('-', 1)[-1]} of a run that was stopped.")
+    return str(found)

@@ -1,0 +1,114 @@
+"""The model for a task, and the rates at which it learns."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from modeling_dlr import (
+    DLRConfig,
+    DLRForAudioClassification,
+    DLRForImageClassification,
+    DLRForSequenceClassification,
+    DLRForSequencePairClassification,
+    DLRForTokenClassification,
+)
+
+from .encoding import Encoder
+from .options import TrainOptions
+from .signals import MEL_BINS
+from .task import Task
+
+
+@dataclass
+class Recipe:
+    """Sizes and rates; an option that is given takes the place of each."""
+
+    layers: int
+    hidden_size: int
+    state_size: int
+    dropout: float
+    learning_rate: float
+    state_learning_rate: float
+    batch_size: int
+    epochs: float
+    label_smoothing: float = 0.0
+    pooling: str = "mean"
+
+
+# By what is read; for texts, by how they are cut. "tokens" is for a label of every character.
+RECIPES = {
+    "byte-pairs": Recipe(1, 128, 64, 0.3, 2e-3, 1e-3, 16, 8, 0.1),
+    "bytes": Recipe(3, 64, 64, 0.1, 4e-3, 1e-3, 16, 30, 0.1),
+    "letters": Recipe(3, 64, 64, 0.1, 4e-3, 1e-3, 16, 30, 0.1),
+    "tokens": Recipe(3, 64, 64, 0.1, 4e-3, 1e-3, 8, 30),
+    "image": Recipe(3, 96, 64, 0.1, 4e-3, 1e-3, 32, 30, 0.1),
+    "sound": Recipe(2, 96, 64, 0.2, 4e-3, 1e-3, 32, 40, 0.1),
+}
+
+
+def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
+    """The recipe for what is read, with what the options give."""
+    task = encoder.task
+    if task.input in ("image", "sound"):
+        name = task.input
+    elif task.task == "tokens":
+        name = "tokens"
+    else:
+        vocabulary = len(encoder.processor)
+        name = "letters" if vocabulary < 200 else "bytes" if vocabulary < 300 else "byte-pairs"
+    recipe = Recipe(**vars(RECIPES[name]))
+    for field in vars(recipe):
+        given = getattr(options, field)
+        if given is not None:
+            setattr(recipe, field, given)
+    return recipe
+
+
+def input_shape(encoder: Encoder, channels: int) -> tuple[int, ...]:
+    """The shape of an image or of a recording as features; () for texts."""
+    if encoder.task.input == "image":
+        size = encoder.processor.size
+        return channels, size["height"], size["width"]
+    return (encoder.processor.max_length, MEL_BINS) if encoder.task.input == "sound" else ()
+
+
+def build_model(encoder: Encoder, recipe: Recipe, channels: int) -> PreTrainedModel:
+    """A fresh model for the task, with the names of its labels and the tokens of padding and end filled in."""
+    task, processor = encoder.task, encoder.processor
+    sizes: dict[str, Any] = {"image": {"input_size": channels}, "sound": {"input_size": MEL_BINS}}.get(task.input, {})
+    if not sizes:
+        ids = {name: getattr(processor, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        sizes = {"vocab_size": len(processor)} | ids
+    names = ["value"] if task.is_number else task.labels
+    config = DLRConfig(
+        **sizes,
+        hidden_size=recipe.hidden_size,
+        num_hidden_layers=recipe.layers,
+        state_size=recipe.state_size,
+        bidirectional=True,
+        output_gate="glu",
+        hidden_dropout_prob=recipe.dropout,
+        initializer_range=0.02,
+        pooling=recipe.pooling,
+        id2label=dict(enumerate(names)),
+        problem_type=problem_type_of(task),
+    )
+    return head_of(task)(config)
+
+
+def head_of(task: Task) -> Any:
+    """The class of the model for a task."""
+    if task.input == "image":
+        return DLRForImageClassification
+    if task.input == "sound":
+        return DLRForAudioClassification
+    heads = {"tokens": DLRForTokenClassification, "pairs": DLRForSequencePairClassification}
+    return heads.get(task.task, DLRForSequenceClassification)
+
+
+def problem_type_of(task: Task) -> Any:
+    """The problem type of transformers."""
+    if task.is_number:
+        return "regression"
+    return "multi_label_classification" if task.task == "several labels" else "single_label_classification"

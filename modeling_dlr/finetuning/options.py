@@ -1,0 +1,78 @@
+"""The options of training, declared once: for `train` in Python and for `modeling-dlr train`."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+TokenizerName = Literal["byte-pairs", "bytes", "letters"]
+TaskChoice = Literal["classes", "several-labels", "number", "pairs", "tokens"]
+InputChoice = Literal["text", "dna", "image", "sound"]
+
+
+def option(default: Any, meaning: str) -> Any:
+    """A field with its meaning, which the command line shows."""
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Options of training; None leaves a choice to the data. What each means stands in ``--help``."""
+
+    output: Path | None = option(None, "folder of the model; by default outputs/NAME of the data")
+    text: str | None = option(None, "column of the text, the file or the sequence; several after commas")
+    label: str | None = option(None, "column of the labels; several columns of 0 and 1 after commas")
+    task: TaskChoice | None = option(None, "what is to be predicted; read from the labels")
+    input: InputChoice | None = option(None, "what the text column holds; read from it")
+    group: str | None = option(None, "column of groups, of which each stays in one split")
+    validation: float = option(0.1, "share of the rows for validation, where the data have no such split")
+    test: float = option(0.1, "share of the rows for the test, likewise")
+    encoding: str = option("utf-8", "encoding of text files; several after commas are tried in turn")
+    budget: str | None = option(None, "time for everything, such as 90s, 5m or 1h; by default as long as it takes")
+    epochs: float | None = option(None, "most passes over the training rows")
+    patience: int = option(8, "validations without a better score after which training ends")
+    evaluations: int = option(16, "validations in a run")
+    seed: int = option(0, "random seed of the splits, the model and the order of the rows")
+    tokenizer: TokenizerName | None = option(None, "how texts are cut")
+    vocab_size: int | None = option(None, "size of the vocabulary of byte pairs")
+    max_length: int | None = option(None, "steps after which a row is cut; for tokens, the length of a window")
+    learning_rate: float | None = option(None, "largest learning rate")
+    state_learning_rate: float | None = option(None, "largest learning rate of the kernels")
+    warmup: float = option(0.1, "share of the training in which the learning rates rise")
+    weight_decay: float = option(0.05, "weight decay of projections and embeddings")
+    label_smoothing: float | None = option(None, "label smoothing of classes")
+    class_weights: bool | None = option(None, "weigh rare classes more; by default where classes are unequal")
+    batch_size: int | None = option(None, "rows per step")
+    layers: int | None = option(None, "layers of the model")
+    hidden_size: int | None = option(None, "width of the model")
+    state_size: int | None = option(None, "poles per kernel")
+    dropout: float | None = option(None, "dropout")
+    pooling: str | None = option(None, "how the steps of a row become one vector")
+    pictures: bool = option(True, "draw the confusion matrix and the learning curve, if matplotlib is installed")
+
+    def __post_init__(self):
+        for name in ("validation", "test"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise ValueError(f"--{name} must lie between 0 and 0.5, got {getattr(self, name)}.")
+        if self.budget is not None:
+            seconds_of(self.budget)
+        for name in ("max_length", "batch_size", "layers", "hidden_size", "state_size", "patience", "evaluations"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
+        for name in ("epochs", "learning_rate", "state_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}.")
+
+
+def seconds_of(budget: str) -> float:
+    """The seconds of a time such as "90s", "5m" or "1h"; a plain number is one of seconds.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", budget.strip())
+    if found is None or not float(found[1]):
+        raise ValueError(f"--budget must be a time such as 90s, 5m or 1h, got {budget!r}.")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]

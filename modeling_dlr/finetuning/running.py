@@ -1,0 +1,315 @@
+"""`train` and `evaluate`: from a table to a folder with a model, its scores and its card."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from rich.console import Console
+from transformers import PreTrainedModel, set_seed
+
+from .baselines import baselines
+from .clock import Clock
+from .columns import Columns, choose_columns
+from .encoded import Collator, encode_rows
+from .encoding import Encoder, choose_encoder
+from .labels import Labels, understand
+from .loop import (
+    FEWEST_EVALUATED,
+    SHARE_OF_TEST,
+    SHARE_OF_VALIDATION,
+    ClassLoss,
+    Evaluation,
+    Pace,
+    Plan,
+    RunCallback,
+    Trained,
+    measure,
+    plan,
+    run_training,
+)
+from .mistakes import worst
+from .models import Recipe, build_model, input_shape, recipe_for
+from .options import TrainOptions, seconds_of
+from .pictures import MOST_CLASSES, can_draw, draw_confusion, draw_learning_curve, draw_numbers
+from .quiet import quiet_libraries
+from .report import Report, usage
+from .rows import Rows, read_rows, sample_of
+from .scores import Scorer, are_unequal, flat, main_score
+from .signals import are_grey
+from .splits import Splits, split_rows
+from .tables import Source, find_source
+from .task import Task
+from .workplace import Workplace
+
+
+def train(source: str | Path, options: TrainOptions | None = None, *, console: Console | None = None) -> Report:
+    """Train a model on your own data, and score it on test rows.
+
+    The folder ``options.output`` holds the model, its tokenizer or processor, its code, a card, the scores, pictures
+    and the worst mistakes. Ctrl-C ends training and keeps the best weights so far; the same call then goes on.
+
+    Args:
+        source: a table, a folder of files by class, FASTA, or a data set of the Hub; see `iter_rows`.
+        options: None leaves every choice to the data.
+        console: where progress and scores are printed; None is the standard output.
+
+    Returns:
+        The scores and tables.
+
+    Raises:
+        ValueError: before training, for data and options that make no task; the message is one line.
+
+    >>> report = train("reviews.csv")  # doctest: +SKIP
+    >>> report.scores  # doctest: +SKIP
+    {'accuracy': 0.97, 'f1_macro': 0.97}
+    """
+    options = options or TrainOptions()
+    console = console or Console(highlight=False)
+    clock = Clock(None if options.budget is None else seconds_of(options.budget))
+    found = find_source(source)
+    place = Workplace(options.output or Path("outputs") / (Path(found.name).name.split(".")[0] or "model"))
+    with quiet_libraries(), place.open():
+        return _Run(found, options, console, clock, place).report()
+
+
+class _Run:
+    """One run: what was read, what was chosen, and what comes out."""
+
+    def __init__(self, source: Source, options: TrainOptions, console: Console, clock: Clock, place: Workplace):
+        self.options, self.console, self.clock, self.place = options, console, clock, place
+        self.columns = choose_columns(sample_of(source, options.encoding), options)
+        data = place.folder / "data"
+        self.rows = read_rows(source, self.columns, data, encoding=options.encoding, group=options.group)
+        wanted: Any = None if options.task is None else options.task.replace("-", " ")
+        self.labels = understand(self.rows, wanted, is_pair=self.columns.is_pair)
+        self.task = _task_of(self.columns, self.labels)
+        strata = self.labels.targets if self.labels.task in ("classes", "pairs") and self.labels.names else None
+        self.splits = split_rows(self.rows, strata, validation=options.validation, test=options.test, seed=options.seed)
+        self._say_data(source.name)
+        self.encoder = choose_encoder(self.task, self.labels, self.rows.table.select(self.splits.train), options)
+        self.scorer = Scorer(self.task, self.labels)
+
+    def report(self) -> Report:
+        """Train, score, and write the folder."""
+        set_seed(self.options.seed)
+        recipe = recipe_for(self.encoder, self.options)
+        table = self.rows.table
+        paths = table.select(self.splits.train[:200])["text"] if self.task.input == "image" else []
+        channels = 1 if paths and are_grey(paths) else 3
+        mean, std = self._scale()
+        collator = Collator(self.encoder, input_shape(self.encoder, channels), mean, std)
+        data = self.place.folder / "data"
+        train = encode_rows(self.encoder, table, self.splits.train, data / "train.arrow")
+        model = build_model(self.encoder, recipe, channels)
+        self.place.check_space(model.num_parameters())
+        pace = measure(model, train, collator, recipe.batch_size)
+        notes = self._shorten(pace)
+        simpler = baselines(self.encoder, table, self.splits, self.scorer)
+        planned = plan(pace, len(train), recipe, self.options, self.clock)
+        parts = {"train": train}
+        for name, places in (("validation", self.splits.validation), ("test", self.splits.test)):
+            rows = encode_rows(self.encoder, table, places, data / f"{name}.arrow")
+            parts[name] = rows.select(np.argsort(rows["length"], kind="stable"))
+        self._say_model(model, recipe, planned, notes)
+        trained = self._trained(model, parts, collator, recipe, planned, Evaluation(self.scorer, mean, std))
+        return self._finish(model, trained, parts["test"], simpler, recipe, planned, notes)
+
+    def _scale(self) -> tuple[float, float]:
+        """Mean and deviation of the numbers to predict."""
+        if not self.task.is_number:
+            return 0.0, 1.0
+        values = self.labels.targets[self.splits.train]
+        return float(values.mean()), float(values.std()) or 1.0
+
+    def _are_weighted(self) -> bool:
+        """Whether rare classes weigh more."""
+        wish = self.options.class_weights
+        return self.labels.task != "several labels" and (are_unequal(self.labels) if wish is None else wish)
+
+    def _trained(
+        self,
+        model: PreTrainedModel,
+        parts: dict[str, Dataset],
+        collator: Collator,
+        recipe: Recipe,
+        planned: Plan,
+        evaluation: Evaluation,
+    ) -> Trained:
+        said = asdict(self.options) | {"output": "", "pictures": True}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
+        digest.update(self.rows.keys.tobytes())
+        callback = RunCallback(digest.hexdigest(), self.clock, main_score(self.task, self.labels), self.console)
+        loss = None
+        if self.task.task == "tokens" or (self.task.task in ("classes", "pairs") and not self.task.is_number):
+            loss = ClassLoss(self.labels.counts if self._are_weighted() else None, recipe.label_smoothing)
+        return run_training(
+            model, parts, collator, evaluation, recipe, self.options, planned, callback, self.place.checkpoints, loss
+        )
+
+    def _finish(
+        self,
+        model: PreTrainedModel,
+        trained: Trained,
+        test: Dataset,
+        simpler: dict[str, dict[str, float]],
+        recipe: Recipe,
+        planned: Plan,
+        notes: list[str],
+    ) -> Report:
+        """Score the test rows, and write everything."""
+        evaluation: Any = trained.trainer.compute_metrics
+        if self.task.task == "several labels":  # the thresholds of the weights that were kept
+            trained.trainer.evaluate()
+            self.task.thresholds = dict(zip(self.labels.names, self.scorer.thresholds.tolist(), strict=True))
+        report = _scored(self.place, trained.trainer, evaluation, self.encoder, self.rows.table, test)
+        report.baselines = simpler
+        report.rows = {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
+        report.notes += notes + self.splits.notes
+        report.stopped, report.history = trained.stopped, trained.history
+        report.training = {
+            "steps": trained.steps,
+            "planned_steps": trained.of,
+            f"validation_{report.main}": trained.best,
+            "seconds_per_step": round(planned.seconds, 4),
+            "parameters": model.num_parameters(),
+            "max_length": self.task.max_length,
+            **vars(recipe),
+        }
+        if self.task.is_number:
+            _unscale(model, *self._scale())
+        result = self.place.result
+        model.save_pretrained(result)
+        self.encoder.processor.save_pretrained(result)
+        self.task.save(result)
+        if self.options.pictures and can_draw():
+            draw_learning_curve(report.history, report.main, result / "learning_curve.png")
+        report.seconds = self.clock.spent()
+        report.write(result, {name: value for name, value in asdict(self.options).items() if name != "output"})
+        self.place.finish(keep_checkpoints=trained.stopped)
+        self._say_end(report, trained)
+        return report
+
+    def _shorten(self, pace: Pace) -> list[str]:
+        """Keep as many validation and test rows as there is time for."""
+        if self.clock.budget is None:
+            return []
+        notes, seconds = [], self.clock.budget / pace.row
+        validated = SHARE_OF_VALIDATION * seconds / self.options.evaluations
+        for name, share in (("validation", validated), ("test", SHARE_OF_TEST * seconds)):
+            most = max(FEWEST_EVALUATED, int(share))
+            places = getattr(self.splits, name)
+            if len(places) > most:
+                chosen = np.random.default_rng(self.options.seed).choice(places, most, replace=False)
+                setattr(self.splits, name, np.sort(chosen))
+                notes.append(f"Of {len(places):,} {name} rows {most:,} are used, for lack of time.")
+        return notes
+
+    def _say_data(self, name: str) -> None:
+        columns, labels, say = self.columns, self.labels, self.console.print
+        texts, named = (" and ".join(map(repr, each)) for each in (columns.texts, columns.labels))
+        say(f"{name}: {len(self.rows.table):,} rows, {columns.input} from {texts}, labels from {named}.")
+        if self.rows.empty:
+            found = ", ".join(f"{count:,} in {column!r}" for column, count in self.rows.empty.items())
+            say(f"Dropped {self.rows.empty.total():,} rows with empty cells: {found}.")
+        shown = ", ".join(f"{name} ({n:,})" for name, n in list(zip(labels.names, labels.counts, strict=False))[:10])
+        more = f" and {len(labels.names) - 10} more" if len(labels.names) > 10 else ""
+        say(f"Task: {labels.task}, for {labels.reason}{': ' if shown else ''}{shown}{more}.", markup=False)
+        splits = self.splits
+        counts = (("training", splits.train), ("validation", splits.validation), ("test", splits.test))
+        say(f"Split: {', '.join(f'{len(places):,} {name}' for name, places in counts)} rows.")
+        for note in splits.notes:
+            say(note)
+
+    def _say_model(self, model: PreTrainedModel, recipe: Recipe, planned: Plan, notes: list[str]) -> None:
+        say, task = self.console.print, self.task
+        steps = f", {task.max_length} steps at most" if task.max_length else ""
+        say(f"Input: {_name_of_processor(self.encoder)}, {self.encoder.reason}{steps}.")
+        if self.encoder.cut:
+            notes.append(f"{self.encoder.cut:.0%} of the rows are longer, and are cut.")
+        for note in notes:
+            say(note)
+        size = f"{recipe.layers} layers of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
+        say(f"Model: {size}{', rare classes weigh more' if self._are_weighted() else ''}.")
+        minutes = planned.steps * planned.seconds / 60
+        say(f"Training: up to {planned.steps:,} steps of {recipe.batch_size} rows, about {max(1, round(minutes))} min.")
+
+    def _say_end(self, report: Report, trained: Trained) -> None:
+        say = self.console.print
+        say()
+        report.show(self.console)
+        if not can_draw():
+            say("No confusion matrix and no learning curve were drawn: pip install 'modeling-dlr[figures]'.")
+        if trained.stopped:
+            say(f"Stopped at step {trained.steps:,} of {trained.of:,}; the same command goes on from there.")
+        say(f"The model, its card and the worst mistakes are in {self.options.output or self.place.output}. Use it:")
+        for line in usage(self.task, str(self.options.output or self.place.output.relative_to(Path.cwd()))):
+            say(f"    {line}", markup=False)
+
+
+def _task_of(columns: Columns, labels: Labels) -> Task:
+    label = columns.labels[0] if len(columns.labels) == 1 else None
+    unit: Any = "character" if labels.task == "tokens" else None
+    return Task(labels.task, columns.input, columns.texts, label, labels.names, outside=labels.outside, token_unit=unit)
+
+
+def _name_of_processor(encoder: Encoder) -> str:
+    if encoder.task.input in ("image", "sound"):
+        return encoder.task.input
+    size = len(encoder.processor)
+    return "letters" if size < 200 else "bytes" if size < 300 else f"{size:,} byte pairs"
+
+
+def _scored(
+    place: Workplace,
+    trainer: Any,
+    evaluation: Evaluation,
+    encoder: Encoder,
+    table: Dataset,
+    test: Dataset,
+) -> Report:
+    """The scores of rows, with intervals, the classes and the worst mistakes."""
+    task, labels, scorer = encoder.task, encoder.labels, evaluation.scorer
+    found = trainer.predict(test)
+    predicted, wanted = evaluation.arrays(found)
+    places = np.asarray(test["place"])
+    mistakes = worst(task, labels, table, places, predicted, wanted, found.predictions)
+    units = places
+    if task.task == "tokens":
+        predicted, wanted, units = flat(predicted, wanted, places)
+    report = Report(
+        place.output,
+        task,
+        main_score(task, labels),
+        scorer.scores(predicted, wanted),
+        scorer.intervals(predicted, wanted, units),
+        {},
+        {"test": len(np.unique(places))},
+        scorer.per_class(predicted, wanted),
+        mistakes,
+    )
+    if can_draw():
+        _draw(task, labels, predicted, wanted, place.result)
+    return report
+
+
+def _draw(task: Task, labels: Labels, predicted: np.ndarray, wanted: np.ndarray, folder: Path) -> None:
+    if task.is_number:
+        draw_numbers(predicted, wanted, folder / "predictions.png")
+    elif task.task != "several labels" and len(labels.names) <= MOST_CLASSES:
+        draw_confusion(labels.names, predicted, wanted, folder / "confusion.png")
+
+
+def _unscale(model: Any, mean: float, std: float) -> None:
+    """Let the last layer give numbers as they are in the data."""
+    last = model.classifier if "classifier" in dict(model.named_children()) else model.pair_classifier[-1]
+    with torch.no_grad():
+        last.weight.mul_(std)
+        last.bias.mul_(std).add_(mean)
+
+
+__all__ = ["Rows", "Splits", "train"]
