@@ -4,8 +4,11 @@ import typer
 
 from .hub import add_verbs
 from .sequences import embed, score
+from .training import evaluate, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+app.command()(train)
+app.command()(evaluate)
 app.command()(score)
 app.command()(embed)
 add_verbs(app)

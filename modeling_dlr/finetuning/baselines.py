@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
+from scipy.sparse import csr_array, hstack
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
@@ -45,7 +44,7 @@ def baselines(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer) 
     found = {_name_of_majority(encoder): scorer.scores(_majority(encoder, targets[splits.train], len(wanted)), wanted)}
     name, features = _features(encoder, table, train)
     parts = [features(places) for places in (train, splits.validation, splits.test)]
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         found[name] = _linear(encoder, parts, targets, (train, splits.validation), wanted)
     return found
 
@@ -78,7 +77,7 @@ def _features(encoder: Encoder, table: Dataset, train: np.ndarray) -> tuple[str,
     regression = "ridge" if task.is_number else "logistic regression"
     if task.input == "image":
         return f"pixels, {regression}", lambda places: np.stack(
-            [image_features(encoder.processor, table[int(place)]["text"]).ravel() for place in places]
+            [image_features(encoder.processor, table[int(place)]["text"], encoder.channels).ravel() for place in places]
         )
     if task.input == "sound":
         return f"mean spectrum, {regression}", lambda places: np.stack(
@@ -98,8 +97,8 @@ def _features(encoder: Encoder, table: Dataset, train: np.ndarray) -> tuple[str,
     if task.task == "pairs":
 
         def of_pairs(places: np.ndarray) -> Any:
-            one, other = (vectorizer.transform(texts(places, name)) for name in names)
-            return sparse.hstack([one, other, abs(one - other), one.multiply(other)]).tocsr()
+            one, other = (csr_array(vectorizer.transform(texts(places, name))) for name in names)
+            return hstack([one, other, abs(one - other), one * other], format="csr")
 
         return name, of_pairs
     return name, lambda places: vectorizer.transform(texts(places, "text"))
@@ -133,13 +132,13 @@ def _of_tokens(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer)
     found = {"most frequent": scorer.scores(np.full(len(wanted), counts.argmax()), wanted)}
     share = min(1.0, MOST_TOKENS / max(1, sum(len(text) for text, _ in train)))
     generator = np.random.default_rng(0)
-    hashing = HashingVectorizer(analyzer=lambda window: window, n_features=2**16, alternate_sign=False, norm=None)
+    hashing: Any = HashingVectorizer(analyzer=lambda window: window, n_features=2**16, alternate_sign=False, norm=None)  # pyrefly: ignore[bad-argument-type] - None is documented
     windows, labels = [], []
     for text, given in train:
         chosen = np.flatnonzero(generator.random(len(text)) < share)
-        windows += [_window(text, place) for place in chosen]
+        windows += [_window(text, place) for place in chosen.tolist()]
         labels.append(given[chosen])
-    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
         model = LogisticRegression(C=1.0, max_iter=50).fit(hashing.transform(windows), np.concatenate(labels))
     predicted = [model.predict(hashing.transform([_window(text, i) for i in range(len(text))])) for text, _ in test]
     name = f"{_WINDOW} characters on both sides, logistic regression"

@@ -12,7 +12,7 @@ from modeling_dlr.tokenization import byte_tokenizer, symbol_tokenizer, train_bp
 from .columns import DNA_LETTERS
 from .labels import Labels, character_labels
 from .options import TokenizerName, TrainOptions
-from .signals import image_features, image_processor_for, sound_extractor_for, sound_features
+from .signals import are_grey, image_features, image_processor_for, sound_extractor_for, sound_features
 from .task import Task
 
 IGNORED = -100
@@ -40,6 +40,7 @@ class Encoder:
         reason: why it was chosen, for the reader.
         cut: share of the rows that are cut.
         labels: what the labels mean.
+        channels: of images: 1 if all are grey.
     """
 
     task: Task
@@ -47,12 +48,13 @@ class Encoder:
     reason: str
     cut: float
     labels: Labels
+    channels: int = 3
 
     def features(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The features of a row: one dictionary, or, for tokens, one for each window."""
         match self.task.input:
             case "image":
-                yield {"pixel_values": image_features(self.processor, row["text"]).ravel()}
+                yield {"pixel_values": image_features(self.processor, row["text"], self.channels).ravel()}
             case "sound":
                 yield {"input_values": sound_features(self.processor, row["text"]).ravel()}
             case _ if self.task.task == "tokens":
@@ -89,7 +91,7 @@ def choose_encoder(task: Task, labels: Labels, train: Dataset, options: TrainOpt
     sample = train.select(range(0, len(train), step))
     if task.input == "image":
         processor, reason = image_processor_for(sample["text"])
-        return Encoder(task, processor, reason, 0.0, labels)
+        return Encoder(task, processor, reason, 0.0, labels, 1 if are_grey(sample["text"]) else 3)
     if task.input == "sound":
         processor, reason, cut = sound_extractor_for(sample["text"], options.max_length)
         return Encoder(task, processor, reason, cut, labels)

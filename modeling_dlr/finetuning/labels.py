@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .rows import Rows
-from .task import TaskName
+from .task import Task, TaskName
 
 # More whole numbers than this are no classes.
 MOST_CLASSES_OF_NUMBERS = 20
@@ -165,9 +165,14 @@ def _json_list(cell: str) -> list[str] | None:
     return None
 
 
-def _several(cells: Iterable[str], counts: Counter[str]) -> Labels:
+def _read_several(counts: Counter[str]) -> dict[str, list[str]]:
+    """The labels in each cell."""
     separator = _separator(counts) or "|"
-    read = {cell: found if (found := _json_list(cell)) is not None else _parts(cell, separator) for cell in counts}
+    return {cell: found if (found := _json_list(cell)) is not None else _parts(cell, separator) for cell in counts}
+
+
+def _several(cells: Iterable[str], counts: Counter[str]) -> Labels:
+    read = _read_several(counts)
     per_label = Counter(name for cell, count in counts.items() for name in set(read[cell]) for _ in range(count))
     names = sorted(per_label)
     if len(names) < 2:
@@ -181,6 +186,36 @@ def _several(cells: Iterable[str], counts: Counter[str]) -> Labels:
     targets = [[index[name] for name in dict.fromkeys(read[cell])] for cell in cells]
     reason = f"rows have any number of {len(names)} labels"
     return Labels("several labels", names, targets, [per_label[name] for name in names], reason)
+
+
+def known_labels(rows: Rows, task: Task) -> Labels:
+    """The labels of rows for a model that knows its task.
+
+    Raises:
+        ValueError: for a label that the model does not know.
+    """
+    cells = rows.table["label"]
+    counts = Counter(cells)
+    if task.is_number:
+        return _numbers(rows, cells, {cell: number_of(cell) for cell in counts}, is_pair=task.task == "pairs")
+    index = {name: i for i, name in enumerate(task.labels)}
+    if task.task == "tokens":
+        style = _token_style(rows) or "spans"
+        found = _count_characters(rows, style)
+        _refuse_unknown(found, index)
+        return Labels("tokens", task.labels, None, [found[name] for name in index], "", task.outside, style)
+    read = _read_several(counts) if task.task == "several labels" else {cell: [cell] for cell in counts}
+    found = Counter(name for cell, count in counts.items() for name in set(read[cell]) for _ in range(count))
+    _refuse_unknown(found, index)
+    several = [[index[name] for name in dict.fromkeys(read[cell])] for cell in cells]
+    targets = several if task.task == "several labels" else np.array([each[0] for each in several], dtype=np.int64)
+    return Labels(task.task, task.labels, targets, [found[name] for name in index], "")
+
+
+def _refuse_unknown(found: Iterable[str], index: dict[str, int]) -> None:
+    unknown = sorted(set(found) - index.keys())
+    if unknown:
+        raise ValueError(f"The model knows the labels {list(index)[:20]}, but the data have {unknown[0]!r}.")
 
 
 def spans_of(cell: str) -> list[Span] | None:
@@ -220,6 +255,20 @@ def _token_style(rows: Rows) -> str | None:
 
 
 def _tokens(rows: Rows, style: str) -> Labels:
+    counts = _count_characters(rows, style)
+    names = sorted(counts)
+    if style == "spans":
+        names = [OUTSIDE, *(name for name in names if name != OUTSIDE)]
+    if len(names) < 2:
+        raise ValueError(f"Every character has the label {names[0]!r}: there is nothing to predict.")
+    what = "a list of spans" if style == "spans" else "a string as long as its text"
+    outside = OUTSIDE if OUTSIDE in names else None
+    reason = f"the label of a row is {what}"
+    return Labels("tokens", names, None, [max(1, counts[name]) for name in names], reason, outside, style)
+
+
+def _count_characters(rows: Rows, style: str) -> Counter[str]:
+    """How many characters have each label."""
     counts: Counter[str] = Counter()
     for row in rows.table:
         if style == "letters":
@@ -229,20 +278,13 @@ def _tokens(rows: Rows, style: str) -> Labels:
                     f"A label string must be as long as its text, but row {row['row']} has {len(row['text'])} "
                     f"characters and {len(row['label'])} labels."
                 )
-        else:
-            for span in checked_spans(row):
+            continue
+        counts[OUTSIDE] += len(row["text"])
+        for span in checked_spans(row):
+            if span.label != OUTSIDE:
                 counts[span.label] += span.end - span.start
-                counts[OUTSIDE] -= (span.end - span.start) if span.label != OUTSIDE else 0
-            counts[OUTSIDE] += len(row["text"])
-    names = sorted(counts)
-    if style == "spans":
-        names = [OUTSIDE, *(name for name in names if name != OUTSIDE)]
-    if len(names) < 2:
-        raise ValueError(f"Every character has the label {names[0]!r}: there is nothing to predict.")
-    what = "a list of spans" if style == "spans" else "a string as long as its text"
-    reason = f"the label of a row is {what}"
-    outside = OUTSIDE if OUTSIDE in names else None
-    return Labels("tokens", names, None, [max(1, counts[name]) for name in names], reason, outside, style)
+                counts[OUTSIDE] -= span.end - span.start
+    return counts
 
 
 def checked_spans(row: dict[str, Any]) -> list[Span]:

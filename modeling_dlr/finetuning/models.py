@@ -65,36 +65,35 @@ def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
     return recipe
 
 
-def input_shape(encoder: Encoder, channels: int) -> tuple[int, ...]:
+def input_shape(encoder: Encoder) -> tuple[int, ...]:
     """The shape of an image or of a recording as features; () for texts."""
     if encoder.task.input == "image":
         size = encoder.processor.size
-        return channels, size["height"], size["width"]
+        return encoder.channels, size["height"], size["width"]
     return (encoder.processor.max_length, MEL_BINS) if encoder.task.input == "sound" else ()
 
 
-def build_model(encoder: Encoder, recipe: Recipe, channels: int) -> PreTrainedModel:
+def build_model(encoder: Encoder, recipe: Recipe) -> PreTrainedModel:
     """A fresh model for the task, with the names of its labels and the tokens of padding and end filled in."""
     task, processor = encoder.task, encoder.processor
-    sizes: dict[str, Any] = {"image": {"input_size": channels}, "sound": {"input_size": MEL_BINS}}.get(task.input, {})
-    if not sizes:
+    if task.input in ("image", "sound"):
+        reads: dict[str, Any] = {"input_size": encoder.channels if task.input == "image" else MEL_BINS}
+    else:
         ids = {name: getattr(processor, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        sizes = {"vocab_size": len(processor)} | ids
-    names = ["value"] if task.is_number else task.labels
-    config = DLRConfig(
-        **sizes,
-        hidden_size=recipe.hidden_size,
-        num_hidden_layers=recipe.layers,
-        state_size=recipe.state_size,
-        bidirectional=True,
-        output_gate="glu",
-        hidden_dropout_prob=recipe.dropout,
-        initializer_range=0.02,
-        pooling=recipe.pooling,
-        id2label=dict(enumerate(names)),
-        problem_type=problem_type_of(task),
-    )
-    return head_of(task)(config)
+        reads = {"vocab_size": len(processor)} | ids
+    fields: dict[str, Any] = reads | {
+        "hidden_size": recipe.hidden_size,
+        "num_hidden_layers": recipe.layers,
+        "state_size": recipe.state_size,
+        "bidirectional": True,
+        "output_gate": "glu",
+        "hidden_dropout_prob": recipe.dropout,
+        "initializer_range": 0.02,
+        "pooling": recipe.pooling,
+        "id2label": dict(enumerate(["value"] if task.is_number else task.labels)),
+        "problem_type": problem_type_of(task),
+    }
+    return head_of(task)(DLRConfig(**fields))
 
 
 def head_of(task: Task) -> Any:

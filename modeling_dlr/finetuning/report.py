@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 from huggingface_hub import ModelCard, ModelCardData
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -64,7 +65,7 @@ class Report:
 
     def show(self, console: Console) -> None:
         """Print the scores beside their baselines, the classes, and how the model is used."""
-        table = Table(title=f"test rows: {self.rows['test']:,}", title_justify="left", pad_edge=False)
+        table = Table(title=f"test rows: {self.rows['test']:,}", title_justify="left", box=box.SIMPLE_HEAD)
         names = list(self.scores)
         table.add_column("")
         for name in names:
@@ -76,7 +77,7 @@ class Report:
         console.print(table)
         if 0 < len(self.per_class) <= 20:
             columns = list(self.per_class[0])
-            classes = Table(pad_edge=False)
+            classes = Table(box=box.SIMPLE_HEAD)
             for name in columns:
                 classes.add_column(name, justify="left" if name == "label" else "right")
             for row in self.per_class:
@@ -110,12 +111,12 @@ class Report:
             pd.DataFrame(self.mistakes).to_csv(folder / "mistakes.csv", index=False)
         if self.per_class:
             pd.DataFrame(self.per_class).to_csv(folder / "per_class.csv", index=False)
-        self._card().save(folder / "README.md")
+        self._card(folder).save(folder / "README.md")
         found = self.results(options)
         found["files"] = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         (folder / RESULTS).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
-    def _card(self) -> ModelCard:
+    def _card(self, folder: Path) -> ModelCard:
         task = self.task
         tag = _PIPELINES.get((task.task, task.input), "text-classification")
         data = ModelCardData(library_name="transformers", pipeline_tag=tag, tags=["dlr", "state-space-model"])
@@ -131,7 +132,7 @@ class Report:
         what = f"It predicts {_what(task)} from {task.input}"
         labels = f": {', '.join(task.labels[:50])}" if task.labels else ""
         rows = ", ".join(f"{count:,} {name}" for name, count in self.rows.items())
-        picture = "\n![confusion matrix](confusion.png)\n" if (self.folder / "confusion.png").is_file() else ""
+        picture = "\n![confusion matrix](confusion.png)\n" if (folder / "confusion.png").is_file() else ""
         text = f"""---
 {data.to_yaml()}
 ---

@@ -17,6 +17,7 @@ from .clock import Clock
 from .columns import Columns, choose_columns
 from .encoded import Collator, encode_rows
 from .encoding import Encoder, choose_encoder
+from .evaluating import scored
 from .labels import Labels, understand
 from .loop import (
     FEWEST_EVALUATED,
@@ -32,16 +33,14 @@ from .loop import (
     plan,
     run_training,
 )
-from .mistakes import worst
 from .models import Recipe, build_model, input_shape, recipe_for
 from .options import TrainOptions, seconds_of
-from .pictures import MOST_CLASSES, can_draw, draw_confusion, draw_learning_curve, draw_numbers
+from .pictures import can_draw, draw_learning_curve
 from .quiet import quiet_libraries
 from .report import Report, usage
-from .rows import Rows, read_rows, sample_of
-from .scores import Scorer, are_unequal, flat, main_score
-from .signals import are_grey
-from .splits import Splits, split_rows
+from .rows import read_rows, sample_of
+from .scores import Scorer, are_unequal, main_score
+from .splits import split_rows
 from .tables import Source, find_source
 from .task import Task
 from .workplace import Workplace
@@ -99,13 +98,11 @@ class _Run:
         set_seed(self.options.seed)
         recipe = recipe_for(self.encoder, self.options)
         table = self.rows.table
-        paths = table.select(self.splits.train[:200])["text"] if self.task.input == "image" else []
-        channels = 1 if paths and are_grey(paths) else 3
         mean, std = self._scale()
-        collator = Collator(self.encoder, input_shape(self.encoder, channels), mean, std)
+        collator = Collator(self.encoder, input_shape(self.encoder), mean, std)
         data = self.place.folder / "data"
         train = encode_rows(self.encoder, table, self.splits.train, data / "train.arrow")
-        model = build_model(self.encoder, recipe, channels)
+        model = build_model(self.encoder, recipe)
         self.place.check_space(model.num_parameters())
         pace = measure(model, train, collator, recipe.batch_size)
         notes = self._shorten(pace)
@@ -125,6 +122,11 @@ class _Run:
             return 0.0, 1.0
         values = self.labels.targets[self.splits.train]
         return float(values.mean()), float(values.std()) or 1.0
+
+    @property
+    def _pictures(self) -> Path | None:
+        """Where pictures are drawn, if they are."""
+        return self.place.result if self.options.pictures and can_draw() else None
 
     def _are_weighted(self) -> bool:
         """Whether rare classes weigh more."""
@@ -166,7 +168,9 @@ class _Run:
         if self.task.task == "several labels":  # the thresholds of the weights that were kept
             trained.trainer.evaluate()
             self.task.thresholds = dict(zip(self.labels.names, self.scorer.thresholds.tolist(), strict=True))
-        report = _scored(self.place, trained.trainer, evaluation, self.encoder, self.rows.table, test)
+        report = scored(
+            self.place.output, trained.trainer, evaluation, self.encoder, self.rows.table, test, self._pictures
+        )
         report.baselines = simpler
         report.rows = {name: len(getattr(self.splits, name)) for name in ("train", "validation", "test")}
         report.notes += notes + self.splits.notes
@@ -186,7 +190,7 @@ class _Run:
         model.save_pretrained(result)
         self.encoder.processor.save_pretrained(result)
         self.task.save(result)
-        if self.options.pictures and can_draw():
+        if self._pictures is not None:
             draw_learning_curve(report.history, report.main, result / "learning_curve.png")
         report.seconds = self.clock.spent()
         report.write(result, {name: value for name, value in asdict(self.options).items() if name != "output"})
@@ -264,52 +268,9 @@ def _name_of_processor(encoder: Encoder) -> str:
     return "letters" if size < 200 else "bytes" if size < 300 else f"{size:,} byte pairs"
 
 
-def _scored(
-    place: Workplace,
-    trainer: Any,
-    evaluation: Evaluation,
-    encoder: Encoder,
-    table: Dataset,
-    test: Dataset,
-) -> Report:
-    """The scores of rows, with intervals, the classes and the worst mistakes."""
-    task, labels, scorer = encoder.task, encoder.labels, evaluation.scorer
-    found = trainer.predict(test)
-    predicted, wanted = evaluation.arrays(found)
-    places = np.asarray(test["place"])
-    mistakes = worst(task, labels, table, places, predicted, wanted, found.predictions)
-    units = places
-    if task.task == "tokens":
-        predicted, wanted, units = flat(predicted, wanted, places)
-    report = Report(
-        place.output,
-        task,
-        main_score(task, labels),
-        scorer.scores(predicted, wanted),
-        scorer.intervals(predicted, wanted, units),
-        {},
-        {"test": len(np.unique(places))},
-        scorer.per_class(predicted, wanted),
-        mistakes,
-    )
-    if can_draw():
-        _draw(task, labels, predicted, wanted, place.result)
-    return report
-
-
-def _draw(task: Task, labels: Labels, predicted: np.ndarray, wanted: np.ndarray, folder: Path) -> None:
-    if task.is_number:
-        draw_numbers(predicted, wanted, folder / "predictions.png")
-    elif task.task != "several labels" and len(labels.names) <= MOST_CLASSES:
-        draw_confusion(labels.names, predicted, wanted, folder / "confusion.png")
-
-
 def _unscale(model: Any, mean: float, std: float) -> None:
     """Let the last layer give numbers as they are in the data."""
     last = model.classifier if "classifier" in dict(model.named_children()) else model.pair_classifier[-1]
     with torch.no_grad():
         last.weight.mul_(std)
         last.bias.mul_(std).add_(mean)
-
-
-__all__ = ["Rows", "Splits", "train"]

@@ -55,9 +55,9 @@ def are_grey(paths: Sequence[str]) -> bool:
     return all(read_image(path).mode in ("1", "L", "LA", "I", "I;16", "F") for path in paths)
 
 
-def image_features(processor: Any, path: str) -> np.ndarray:
-    """The pixels of an image, [3, h, w]."""
-    return processor(read_image(path), return_tensors="np")["pixel_values"][0].astype(np.float32)
+def image_features(processor: Any, path: str, channels: int) -> np.ndarray:
+    """The pixels of an image, [channels, h, w]; all channels of a grey one are the same."""
+    return processor(read_image(path), return_tensors="np")["pixel_values"][0, :channels].astype(np.float32)
 
 
 def read_sound(path: str) -> np.ndarray:
@@ -99,9 +99,9 @@ def _read_wav(path: str) -> tuple[int, np.ndarray]:
 
 def _read_other(path: str) -> tuple[int, np.ndarray]:
     try:
-        import soundfile
+        import soundfile  # pyrefly: ignore[missing-import]
     except ImportError:
-        raise ImportError("Sound other than WAV needs soundfile: pip install 'modeling-dlr[sound]'") from None
+        raise ImportError("Sound other than WAV needs soundfile: pip install soundfile") from None
     samples, rate = soundfile.read(io.BytesIO(Path(path).read_bytes()), dtype="float32")
     return rate, samples
 

@@ -9,7 +9,7 @@ import difflib
 import gzip
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,9 +247,10 @@ def _folder(path: Path) -> Source:
 
 def _by_split(files: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]:
     """The files of each split; all of them in one where they are of no split."""
-    if not all(split for split, _ in files):
-        return {WHOLE: [path for _, path in files]}
-    return {split: [path for named, path in files if named == split] for split in dict(files)}
+    parts: dict[str, list[Path]] = {}
+    for split, path in files:
+        parts.setdefault(split or WHOLE, []).append(path)
+    return parts if WHOLE not in parts else {WHOLE: [path for _, path in files]}
 
 
 def _splits_of_hub(name: str) -> dict[str, list[Path]]:
@@ -268,7 +269,7 @@ def _hub_rows(name: str, split: str) -> Iterator[Row]:
 
 
 @contextlib.contextmanager
-def _quiet_hub(name: str) -> Iterator[None]:
+def _quiet_hub(name: str) -> Generator[None]:
     """Turn every failure of the Hub into one line, and its log into nothing."""
     verbosity = datasets.logging.get_verbosity()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)

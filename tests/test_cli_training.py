@@ -1,0 +1,47 @@
+"""`modeling-dlr train` and `evaluate`: the options of the dataclass, one line for mistakes, scores as a file."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from test_finetuning import classes
+from typer.testing import CliRunner, Result
+
+from modeling_dlr.cli import app
+from modeling_dlr.finetuning import TrainOptions
+
+SMALL = ["--layers", "1", "--hidden-size", "8", "--state-size", "4", "--epochs", "1", "--evaluations", "2"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_every_option_is_shown():
+    """Those of `TrainOptions`, on one screen each way."""
+    shown = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200", "TERM": "dumb"}).output
+    assert all(f"--{field.name.replace('_', '-')}" in shown for field in fields(TrainOptions))
+
+
+def test_train_and_evaluate(tmp_path: Path):
+    """A folder, and the scores of it in a file."""
+    source, _ = classes(tmp_path)
+    result = run("train", source, "--output", tmp_path / "out", "--no-pictures", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in result.output
+    result = run("evaluate", tmp_path / "out", source, "--output", tmp_path / "scores.json")
+    assert result.exit_code == 0, result.output
+    assert "accuracy" in json.loads((tmp_path / "scores.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--label", "lable"], ["--budget", "soon"], ["--task", "several-labels", "--text", "none"]]
+)
+def test_mistakes_are_one_line(wrong: list[str], tmp_path: Path):
+    """The rule, what was given and the cure; the status says that it failed."""
+    result = run("train", classes(tmp_path)[0], "--output", tmp_path / "out", *wrong)
+    assert result.exit_code != 0
+    assert str(result.exception).startswith("modeling-dlr train: ")
+    assert "\n" not in str(result.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
