@@ -44,7 +44,7 @@ PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
 
 DEFAULT_NUM_LABELS = 2
 
-# The class of a label that losses and metrics ignore.
+# Losses and metrics ignore labels of this class.
 IGNORED_CLASS = -100
 
 # config.json holds each name of a class twice. With a million classes, it has about a quarter of the largest size.
@@ -60,16 +60,16 @@ UNDECLARED_NAMES = frozenset({
     "num_labels", "output_attentions", "quantization_config", "torch_dtype",
 })  # fmt: skip
 
-# Of these, the names that have another meaning as arguments of `from_pretrained`.
+# Those of them that are also arguments of `from_pretrained`, with another meaning.
 LOADING_ARGUMENTS = frozenset({"auto_map", "custom_pipelines", "model_type", "name_or_path", "quantization_config"})
 
 # Arguments of `from_dict` that are not fields.
 OPTIONS_OF_FROM_DICT = frozenset({"gguf_file", "return_unused_kwargs"})
 
-# Private attributes that transformers sets on a configuration, besides those of its class.
+# Private attributes that transformers sets on a configuration, and that its class does not declare.
 PRIVATE = frozenset({"_commit_hash", "_heterogeneity_spec", "_name_or_path", "_post_init_done"})
 
-# Similarity from which an unknown name is certainly a misspelt field. "bos_token" and "vocab_file" have less.
+# A name with at least this similarity to a field is certainly misspelt. "bos_token" and "vocab_file" have less.
 CERTAINLY_MISSPELT = 0.87
 
 
@@ -244,7 +244,7 @@ def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
 
 
 class BaseConfig(PreTrainedConfig):
-    """The base class of the configurations. It has no defaults of a model of its own."""
+    """The base class of the configurations of all families."""
 
     vocab_size: int | None = config_field(None, "number of tokens", SIZE)
     pad_token_id: int | None = config_field(None, "padding token")
@@ -276,7 +276,7 @@ class BaseConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def __setattr__(self, key: str, value: Any) -> None:
-        """As in transformers. Classes get integers as ids, and `id2label` sets `label2id`."""
+        """As in transformers. Ids of classes become integers, and `id2label` also sets `label2id`."""
         if value is not None and key in ("id2label", "label2id"):
             value = ordered_id2label(value) if key == "id2label" else with_integer_ids(value)
         super().__setattr__(key, value)
@@ -295,10 +295,10 @@ class BaseConfig(PreTrainedConfig):
             self.id2label = default_id2label(num_labels)
 
     def copy_for(self, head: type) -> Any:
-        """A copy for a new ``head``, a class, so that its labels set no problem type of other heads.
+        """A copy for a new head of the class ``head``, whose labels set the problem type of this copy only.
 
-        A saved problem type applies only to the class of head that saved it, and its subclasses. One that is given, to
-        the constructor or to `from_pretrained`, applies to every head.
+        A saved problem type applies to heads of the class that saved it and its subclasses. One that is given to the
+        constructor or to `from_pretrained` applies to every head.
         """
         config = deepcopy(self)
         if self._problem_type_of not in (None, *(base.__name__ for base in head.__mro__)):
@@ -343,8 +343,8 @@ class BaseConfig(PreTrainedConfig):
     def _split(cls, config_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The entries of a dictionary with known names, and those with other names, which are kept.
 
-        Both leave out private notes of transformers and, as transformers does, parameters of generation, which are read
-        from generation_config.json.
+        Both leave out private attributes and, as transformers does, parameters of generation, which are read from
+        generation_config.json.
 
         Raises:
             ValueError: for a name or a value that cannot be kept.
@@ -378,7 +378,7 @@ class BaseConfig(PreTrainedConfig):
 
     @classmethod
     def _warn_of(cls, others: Iterable[str]) -> None:
-        """Warn once of names in a file that are kept but not read: eight of them at most, with what they mean."""
+        """Warn once about names in a file that are kept but not read. It lists at most eight, with hints."""
         names = sorted(others)
         hints = [(short(name), cls._hint(name)) for name in names[:8]]
         shown = [f"{name} ({hint.rstrip('.?')})" if hint else name for name, hint in hints]
@@ -408,9 +408,9 @@ class BaseConfig(PreTrainedConfig):
                     )
 
     def validate_direction(self):
-        """A model is not an encoder with a decoder."""
+        """The model is not an encoder with a decoder."""
         if self.is_encoder_decoder:
-            raise ValueError("is_encoder_decoder=True needs an encoder and a decoder, got one model: leave it out.")
+            raise ValueError("is_encoder_decoder must be False, got True: leave it out. The model has no second part.")
 
     def validate_undeclared(self):
         """Values that transformers reads without declaring them have the types that it expects."""
@@ -451,8 +451,8 @@ class BaseConfig(PreTrainedConfig):
 
         Another number of classes also replaces their names, and a problem type that was the default of the old number.
         Names of the dictionary that are not fields are kept, and a warning lists them. An unknown name among ``kwargs``
-        is refused. Models and Auto classes pass on arguments for others: of theirs, only a name that certainly means
-        the configuration is refused.
+        is refused. Auto classes and models also pass arguments for other objects: of these, a name is refused only if
+        it is certainly meant for the configuration.
 
         Raises:
             ValueError: for a field that is refused, the dictionary of another type of model, or an unknown argument.
@@ -461,7 +461,7 @@ class BaseConfig(PreTrainedConfig):
         saved, others = cls._split(config_dict)
         others |= {name: kwargs.pop(name) for name in others.keys() & kwargs.keys()}
         passed_on = bool(kwargs.get("return_unused_kwargs")) or "name_or_path" in kwargs
-        for name in kwargs.keys() - OPTIONS_OF_FROM_DICT:
+        for name in sorted(kwargs.keys() - OPTIONS_OF_FROM_DICT):
             if not name.startswith("_") and (not passed_on or cls._certainly_meant(name)):
                 cls._check_name(name)
         given = {name: kwargs.pop(name) for name in cls.known_names() & kwargs.keys() - LOADING_ARGUMENTS}

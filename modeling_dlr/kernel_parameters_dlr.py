@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 MAX_FLOAT = sys.float_info.max
 
-
 # The names of torch's types of real numbers.
 DTYPES = ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2")
 DTYPES += ("float8_e5m2fnuz", "float8_e8m0fnu")

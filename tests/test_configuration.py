@@ -93,7 +93,7 @@ REFUSED: dict[str, tuple[dict[str, Any], list[str]]] = {
     "parameter of generation": ({"temperature": 0.5}, ["'temperature'", "generation_config"]),
     "name like no other": ({"qqq": 1}, ["'qqq'", "known names are", "'hidden_size'"]),
     "a configuration per layer": ({"per_layer_config": {"0": {}}}, ["per_layer_config", "layer_types"]),
-    "encoder and decoder": ({"is_encoder_decoder": True}, ["is_encoder_decoder=True", "leave it out"]),
+    "encoder and decoder": ({"is_encoder_decoder": True}, ["is_encoder_decoder", "got True", "leave it out"]),
     "misspelt layer": (
         {"layer_types": ["dlr", "full_atention", "dlr", "dlr"]},
         ["layer_types", "'full_atention'", "did you mean 'full_attention'?"],

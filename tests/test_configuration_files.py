@@ -86,9 +86,9 @@ def test_how_the_warning_reads(tmp_path: Path, said: pytest.LogCaptureFixture):
         config = DLRConfig.from_pretrained(tmp_path)
     assert (config.hidden_size, config.d_model, config.threshold) == (128, 9, 1)
     assert not hasattr(config, "temperature")
-    assert [record.message for record in said.records] == [
-        "DLRConfig keeps names of a file that it does not read: 'd_model' (use 'hidden_size'), 'threshold'."
-    ]
+    (message,) = [record.message for record in said.records]
+    assert message.startswith("DLRConfig keeps names")
+    assert message.endswith("'d_model' (use 'hidden_size'), 'threshold'.")
 
 
 def test_many_names(tmp_path: Path, said: pytest.LogCaptureFixture):
@@ -280,10 +280,8 @@ def test_the_folder_of_another_model(tmp_path: Path):
     """The model that it holds is named."""
     BertConfig(num_hidden_layers=1).save_pretrained(tmp_path)
     for load in (DLRConfig, DLRModel, DLRForCausalLM):
-        assert (
-            refusal(load.from_pretrained, tmp_path)
-            == "This is a model of the type 'bert', not 'dlr': use AutoConfig and AutoModel."
-        )
+        message = refusal(load.from_pretrained, tmp_path)
+        assert all(part in message for part in ("'bert'", "'dlr'", "AutoConfig and AutoModel")), message
 
 
 @pytest.mark.parametrize("number", [DLRConfig.from_dict, DLRConfig.from_pretrained], ids=["from_dict", "folder"])
