@@ -51,6 +51,7 @@ CORE = [
         *("modeling", "heads", "heads_refuse", "keywords", "losses", "padding", "packing", "hybrids"),
         *("attention", "attention_weights", "private_interfaces", "auto", "native", "configuration", "tokenization"),
         *("generation", "streaming", "decoding", "training", "training_steps", "pipelines"),
+        *("striped_golden", "striped_hyena", "striped_folders", "scoring"),
     )
 ]
 

@@ -84,6 +84,19 @@ class LocalAttentionLayer(DynamicLayer):
 STATIC_LAYER_TYPE_MAPPING["local_attention"] = LocalAttentionLayer
 
 
+def check_not_exported(cache: Cache | None) -> None:
+    """Refuse a cache of keys while a model is exported.
+
+    Raises:
+        ValueError: since the number of steps in it would become a constant.
+    """
+    if cache is not None and torch.compiler.is_exporting():
+        raise ValueError(
+            "Attention layers cannot be exported with a cache, since its length became a constant: export with "
+            "use_cache=False, or a model without attention layers, whose state has a constant size."
+        )
+
+
 def visible(queries: Tensor, keys: Tensor, causal: bool, window: int | None = None) -> Tensor:
     """Which keys each query reads.
 
@@ -200,11 +213,7 @@ class DLRAttention(nn.Module):
         Raises:
             ValueError: for a cache while exporting, which would fix the number of steps that it has seen.
         """
-        if cache is not None and torch.compiler.is_exporting():
-            raise ValueError(
-                "Attention layers cannot be exported with a cache, since its length became a constant: export without "
-                "one, or a model whose layer_types are all 'dlr', which have a state of constant size."
-            )
+        check_not_exported(cache)
         if layout.documents is not None:
             return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
         return self._attend(hidden_states, layout, cache)

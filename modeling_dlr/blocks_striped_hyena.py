@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import maybe_autocast
 
-from .attention_dlr import NOWHERE, attend, rotate, visible
+from .attention_dlr import NOWHERE, attend, check_not_exported, rotate, visible
 from .cache_dlr import HyenaCacheLayer, state_layer
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
@@ -347,6 +347,7 @@ class StripedHyenaAttention(nn.Module):
         self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """[B, L, H] to [B, L, H], and the weights [B, heads, L, P + L] with ``attn_implementation="eager"``."""
+        check_not_exported(cache)
         if layout.documents is not None:
             return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
         return self._attend(hidden_states, layout, cache)
@@ -360,12 +361,12 @@ class StripedHyenaAttention(nn.Module):
         q, k, v = heads.split([self.heads, self.key_heads, self.key_heads], dim=1)
         if cache is not None:  # a static cache returns all that it has room for
             k, v = (part[:, :, : past + length] for part in cache.update(k, v, self.layer_idx))
-        reads, causal = None, past == 0
+        reads = None
         if layout.mask is not None or (past and length > 1):
             if layout.mask is not None:
                 positions = positions.masked_fill(~layout.mask, NOWHERE)
-            reads, causal = visible(positions[:, past:], positions, causal=True).unsqueeze(1), False
-        y, weights = self._softmax(q, k, v, reads, causal)
+            reads = visible(positions[:, past:], positions, causal=True).unsqueeze(1)
+        y, weights = self._softmax(q, k, v, reads, causal=reads is None and not past)
         return in_pieces(self.out_proj, x.shape[2], y.transpose(1, 2).flatten(2)), weights
 
     def _project(self, x: Tensor, positions: Tensor) -> Tensor:

@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import hub_server
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tiny_striped import tiny_striped
 
+from hub_upload import push as push_module
 from hub_upload.card import CardOptions, write_card
 from hub_upload.errors import VerificationError
 from hub_upload.inspect_folder import INSPECTIONS
+from hub_upload.push import dry_run, push
 from hub_upload.verify import verify
 from modeling_dlr.modeling_striped_hyena import STRIPED_HYENA_CLASSES
 from modeling_dlr.tokenization import evo_tokenizer
@@ -51,6 +55,30 @@ def test_what_is_wrong_is_found(tmp_path: Path):
         verify(folder)
     assert "missing: backbone.blocks.0.filter.poles" in str(refused.value)
     assert "Nothing of modeling_striped_hyena.py, which has no such class" in str(refused.value)
+
+
+# huggingface_hub sends files to Git LFS by an argument that its own HTTP client deprecates.
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+@pytest.mark.parametrize("auto_class", HEADS)
+def test_pushed(auto_class: str, hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A dry run sends nothing; what a push sends loads from the Hub by its name, and answers the same."""
+    folder = make_folder(tmp_path / "model", auto_class)
+    monkeypatch.setattr(push_module, "verify", lambda _folder, **_options: None)
+    plan = dry_run(folder, "me/evo")
+    assert not hub.repositories
+    push(folder, "me/evo")
+    sent = hub.repositories["models/me/evo"].files()
+    assert sorted(plan.new) == sorted(sent.keys() - {".gitattributes"})
+    assert {"model.safetensors", "modeling_striped_hyena.py", "checkpoint_striped_hyena.py", "tokenizer.json"} < set(
+        sent
+    )
+    auto, ids = getattr(transformers, auto_class), evo_tokenizer()(["ACGTN"], return_tensors="pt")
+    options = {"cache_dir": tmp_path / "cache"}
+    assert (
+        transformers.AutoTokenizer.from_pretrained("me/evo", **options)(["ACGTN"]).input_ids == ids.input_ids.tolist()
+    )
+    answers = [auto.from_pretrained(place, **options)(**ids).logits for place in ("me/evo", folder)]
+    torch.testing.assert_close(*answers, rtol=0, atol=0)
 
 
 @pytest.mark.slow
