@@ -1,6 +1,6 @@
 """Set up `.venv` from the lock and run the project's commands: `python make.py demo`, `python make.py test`, ...
 
-Only the standard library is imported here, because this file runs before anything is installed.
+This file imports the standard library only, because it runs before anything is installed.
 """
 
 import argparse
@@ -42,7 +42,7 @@ COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 
 # The commands that have an environment of their own, with these extras: transformers imports what is installed, also
 # for tests, and some of it warns.
-PLACES = {"demo": (".venvs/demo", "examples")}
+ENVIRONMENTS = {"demo": (".venvs/demo", "examples")}
 
 # What `test-versions` runs: the tests of what depends on transformers and torch most.
 CORE = [
@@ -56,9 +56,9 @@ CORE = [
 ]
 
 
-def environment_python(place: Path) -> Path:
+def environment_python(environment: Path) -> Path:
     """The Python of a virtual environment."""
-    return place / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def set_up(folder: str, extras: str, constraints: str) -> Path:
@@ -71,19 +71,19 @@ def set_up(folder: str, extras: str, constraints: str) -> Path:
     """
     if sys.version_info < (3, 11):  # noqa: UP036 - the reader may well have an older one
         raise SystemExit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: run it with a newer one.")
-    place = ROOT / folder
-    python, stamp = environment_python(place), place / "installed-from"
-    wanted = hashlib.sha256(f"{extras}\n{constraints}\n".encode() + PROJECT.read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+    environment = ROOT / folder
+    python, stamp = environment_python(environment), environment / "installed-from"
+    fingerprint = hashlib.sha256(f"{extras}\n{constraints}\n".encode() + PROJECT.read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == fingerprint:
         return python
     if importlib.util.find_spec("ensurepip") is None:
         raise SystemExit("This Python cannot create virtual environments: apt-get install python3-venv")
-    venv.create(place, with_pip=True)
-    lines = place / "constraints.txt"
+    venv.create(environment, with_pip=True)
+    lines = environment / "constraints.txt"
     lines.write_text(constraints, encoding="utf-8")
     install = ["install", "--constraint", str(lines), "--editable", f".[{extras}]"]
     subprocess.run([str(python), "-m", "pip", "--disable-pip-version-check", *install], cwd=ROOT, check=True)
-    stamp.write_text(wanted, encoding="utf-8")
+    stamp.write_text(fingerprint, encoding="utf-8")
     return python
 
 
@@ -99,7 +99,7 @@ def run(python: Path, step: list[str]) -> int:
 
 def run_command(name: str, arguments: list[str]) -> None:
     """Run the steps of a command in its environment until one fails; the last one takes the arguments."""
-    python, steps = set_up_from_lock(*PLACES.get(name, ())), [list(step) for step in COMMANDS[name]]
+    python, steps = set_up_from_lock(*ENVIRONMENTS.get(name, ())), [list(step) for step in COMMANDS[name]]
     if steps:
         steps[-1] += arguments
     for step in steps:
@@ -110,8 +110,8 @@ def run_command(name: str, arguments: list[str]) -> None:
 def upgrade(arguments: list[str]) -> None:
     """Pin the newest version of every dependency in the lock, within pyproject.toml's ranges and pip's constraint."""
     python = set_up_from_lock()
-    asked = [str(python), "-m", "pip", "config", "get", "global.constraint"]
-    constraint = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    command = [str(python), "-m", "pip", "config", "get", "global.constraint"]
+    constraint = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     compiler = ["-m", "uv", "pip", "compile", "--quiet", "--universal", "--python-version", "3.11", "--extra", "dev"]
     compiler += ["--upgrade", "--no-annotate", "--custom-compile-command", "make upgrade", "--output-file", LOCK.name]
     compiler += ["--constraint", constraint] if constraint else []
@@ -122,9 +122,11 @@ def upgrade(arguments: list[str]) -> None:
 
 def version_sets() -> dict[str, str]:
     """The constraints of each environment of `test-versions`: the oldest versions, and the newest."""
-    asked = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    dependencies = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
     lock = LOCK.read_text(encoding="utf-8")
-    floors = [f"{name}=={floor}" for name, floor in re.findall(r"(torch|transformers)>=([\d.]+)", "\n".join(asked))]
+    floors = [
+        f"{name}=={floor}" for name, floor in re.findall(r"(torch|transformers)>=([\d.]+)", "\n".join(dependencies))
+    ]
     others = [line for line in lock.splitlines() if not re.match(r"torch==|transformers==|triton|nvidia|cuda", line)]
     (torch,) = re.findall(r"^torch==\S+", lock, re.MULTILINE)
     return {"oldest": "\n".join([*floors, *others]), "newest": torch}
@@ -135,8 +137,8 @@ def newer_transformers(python: Path) -> str | None:
     index = subprocess.run(
         [str(python), "-m", "pip", "index", "versions", "transformers"], capture_output=True, text=True, check=False
     )
-    found = dict(re.findall(r"(INSTALLED|LATEST): +(\S+)", index.stdout))
-    return found.get("LATEST") if found.get("LATEST") != found.get("INSTALLED") else None
+    versions = dict(re.findall(r"(INSTALLED|LATEST): +(\S+)", index.stdout))
+    return versions.get("LATEST") if versions.get("LATEST") != versions.get("INSTALLED") else None
 
 
 def test_versions(arguments: list[str]) -> None:
@@ -167,13 +169,13 @@ def report(name: str, python: Path, arguments: list[str]) -> int:
 
 def release(arguments: list[str]) -> None:
     """Build the distributions, check them, and import the wheel in an environment that has nothing else."""
-    python, place = set_up_from_lock(), ROOT / "dist"
-    shutil.rmtree(place, ignore_errors=True)
+    python, dist = set_up_from_lock(), ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
     steps = [["-m", "pip", "install", "--quiet", "build", "twine"], ["-m", "build", "--no-isolation", *arguments]]
     for step in [*steps, ["-m", "twine", "check", "--strict", "dist/*"], ["-m", "pytest", "-q", "tests/test_wheel.py"]]:
         if status := run(python, step):
             raise SystemExit(status)
-    (wheel,) = place.glob("*.whl")
+    (wheel,) = dist.glob("*.whl")
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         empty = environment_python(Path(folder))

@@ -115,9 +115,9 @@ def load(results: Path) -> list[dict[str, Any]]:
 def save(results: Path, line: dict[str, Any], key: Sequence[str]) -> None:
     """Write a line into a results file, replacing the line with the same ``key``; the file is replaced atomically."""
     lines = load(results)
-    places = [i for i, old in enumerate(lines) if all(old[name] == line[name] for name in key)]
-    place = places[0] if places else len(lines)
-    lines[place : place + 1] = [line]
+    matching = [i for i, old in enumerate(lines) if all(old[name] == line[name] for name in key)]
+    index = matching[0] if matching else len(lines)
+    lines[index : index + 1] = [line]
     results.parent.mkdir(exist_ok=True)
     unfinished = results.with_suffix(".part")
     text = ",\n".join(json.dumps(each, ensure_ascii=False) for each in lines)
@@ -150,12 +150,12 @@ def run_benchmark(
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     for row in (rows[i] for i in options.rows):
-        asked = row._asdict() | {"threads": options.threads}
-        done = any(asked.items() <= line.items() for line in load(results))
+        settings = row._asdict() | {"threads": options.threads}
+        done = any(settings.items() <= line.items() for line in load(results))
         if options.save and done and not options.again:
             continue
         line = row._asdict() | measure(row) | machine()
         if options.save:
-            save(results, line, key=list(asked))
+            save(results, line, key=list(settings))
         text = json.dumps(line) if options.json else " ".join(f"{name}={value}" for name, value in line.items())
         print(text, flush=True)

@@ -71,7 +71,7 @@ def table(lines: Sequence[Line]) -> str:
     rows = []
     for task in TASKS:
         by_model = [runs_of(lines, task, model) for model in MODELS]
-        runs = [run for found in by_model for run in found]
+        runs = [run for model_runs in by_model for run in model_runs]
         if not runs:
             rows.append([f"`{task}`", "", *[NOT_RUN] * len(MODELS), "", ""])
             continue
@@ -98,7 +98,7 @@ def verdict(claim: Claim, ours: Sequence[float], theirs: Sequence[float]) -> str
     if claim.says == "near-perfect":
         return "disagrees"
     if not theirs or theirs[0] < LEARNED:
-        return "undecided: no layer here learned it"
+        return "undecided: no layer learned it"
     return "agrees"
 
 
@@ -108,9 +108,9 @@ def claims(lines: Sequence[Line]) -> str:
     for claim in CLAIMS:
         for task in claim.tasks:
             ours, theirs = (runs_of(lines, task, model) for model in ("dlr", "attention"))
-            found = verdict(claim, *(scores_of(lines, task, model) for model in ("dlr", "attention")))
-            rows.append([claim.words, f"`{task}`", cell(ours), cell(theirs), found])
-    return markdown_table(["claim", "task", "DLR", "attention", "here"], rows)
+            agreement = verdict(claim, *(scores_of(lines, task, model) for model in ("dlr", "attention")))
+            rows.append([claim.words, f"`{task}`", cell(ours), cell(theirs), agreement])
+    return markdown_table(["claim", "task", "DLR", "attention", "our result"], rows)
 
 
 def compared(lines: Sequence[Line]) -> str:
@@ -147,10 +147,10 @@ def draw_curves(lines: Sequence[Line], path: Path) -> None:
     figure = Figure(figsize=(3 * columns, 7.5), layout="constrained")
     panels = figure.subplots(3, columns, squeeze=False).flatten()
     for panel, task in zip(panels, TASKS, strict=False):
-        for place, (model, label) in enumerate(MODELS.items()):
+        for color, (model, label) in enumerate(MODELS.items()):
             for seed, run in enumerate(runs_of(lines, task, model)):
                 steps, scores = zip(*run["curve"], strict=True)
-                panel.plot(steps, scores, color=f"C{place}", marker=".", label=None if seed else label)
+                panel.plot(steps, scores, color=f"C{color}", marker=".", label=None if seed else label)
         panel.set_title(task, fontsize=9)
         panel.set_ylim(-0.1, 1.03)
         panel.grid(alpha=0.3)
@@ -177,6 +177,6 @@ def render(document: str, lines: Sequence[Line]) -> str:
 
 
 if __name__ == "__main__":
-    found = load(LINES)
-    DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8"), found), encoding="utf-8")
-    draw_curves(found, CURVES)
+    results = load(LINES)
+    DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
+    draw_curves(results, CURVES)

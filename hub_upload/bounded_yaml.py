@@ -78,7 +78,7 @@ def parse_yaml(text: str, origin: str) -> Any:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
-        place = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
-        raise InputError(f"{origin} is not supported YAML: {error.problem or error.context}{place}.") from error
+        line = "" if error.problem_mark is None else f" in line {error.problem_mark.line + 1}"
+        raise InputError(f"{origin} is not supported YAML: {error.problem or error.context}{line}.") from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{origin} is not supported YAML: {reason_of(error)}.") from error

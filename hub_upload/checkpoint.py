@@ -89,16 +89,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not isinstance(loaded, dict):
         raise InputError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors.")
     tensors = next((loaded[key] for key in ("state_dict", "model") if isinstance(loaded.get(key), dict)), loaded)
-    strangers = [name for name, value in tensors.items() if not isinstance(name, str) or not _is_plain(value)]
-    if strangers or not tensors:
+    others = [name for name, value in tensors.items() if not isinstance(name, str) or not _is_plain(value)]
+    if others or not tensors:
         raise InputError(
             f"{path} holds no state dict: it must map names to tensors (or have one under 'state_dict' or 'model'), "
-            f"but {f'{reprlib.repr(strangers[0])} is not a plain tensor' if strangers else 'it is empty'}."
+            f"but {f'{reprlib.repr(others[0])} is not a plain tensor' if others else 'it is empty'}."
         )
-    odd = next((name for name in tensors if len(name) > _LONGEST_NAME or not name.isprintable()), None)
-    if odd is not None:
+    bad_name = next((name for name in tensors if len(name) > _LONGEST_NAME or not name.isprintable()), None)
+    if bad_name is not None:
         raise InputError(
-            f"{path} has a tensor of the name {reprlib.repr(odd)}, of {len(odd):,} characters: is it a state dict?"
+            f"{path} has a tensor of the name {reprlib.repr(bad_name)}, of {len(bad_name):,} characters: is it a state "
+            "dict?"
         )
     # Tensors can share storage, so a small file could describe weights too large for the memory.
     if sum(value.nbytes for value in tensors.values()) > size:

@@ -24,7 +24,7 @@ _PASSED_ON = {
     *("LANG", "LC_ALL", "LC_CTYPE", "TZ", "OMP_NUM_THREADS", "MKL_NUM_THREADS"),
     *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "NUMBER_OF_PROCESSORS", "PROCESSOR_ARCHITECTURE"),
 }
-_LAST_WORDS = 2**16
+_MOST_OF_STDERR = 2**16
 _PR_SET_PDEATHSIG, _CLONE_NEWUSER, _CLONE_NEWNET = 1, 0x10000000, 0x40000000
 
 
@@ -55,16 +55,16 @@ def run(script: str, arguments: list[str], folder: Path, limits: Limits, environ
     """
     passed_on = {name: value for name, value in os.environ.items() if name.upper() in _PASSED_ON}
     own = {name: str(folder) for name in ("HOME", "USERPROFILE", "TMPDIR", "TEMP", "TMP")}
-    given = json.dumps({**limits._asdict(), "parent": os.getpid()})
+    settings = json.dumps({**limits._asdict(), "parent": os.getpid()})
     errors = folder / "stderr.txt"
-    with errors.open("wb") as said:
+    with errors.open("wb") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-P", __file__, given, script, *arguments],
+            [sys.executable, "-P", __file__, settings, script, *arguments],
             cwd=folder,
             env=passed_on | own | {"USER": "nobody", "CUDA_VISIBLE_DEVICES": ""} | environment,
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends
             stdout=subprocess.DEVNULL,
-            stderr=said,
+            stderr=stderr,
             start_new_session=True,
         )
         try:
@@ -73,9 +73,9 @@ def run(script: str, arguments: list[str], folder: Path, limits: Limits, environ
             code = None
         finally:
             _end(process)
-    with errors.open("rb") as said:
-        said.seek(max(0, errors.stat().st_size - _LAST_WORDS))
-        return Finished(code, said.read().decode("utf-8", "replace"))
+    with errors.open("rb") as stderr:
+        stderr.seek(max(0, errors.stat().st_size - _MOST_OF_STDERR))
+        return Finished(code, stderr.read().decode("utf-8", "replace"))
 
 
 def _end(process: subprocess.Popen) -> None:
@@ -95,16 +95,16 @@ def _limit(limits: Limits) -> None:
         import resource
     except ImportError:  # on Windows only the caller's time limit applies
         return
-    wanted = {
+    values = {
         "RLIMIT_CORE": 0,
         "RLIMIT_CPU": limits.seconds * (os.cpu_count() or 1),
         "RLIMIT_FSIZE": limits.file_size,
         "RLIMIT_DATA" if sys.platform == "linux" else "RLIMIT_AS": limits.memory,
     }
-    for name, most in wanted.items():
+    for name, most in values.items():
         kind = getattr(resource, name)
         soft, hard = resource.getrlimit(kind)
-        least = min([most, *(now for now in (soft, hard) if now != resource.RLIM_INFINITY)])
+        least = min([most, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY)])
         with suppress(ValueError, OSError):  # a system may know a limit but not allow setting it
             resource.setrlimit(kind, (least, least))
 
@@ -135,9 +135,9 @@ def _leave_network() -> None:
             unshare(_CLONE_NEWUSER | _CLONE_NEWNET)
 
 
-def main(given: str, script: str, *arguments: str) -> None:
+def main(settings: str, script: str, *arguments: str) -> None:
     """Set the limits, then run the script."""
-    limits = json.loads(given)
+    limits = json.loads(settings)
     parent = limits.pop("parent")
     _leave_network()  # must happen before a second thread starts
     _limit(Limits(**limits))

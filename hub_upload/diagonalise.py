@@ -65,22 +65,22 @@ def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) 
     Raises:
         InputError: if a diagonal kernel differs from that of the full matrix by more than 1e-4 of the largest value.
     """
-    places = [name.removesuffix("inv_dt") for name in tensors if re.search(r"\bkernel\.inv_dt$", name)]
-    if not places:
+    prefixes = [name.removesuffix("inv_dt") for name in tensors if re.search(r"\bkernel\.inv_dt$", name)]
+    if not prefixes:
         return Diagonalised(tensors)
     try:
         with np.errstate(
             all="ignore"
         ):  # numbers that are not finite are refused later, by the residual or with the other parameters
-            spaces = {place: _read(tensors, place) for place in places}
-            found, residuals = _all_minimal(spaces, dtype)
+            spaces = {prefix: _read(tensors, prefix) for prefix in prefixes}
+            converted, residuals = _all_minimal(spaces, dtype)
     except np.linalg.LinAlgError as error:
         raise InputError(
             f"The kernels of S4 cannot be made diagonal ({error}): is the state dict as trained?"
         ) from error
-    rest = {name: value for name, value in tensors.items() if not name.startswith(tuple(places))}
+    rest = {name: value for name, value in tensors.items() if not name.startswith(tuple(prefixes))}
     if not residuals:
-        return Diagonalised(rest | found)
+        return Diagonalised(rest | converted)
     residual = float(np.max(residuals))  # NaN if one of them is NaN
     if not residual <= LARGEST_RESIDUAL:
         cure = "try --dtype float64" if dtype is torch.float32 else "it cannot be kept as a diagonal one"
@@ -88,30 +88,30 @@ def diagonalise(tensors: dict[str, Tensor], dtype: torch.dtype = torch.float32) 
             f"After diagonalisation a kernel of S4 is off by {residual:.1g} of its largest tap, more than "
             f"{LARGEST_RESIDUAL:g}, because the eigenvectors of its matrix are nearly parallel: {cure}."
         )
-    return Diagonalised(rest | found, "bilinear", residual)
+    return Diagonalised(rest | converted, "bilinear", residual)
 
 
 def _all_minimal(spaces: dict[str, StateSpace], dtype: torch.dtype) -> tuple[dict[str, Tensor], list[float]]:
     """Compute the parameters of every kernel, and the errors of those that were not diagonal."""
-    solved = {place: _solve(space) for place, space in spaces.items()}
+    solved = {prefix: _solve(space) for prefix, space in spaces.items()}
     size = max(diagonal.poles.shape[-1] for diagonal in solved.values())
-    found, residuals = {}, []
-    for place, space in spaces.items():
-        kept = _minimal(solved[place], space.time_step, size, dtype)
-        found |= {place + name: value for name, value in kept.items()}
+    converted, residuals = {}, []
+    for prefix, space in spaces.items():
+        kept = _minimal(solved[prefix], space.time_step, size, dtype)
+        converted |= {prefix + name: value for name, value in kept.items()}
         if len(space.low_rank):
             residuals.append(_residual(space, kept))
-    return found, residuals
+    return converted, residuals
 
 
-def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
-    """Read the kernel whose tensor names begin with ``place``; poles shared by several channels are repeated."""
-    _check(tensors, place)
-    real = {name: tensors[place + name].double().numpy() for name in ("A_real", "A_imag", "inv_dt")}
-    B, C = (_complex(tensors[place + name]) for name in ("B", "C"))
+def _read(tensors: dict[str, Tensor], prefix: str) -> StateSpace:
+    """Read the kernel whose tensor names begin with ``prefix``; poles shared by several channels are repeated."""
+    _check(tensors, prefix)
+    real = {name: tensors[prefix + name].double().numpy() for name in ("A_real", "A_imag", "inv_dt")}
+    B, C = (_complex(tensors[prefix + name]) for name in ("B", "C"))
     H, n = C.shape[-2], C.shape[-1]
-    P = _complex(tensors[place + "P"]) if place + "P" in tensors else np.zeros((0, 1, n), complex)
-    folded = tensors.get(place + "l_kernel")
+    P = _complex(tensors[prefix + "P"]) if prefix + "P" in tensors else np.zeros((0, 1, n), complex)
+    folded = tensors.get(prefix + "l_kernel")
     return StateSpace(
         diagonal=_repeated(-np.exp(real["A_real"]) - 1j * real["A_imag"], H),
         low_rank=_repeated(P, H),
@@ -122,27 +122,27 @@ def _read(tensors: dict[str, Tensor], place: str) -> StateSpace:
     )
 
 
-def _check(tensors: dict[str, Tensor], place: str) -> None:
+def _check(tensors: dict[str, Tensor], prefix: str) -> None:
     """Refuse a kernel with a missing tensor, a wrong shape, or numbers that are not finite."""
-    missing = [name for name in _AXES if name not in _OPTIONAL and place + name not in tensors]
+    missing = [name for name in _AXES if name not in _OPTIONAL and prefix + name not in tensors]
     if missing:
-        raise InputError(f"The kernel of S4 under {place!r} lacks {missing}: is the state dict whole?")
+        raise InputError(f"The kernel of S4 under {prefix!r} lacks {missing}: is the state dict whole?")
     sizes = {"1": 1, "2": 2}
     for name, axes in _AXES.items():
-        if place + name in tensors:
-            _check_tensor(place + name, tensors[place + name], axes, sizes)
+        if prefix + name in tensors:
+            _check_tensor(prefix + name, tensors[prefix + name], axes, sizes)
     if sizes["H"] % sizes["S"]:
         raise InputError(
-            f"{place}C has {sizes['H']} channels, which must be a multiple of the {sizes['S']} of {place}A_real."
+            f"{prefix}C has {sizes['H']} channels, which must be a multiple of the {sizes['S']} of {prefix}A_real."
         )
     states = 2 * sizes["n"]
-    if place + "P" in tensors and (states > _MOST_STATES or sizes["H"] * states**2 > _MOST_NUMBERS):
+    if prefix + "P" in tensors and (states > _MOST_STATES or sizes["H"] * states**2 > _MOST_NUMBERS):
         raise InputError(
-            f"{place}C has {sizes['H']} channels of {states} states, which are too many to be made diagonal: at most "
+            f"{prefix}C has {sizes['H']} channels of {states} states, which are too many to be made diagonal: at most "
             f"{_MOST_STATES:,} states, and {_MOST_NUMBERS:,} numbers in the matrices of a layer."
         )
-    if place + "l_kernel" in tensors and tensors[place + "l_kernel"] < 0:
-        raise InputError(f"{place}l_kernel must be a length, got {int(tensors[place + 'l_kernel'])}.")
+    if prefix + "l_kernel" in tensors and tensors[prefix + "l_kernel"] < 0:
+        raise InputError(f"{prefix}l_kernel must be a length, got {int(tensors[prefix + 'l_kernel'])}.")
 
 
 def _check_tensor(name: str, value: Tensor, axes: str, sizes: dict[str, int]) -> None:

@@ -82,17 +82,17 @@ def uploaded_files(folder: Path) -> list[Path]:
 
 def _entries(folder: Path) -> list[Path]:
     """All entries of a folder that a push uploads, without the folders themselves."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        folders[:] = sorted(name for name in folders if not stays_at_home((here / name).relative_to(folder) / "x"))
-        links = [name for name in folders if (here / name).is_symlink()]
-        found += [here / name for name in [*links, *files] if not stays_at_home((here / name).relative_to(folder))]
-    return sorted(found)
+    entries = []
+    for root, folders, files in os.walk(folder):
+        parent = Path(root)
+        folders[:] = sorted(name for name in folders if not is_left_out((parent / name).relative_to(folder) / "x"))
+        links = [name for name in folders if (parent / name).is_symlink()]
+        entries += [parent / name for name in [*links, *files] if not is_left_out((parent / name).relative_to(folder))]
+    return sorted(entries)
 
 
-def stays_at_home(path: Path) -> bool:
-    """Whether a file, or a folder that contains it, has a name that is not uploaded."""
+def is_left_out(path: Path) -> bool:
+    """Whether the name of a file, or of a folder that contains it, excludes it from uploads."""
     names = [*(f"{folder}/" for folder in path.parts[:-1]), path.name]
     return any(fnmatchcase(name, pattern) for name in names if name != _UPLOADED for pattern in _NOT_UPLOADED)
 
@@ -111,16 +111,16 @@ def unreadable_entries(folder: Path, *, loaded: bool = False) -> Iterator[str]:
     for path in entries:
         name = path.relative_to(folder).as_posix()
         try:
-            found = path.stat()
+            status = path.stat()
         except OSError as error:
             yield f"{name}, a link to nothing ({error.strerror})"
             continue
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(status.st_mode):
             yield f"{name}, a link to a folder"
-        elif not stat.S_ISREG(found.st_mode):
+        elif not stat.S_ISREG(status.st_mode):
             yield f"{name}, a pipe, a socket or a device"
-        elif found.st_size > _LARGEST_TEXT and path.suffix.lower() not in _OTHERS:
-            yield f"{name} of {found.st_size:,} bytes, where such a file has at most {_LARGEST_TEXT:,}"
+        elif status.st_size > _LARGEST_TEXT and path.suffix.lower() not in _OTHERS:
+            yield f"{name} of {status.st_size:,} bytes, where such a file has at most {_LARGEST_TEXT:,}"
 
 
 def _is_loaded(path: Path) -> bool:
@@ -149,10 +149,10 @@ def _is_pickle(content: bytes) -> bool:
     """Whether a file begins with a pickle of protocol 2 or later, or is an older pickle that imports."""
     if content[:1] == b"\x80" and 2 <= int.from_bytes(content[1:2], "little") <= 5:
         return True
-    imports, place = False, 0
+    imports, last = False, 0
     try:
         for opcode, _, position in pickletools.genops(content):
-            imports, place = imports or opcode.name in _IMPORTS, position or 0
+            imports, last = imports or opcode.name in _IMPORTS, position or 0
     except Exception:  # it ends like no pickle, unless only its beginning has been read
-        return imports and len(content) == _LONGEST_PICKLE and place > _LONGEST_PICKLE // 2
+        return imports and len(content) == _LONGEST_PICKLE and last > _LONGEST_PICKLE // 2
     return imports

@@ -17,8 +17,8 @@ def read_front_matter(card: Path) -> dict[str, Any]:
     Raises:
         InputError: if the file cannot be read, or its front-matter is not a mapping.
     """
-    found = _BLOCK.match(read_text(card))
-    data = parse_yaml(found[1], f"The front-matter of {card.name}") if found else {}
+    match = _BLOCK.match(read_text(card))
+    data = parse_yaml(match[1], f"The front-matter of {card.name}") if match else {}
     if not isinstance(data, dict):
         raise InputError(f"The front-matter of {card.name} must be a mapping, got a {type(data).__name__}.")
     return data

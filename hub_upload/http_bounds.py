@@ -61,10 +61,10 @@ class Bounds:
             raise self.refuse()
         request.extensions = {**request.extensions, "trace": self._remember}
 
-    def _remember(self, event: str, found: dict[str, Any]) -> None:
+    def _remember(self, event: str, info: dict[str, Any]) -> None:
         """Keep a handle of every new connection, so that it can be closed."""
         if event.endswith("connect_tcp.complete"):
-            self._connections.append(found["return_value"].get_extra_info("socket").dup())
+            self._connections.append(info["return_value"].get_extra_info("socket").dup())
 
     def _before_answer(self, response: Any) -> None:
         wait = _asked_to_wait(response.headers)

@@ -16,7 +16,7 @@ from transformers.dynamic_module_utils import get_relative_imports
 from .bounded_files import read_text
 from .errors import InputError, reason_of
 from .families import FAMILIES, auto_class_of, family_of
-from .file_kinds import inspect_kinds, stays_at_home, uploaded_files
+from .file_kinds import inspect_kinds, is_left_out, uploaded_files
 from .front_matter import read_front_matter
 from .model_folder import read_config, saved_shapes
 from .samples import load_tokenizer, task_of
@@ -98,13 +98,13 @@ def inspect_code(folder: Path) -> Iterator[str]:
 
 def _imported(tree: ast.Module) -> set[str]:
     """The top-level packages of absolute imports."""
-    found = set()
+    packages = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {name.name.split(".", maxsplit=1)[0] for name in node.names}
+            packages |= {name.name.split(".", maxsplit=1)[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add((node.module or "").split(".", maxsplit=1)[0])
-    return found
+            packages.add((node.module or "").split(".", maxsplit=1)[0])
+    return packages
 
 
 def inspect_weights(folder: Path) -> Iterator[str]:
@@ -130,7 +130,7 @@ def _is_finite(tensor: torch.Tensor) -> bool:
 
 def inspect_architecture(folder: Path) -> Iterator[str]:
     """Check that the files have exactly the weights of the saved class; tied weights may be saved once."""
-    if _all_that_is_wrong("it is complete", inspect_config, folder) or not any(folder.glob("*.safetensors")):
+    if _problems_of("it is complete", inspect_config, folder) or not any(folder.glob("*.safetensors")):
         return  # another inspection reports why
     try:
         saved = saved_shapes(folder)
@@ -139,9 +139,9 @@ def inspect_architecture(folder: Path) -> Iterator[str]:
     with torch.device("meta"):
         model = family_of(folder).auto_classes[auto_class_of(folder)](config_of_folder(folder))
     own = model.state_dict(keep_vars=True)
-    there = {id(own[name]) for name in own.keys() & saved.keys()}
+    saved_ids = {id(own[name]) for name in own.keys() & saved.keys()}
     problems = {
-        "missing": [name for name, value in own.items() if id(value) not in there],
+        "missing": [name for name, value in own.items() if id(value) not in saved_ids],
         "left over": sorted(saved.keys() - own.keys()),
         "of another shape": [
             f"{name} {saved[name]} instead of {list(value.shape)}"
@@ -199,8 +199,8 @@ def inspect_card(folder: Path) -> Iterator[str]:
         yield f"its front-matter cannot be read: {error}"
         return
     task = task_of(folder)
-    wanted = {"library_name": "transformers"} | ({} if task is None else {"pipeline_tag": task.name})
-    for field, value in wanted.items():
+    expected = {"library_name": "transformers"} | ({} if task is None else {"pipeline_tag": task.name})
+    for field, value in expected.items():
         if data.get(field) != value:
             yield f"its front-matter must have {field}: {value}, got {data.get(field)}"
     if not data.get("license"):
@@ -216,17 +216,17 @@ def inspect_privacy(folder: Path) -> Iterator[str]:
         if _is_elsewhere(path, folder):
             yield f"{name} is a link to a file elsewhere: put a copy in its place"
             continue
-        for found in search(path, paths=path.name not in _WORD_LISTS):
-            yield f"{name} holds {found}: remove it{', and revoke it' if 'token' in found else ''}"
+        for finding in search(path, paths=path.name not in _WORD_LISTS):
+            yield f"{name} holds {finding}: remove it{', and revoke it' if 'token' in finding else ''}"
 
 
 def _is_elsewhere(path: Path, folder: Path) -> bool:
     """Whether a file is a link to one outside the folder, or to one that is not uploaded."""
-    target, home = path.resolve(), folder.resolve()
-    return not target.is_relative_to(home) or stays_at_home(target.relative_to(home))
+    target, root = path.resolve(), folder.resolve()
+    return not target.is_relative_to(root) or is_left_out(target.relative_to(root))
 
 
-def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
+def _problems_of(title: str, inspect: Callable[[Path], Iterator[str]], folder: Path) -> list[str]:
     """Run an inspection; report unexpected errors as a problem."""
     try:
         return list(inspect(folder))
@@ -238,7 +238,7 @@ def _all_that_is_wrong(title: str, inspect: Callable[[Path], Iterator[str]], fol
 
 # One row per inspection: the statement that is true if it finds no problem.
 INSPECTIONS: dict[str, Callable[[Path], list[str]]] = {
-    title: partial(_all_that_is_wrong, title, inspect)
+    title: partial(_problems_of, title, inspect)
     for title, inspect in {
         "config.json is complete and survives a round trip": inspect_config,
         "auto_map names every Auto class": inspect_auto_map,

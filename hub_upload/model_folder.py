@@ -32,20 +32,20 @@ def check_model_folder(folder: Path, *, loaded: bool = False) -> None:
         InputError: with the reason.
     """
     try:
-        there = {name: (folder / name).is_file() for name in ("config.json", "adapter_config.json")}
+        exists = {name: (folder / name).is_file() for name in ("config.json", "adapter_config.json")}
     except (OSError, ValueError) as error:
         raise InputError(f"{folder!s:.200} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-    if there["adapter_config.json"]:
+    if exists["adapter_config.json"]:
         raise InputError(
             f"{folder} holds an adapter of PEFT and no whole model: save the model with it merged, "
             "model.merge_and_unload().save_pretrained(...)."
         )
-    if not there["config.json"]:
+    if not exists["config.json"]:
         raise InputError(f"{folder} holds no model: there is no config.json. Name a folder that save_pretrained wrote.")
-    odd = list(unreadable_entries(folder, loaded=loaded))
-    if odd:
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-        raise InputError(f"{folder} has files that no model needs: {'; '.join(odd[:3])}{more}. Remove it.")
+    unreadable = list(unreadable_entries(folder, loaded=loaded))
+    if unreadable:
+        more = f" and {len(unreadable) - 3} more" if len(unreadable) > 3 else ""
+        raise InputError(f"{folder} has files that no model needs: {'; '.join(unreadable[:3])}{more}. Remove it.")
     written = read_json(folder / "config.json")
     if not isinstance(written, dict):
         raise InputError(f"{folder / 'config.json'} must hold a mapping, got a {type(written).__name__}.")

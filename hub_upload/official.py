@@ -176,10 +176,10 @@ def parameters_of(official: dict[str, Tensor], kernel_type: str) -> dict[str, Te
     ours: dict[str, Tensor] = {}
     origins: dict[str, str] = {}
     for name, value in _stacked(official).items():
-        place = our_name(name, kernel_type)
-        if place in ours:
-            raise InputError(f"{origins[place]} and {name} are both {place}: is the state dict of one model?")
-        ours[place], origins[place] = value, name
+        new_name = our_name(name, kernel_type)
+        if new_name in ours:
+            raise InputError(f"{origins[new_name]} and {name} are both {new_name}: is the state dict of one model?")
+        ours[new_name], origins[new_name] = value, name
     if "model.embed_tokens.bias" in ours:  # an embedding has no bias: this encoder is a projection
         ours = {name.replace("embed_tokens", "input_projection"): value for name, value in ours.items()}
     return ours
@@ -189,9 +189,9 @@ def our_name(name: str, kernel_type: str) -> str:
     """Translate an official name to ours; an encoder is treated as an embedding."""
     for pattern, replacement in RENAMED.items():
         name = re.sub(pattern, replacement, name)
-    place, dot, last = name.rpartition(".")
-    inside_kernel = not place or place.endswith("kernel")
-    return place + dot + (FAMILIES[kernel_type].names.get(last, last) if inside_kernel else last)
+    module, dot, last = name.rpartition(".")
+    inside_kernel = not module or module.endswith("kernel")
+    return module + dot + (FAMILIES[kernel_type].names.get(last, last) if inside_kernel else last)
 
 
 def _stacked(official: dict[str, Tensor]) -> dict[str, Tensor]:

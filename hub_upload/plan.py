@@ -73,15 +73,15 @@ def make_plan(api: HfApi, folder: Path, target: Target) -> Plan:
         head, exists = head_of(api, target), True
     except RepositoryNotFoundError:
         head, exists = None, False
-    there = {} if head is None else _listed(api, target, head)
-    same = [name for name in sizes if name in there and _is_same(folder / name, sizes[name], there[name])]
+    remote = {} if head is None else _listed(api, target, head)
+    same = [name for name in sizes if name in remote and _is_same(folder / name, sizes[name], remote[name])]
     return Plan(
         head=head,
         exists=exists,
-        new=[name for name in sizes if name not in there],
-        changed=[name for name in sizes if name in there and name not in same],
+        new=[name for name in sizes if name not in remote],
+        changed=[name for name in sizes if name in remote and name not in same],
         same=same,
-        remote_only=[name for name in there if name not in sizes],
+        remote_only=[name for name in remote if name not in sizes],
         sizes=sizes,
     )
 

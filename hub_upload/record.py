@@ -22,11 +22,11 @@ def known_commit(folder: Path, branch: str) -> str | None:
 
 def remember(folder: Path, branch: str, commit: str) -> None:
     """Record the newest commit of a branch; log a warning if the folder cannot be written."""
-    place = folder / _RECORD
+    file = folder / _RECORD
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         content = json.dumps(_record(folder) | {branch: commit}, indent=2) + "\n"
-        write_whole(place.parent, {place.name: content.encode()})
+        write_whole(file.parent, {file.name: content.encode()})
     except (OSError, InputError) as error:
         logger.warning("Pushed, but the folder cannot remember commit %s: %s", commit, error)
 

@@ -39,7 +39,7 @@ def _behind(error: BaseException | None, *kinds: type[Exception]) -> BaseExcepti
 def _refusal(repo_id: str, error: HfHubHTTPError) -> RemoteError:
     """The error for a refused request, with the Hub's reason if it gives one."""
     status = error.response.status_code
-    said = " ".join((error.server_message or "").split())
+    message = " ".join((error.server_message or "").split())
     reasons = {
         401: "the access token is not valid: run `hf auth login`, or set HF_TOKEN",
         403: "the access token may not write there: make one that may, or name a repository of yours",
@@ -47,6 +47,6 @@ def _refusal(repo_id: str, error: HfHubHTTPError) -> RemoteError:
         409: "it has changed while this was prepared: push again",
         412: "it has changed while this was prepared: push again",
     }
-    reason = reasons.get(status, f"the Hub answered {status}{'' if said else f': {reason_of(error)}'}")
+    reason = reasons.get(status, f"the Hub answered {status}{'' if message else f': {reason_of(error)}'}")
     kind = NewerRemoteError if status in (409, 412) else RemoteError
-    return kind(f"{repo_id} was not written to: {reason}{f' (the Hub says: {said})' if said else ''}.")
+    return kind(f"{repo_id} was not written to: {reason}{f' (the Hub says: {message})' if message else ''}.")

@@ -77,11 +77,11 @@ _PATHS = re.compile(
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     """Every pattern, with the name of what it finds."""
-    found = [(name, re.compile(pattern)) for name, pattern in _OWN_PATTERNS.items()]
+    patterns = [(name, re.compile(pattern)) for name, pattern in _OWN_PATTERNS.items()]
     for module, name in _PLUGINS:
         plugin = getattr(importlib.import_module(f"detect_secrets.plugins.{module}"), name)
-        found += [(plugin.secret_type, pattern) for pattern in plugin.denylist]
-    return found
+        patterns += [(plugin.secret_type, pattern) for pattern in plugin.denylist]
+    return patterns
 
 
 def search(path: Path, *, paths: bool = True) -> Iterator[str]:
@@ -92,22 +92,22 @@ def search(path: Path, *, paths: bool = True) -> Iterator[str]:
         paths: whether to search for paths, too.
     """
     home = str(Path.home())
-    secret = place = None
+    secret = local_path = None
     until = time.process_time() + _SECONDS + _SECONDS_PER_BLOCK * (path.stat().st_size // _BLOCK)
     for text in _windows(_texts(path)):
         if time.process_time() > until:
             yield "more than can be looked through in reasonable time"
             return
         secret = secret or next((name for name, pattern in _patterns() if pattern.search(text)), None)
-        if paths and place is None:
-            found = _PATHS.search(text)
-            place = found.group() if found else home if len(home) > 1 and f"{home}/" in text else None
-        if secret and (place or not paths):
+        if paths and local_path is None:
+            match = _PATHS.search(text)
+            local_path = match.group() if match else home if len(home) > 1 and f"{home}/" in text else None
+        if secret and (local_path or not paths):
             break
     if secret:
         yield f"what looks like an access token or a key ({secret})"
-    if place:
-        yield f"a path of one machine, {place[:80]}"
+    if local_path:
+        yield f"a path of one machine, {local_path[:80]}"
 
 
 def _windows(texts: Iterable[str]) -> Iterator[str]:
@@ -125,8 +125,8 @@ def _texts(path: Path) -> Iterator[str]:
             content = before + block
             before = content[-_OVERLAP:]
             yield from _words(content)
-            for found in _BASE64.finditer(content):
-                yield from _words(_decoded(found.group()))
+            for match in _BASE64.finditer(content):
+                yield from _words(_decoded(match.group()))
 
 
 def _words(content: bytes) -> Iterator[str]:
@@ -137,7 +137,7 @@ def _words(content: bytes) -> Iterator[str]:
             yield text
             return
     for pattern, width in ((_READABLE, 1), (_WIDE, 2)):
-        runs = [found.group()[::width].decode("ascii") for found in pattern.finditer(content)]
+        runs = [match.group()[::width].decode("ascii") for match in pattern.finditer(content)]
         if runs:
             yield "\n".join(runs)
 

@@ -14,7 +14,7 @@ from safetensors.torch import load, save_file
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from . import confined, stranger
+from . import confined, without_package
 from .bounded_files import read_bytes, read_json
 from .errors import InputError, VerificationError, reason_of
 from .file_kinds import uploaded_files
@@ -25,8 +25,8 @@ from .own_code import foreign_code
 from .samples import SAMPLES, inputs_of, task_of
 
 # Limits of the other process: seconds; bytes of memory, plus this multiple of the weights; bytes of its logits, and of
-# its pipeline's answers.
-_SECONDS, _MEMORY, _WEIGHTS, _ANSWER, _REPLIES = 600, 2**33, 8, 2**30, 2**26
+# the outputs of its pipeline.
+_SECONDS, _MEMORY, _WEIGHTS, _LOGITS, _PIPELINE = 600, 2**33, 8, 2**30, 2**26
 # Settings that silence everything except the error; and the beginnings of warnings that are printed anyway.
 _QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "PYTHONWARNINGS": "ignore", "TRANSFORMERS_VERBOSITY": "error"}
 _WARNING = re.compile(r"^(\S+:\d+: )?\w*warning\b|^W\d{4} ", re.IGNORECASE)
@@ -53,70 +53,70 @@ def verify(folder: Path, *, trust_folder_code: bool = False) -> Verified:
     check_model_folder(folder)
     problems, facts = [], []
     for title, inspect in INSPECTIONS.items():
-        found = inspect(folder)
-        problems += found
-        facts += [] if found else [title]
+        new_problems = inspect(folder)
+        problems += new_problems
+        facts += [] if new_problems else [title]
     if not problems and not trust_folder_code:
         problems += foreign_code(folder)
     if not problems:
-        facts += _meet(folder, problems)
+        facts += _compare_outputs(folder, problems)
     if problems:
         raise VerificationError(f"{folder} is not ready:", problems)
     return Verified(facts)
 
 
-def _meet(folder: Path, problems: list[str]) -> list[str]:
+def _compare_outputs(folder: Path, problems: list[str]) -> list[str]:
     """Compare the outputs with and without the package; return facts, and append differences to ``problems``."""
     config = config_of_folder(folder)
     served = inputs_of(folder, config)
     with scratch_folder() as job:
         _write_job(job, folder, served)
-        failure = _run_stranger(job, folder)
+        failure = _run_without_package(job, folder)
         if failure is not None:
             problems.append(f"a process without this package cannot use it: {failure}")
             return []
-        theirs = _their_answers(job)
+        without = _outputs_without_package(job)
         try:
-            ours = _our_answers(job)
+            with_package = _outputs_with_package(job)
         except Exception as error:
             problems.append(f"this package cannot use it: {type(error).__name__}: {reason_of(error)}")
             return []
-    if theirs is None:
-        problems.append("a process without this package wrote answers that cannot be read")
+    if without is None:
+        problems.append("a process without this package wrote outputs that cannot be read")
         return []
     facts = []
-    for name, logits in ours.logits.items():
-        difference = _difference(logits, theirs.logits.get(name))
+    for name, logits in with_package.logits.items():
+        difference = _difference(logits, without.logits.get(name))
         if difference is None:
-            facts.append(f"{name} loads without this package, with the same answers to the bit")
+            facts.append(f"{name} loads without this package, with bit-identical outputs")
         else:
             problems.append(f"{name}: its outputs without this package differ {difference}: save the folder again")
-    if ours.pipeline != theirs.pipeline:
-        problems.append("pipeline: the answers without this package differ: save the folder again")
-    elif ours.pipeline is not None:
-        facts.append("its pipeline answers the same without this package")
+    if with_package.pipeline != without.pipeline:
+        problems.append("pipeline: its outputs without this package differ: save the folder again")
+    elif with_package.pipeline is not None:
+        facts.append("its pipeline has the same outputs without this package")
     return facts
 
 
-def _difference(ours: Tensor, theirs: Tensor | None) -> str | None:
+def _difference(expected: Tensor, actual: Tensor | None) -> str | None:
     """Describe how two outputs differ; None if they are bit-identical."""
-    if theirs is None or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+    if actual is None or actual.shape != expected.shape or actual.dtype != expected.dtype:
         return "in their form"
-    if torch.equal(ours, theirs):
+    if torch.equal(expected, actual):
         return None
-    return f"by {(ours.double() - theirs.double()).abs().max():.1g}"
+    return f"by {(expected.double() - actual.double()).abs().max():.1g}"
 
 
-def _run_stranger(job: Path, folder: Path) -> str | None:
+def _run_without_package(job: Path, folder: Path) -> str | None:
     """Run the other process; return the reason if it fails.
 
     Raises:
         OSError: if it fails because the disk is full, which is not a problem of the folder.
     """
     weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    limits = confined.Limits(_SECONDS, _MEMORY + _WEIGHTS * weights, _ANSWER)
+    limits = confined.Limits(_SECONDS, _MEMORY + _WEIGHTS * weights, _LOGITS)
     environment = {"HF_HOME": str(job / "home"), "HF_HUB_OFFLINE": "1"} | _QUIET
-    finished = confined.run(stranger.__file__, [str(job)], job, limits, environment)
+    finished = confined.run(without_package.__file__, [str(job)], job, limits, environment)
     if finished.returncode == 0:
         return None
     if finished.returncode is None:
@@ -133,18 +133,18 @@ def _reason(returncode: int, errors: str) -> str:
 
     Python ends with code 1 after `sys.exit("message")`. With other codes, the output may come from libraries.
     """
-    words = [line.strip() for line in errors.splitlines() if line.strip() and not _WARNING.search(line)]
-    if "Traceback (most recent call last):" in words:
-        return words[-1][:300]
-    said = f": {words[-1][:300]}" if words and returncode == 1 else ""
-    return f"it ended without an exception, with return code {returncode}{said}"
+    lines = [line.strip() for line in errors.splitlines() if line.strip() and not _WARNING.search(line)]
+    if "Traceback (most recent call last):" in lines:
+        return lines[-1][:300]
+    message = f": {lines[-1][:300]}" if lines and returncode == 1 else ""
+    return f"it ended without an exception, with return code {returncode}{message}"
 
 
-def _their_answers(job: Path) -> stranger.Answers | None:
-    """Read the other process's answers, which the folder's code may have written; None if they are not valid."""
+def _outputs_without_package(job: Path) -> without_package.Outputs | None:
+    """Read the outputs of the other process, which the folder's code may have written; None if they are not valid."""
     try:
-        logits = load(read_bytes(job / "logits.safetensors", _ANSWER))
-        return stranger.Answers(logits, read_json(job / "answers.json", _REPLIES))
+        logits = load(read_bytes(job / "logits.safetensors", _LOGITS))
+        return without_package.Outputs(logits, read_json(job / "pipeline.json", _PIPELINE))
     except (InputError, SafetensorError):
         return None
 
@@ -167,24 +167,24 @@ def _write_job(job: Path, folder: Path, served: dict[str, dict[str, torch.Tensor
     save_file({name: value.contiguous() for name, value in tensors.items()}, job / "inputs.safetensors")
 
 
-def _as_pushed(folder: Path, place: Path) -> Path:
-    """Links to the files that a push sends, in a folder of their own: nobody else ever meets the others."""
+def _as_pushed(folder: Path, target: Path) -> Path:
+    """A folder of links to the files that a push uploads, so that no other file is loaded."""
     for path in uploaded_files(folder):
-        link = place / path.relative_to(folder)
+        link = target / path.relative_to(folder)
         link.parent.mkdir(parents=True, exist_ok=True)
         try:
             link.symlink_to(path.resolve())
         except OSError:  # as on Windows, where not every user may
             shutil.copyfile(path, link)
-    return place
+    return target
 
 
-def _our_answers(job: Path) -> stranger.Answers:
-    """Compute the answers in this process, without code of the folder; the random state does not change."""
+def _outputs_with_package(job: Path) -> without_package.Outputs:
+    """Compute the outputs in this process, without code of the folder; the random state does not change."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
         with torch.random.fork_rng(devices=[]):
-            return stranger.answer(job, trust_remote_code=False)
+            return without_package.outputs_of(job, trust_remote_code=False)
     finally:
         transformers_logging.set_verbosity(verbosity)

@@ -96,10 +96,10 @@ class _ClassMetric(_Metric):
 
 
 def _classes(what: str, values: Any) -> np.ndarray:
-    given = np.asarray(values)
-    if given.dtype.kind not in "biuf" or (given % 1 != 0).any():
-        raise ValueError(f"{what} must be class indices (whole numbers), got {given.ravel()[:5].tolist()}, …")
-    return given
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf" or (array % 1 != 0).any():
+        raise ValueError(f"{what} must be class indices (whole numbers), got {array.ravel()[:5].tolist()}, …")
+    return array
 
 
 def _refuse_nothing(counts: np.ndarray, ignored: str) -> None:
@@ -176,8 +176,8 @@ class _PerBatch(_Metric):
 
     def _compute(self, predictions: Any, references: Any, batch_size: int, **options: int) -> dict[str, float]:
         scores = [
-            super(_PerBatch, self)._compute(batch, wanted, **options)[self.key]
-            for batch, wanted in _batches(np.asarray(predictions), np.asarray(references), batch_size)
+            super(_PerBatch, self)._compute(batch, targets, **options)[self.key]
+            for batch, targets in _batches(np.asarray(predictions), np.asarray(references), batch_size)
         ]
         return {f"{self.key}_batch_mean": float(np.mean(scores))}
 
@@ -208,7 +208,7 @@ class BatchMaskedAccuracy(_PerBatch, MaskedAccuracy):
         self, predictions: Any, references: Any, batch_size: int, ignore_index: int = IGNORED_CLASS
     ) -> dict[str, float]:
         pairs = _batches(np.asarray(predictions), np.asarray(references), batch_size)
-        counted = [(batch == wanted)[wanted != ignore_index] for batch, wanted in pairs]
+        counted = [(batch == targets)[targets != ignore_index] for batch, targets in pairs]
         return {f"{self.key}_batch_mean": float(np.mean([right.mean() if right.size else 1.0 for right in counted]))}
 
 

@@ -194,9 +194,9 @@ def train_bpe_tokenizer(
 
 def _checked(texts: Iterable[str]) -> Iterator[str]:
     """The texts one by one, refusing what is no text, as empty cells of tables are."""
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not isinstance(text, str):
-            raise TypeError(f"texts must be strings, got {text!r} at place {place}: drop rows with empty cells.")
+            raise TypeError(f"texts must be strings, got {text!r} at index {index}: drop rows with empty cells.")
         yield text
 
 
@@ -212,8 +212,8 @@ def _bytes(add_prefix_space: bool, *, use_regex: bool) -> pre_tokenizers.PreToke
 def _in_case(symbols: Sequence[str], case: Literal["lower", "upper"]) -> normalizers.Normalizer:
     """A normalizer that converts the letters of the symbols to their case."""
     letters = sorted(filter(_has_two_cases, set("".join(symbols))))
-    here = [letter for letter in letters if letter == getattr(letter, case)()]
-    return normalizers.Sequence([normalizers.Replace(letter.swapcase(), letter) for letter in here])
+    matching = [letter for letter in letters if letter == getattr(letter, case)()]
+    return normalizers.Sequence([normalizers.Replace(letter.swapcase(), letter) for letter in matching])
 
 
 def _has_two_cases(letter: str) -> bool:

@@ -87,5 +87,5 @@ def test_verified(auto_class: str, tmp_path: Path):
     """Every class loads in a process without this package and answers to the bit, and so does the pipeline."""
     facts = verify(make_folder(tmp_path / "model", auto_class)).facts
     for name in STRIPED_HYENA_CLASSES:
-        assert f"{name} loads without this package, with the same answers to the bit" in facts
-    assert "its pipeline answers the same without this package" in facts
+        assert f"{name} loads without this package, with bit-identical outputs" in facts
+    assert "its pipeline has the same outputs without this package" in facts

@@ -69,9 +69,9 @@ def test_ready_folder(ready: Path, capfd: pytest.CaptureFixture[str]):
     assert main(["verify", str(ready)]) == 0
     facts = capfd.readouterr().out
     for auto_class in SERVED:
-        assert f"ok: {auto_class} loads without this package, with the same answers to the bit" in facts
+        assert f"ok: {auto_class} loads without this package, with bit-identical outputs" in facts
     assert facts.count("loads without this package") == len(SERVED)
-    assert "ok: its pipeline answers the same without this package" in facts
+    assert "ok: its pipeline has the same outputs without this package" in facts
     assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
 
 

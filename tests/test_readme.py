@@ -93,8 +93,8 @@ def test_makefile_has_every_command():
 def test_the_demo_has_nothing_of_the_tests():
     """transformers imports libraries that tests need, and some of them warn: the demo's environment lacks them."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    folder, extra = make.PLACES["demo"]
+    folder, extra = make.ENVIRONMENTS["demo"]
     assert folder != ".venv"
     assert not set(extras[extra]) & set(extras["test"])
     assert "test" not in extra
-    assert set(make.PLACES) <= set(make.COMMANDS)
+    assert set(make.ENVIRONMENTS) <= set(make.COMMANDS)

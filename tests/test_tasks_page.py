@@ -61,8 +61,8 @@ VERDICTS: dict[str, tuple[list[float], list[float], str, str]] = {
     "one seed is worse": ([0.5, 0.99], [0.99], "undecided", "undecided"),
     "between": ([0.95], [0.99], "undecided", "undecided"),
     "attention learned it": ([0.1], [0.5], "disagrees", "agrees"),
-    "one seed of attention did not": ([0.1], [0.4, 0.9], "disagrees", "undecided: no layer here learned it"),
-    "attention not run": ([0.1], [], "disagrees", "undecided: no layer here learned it"),
+    "one seed of attention did not": ([0.1], [0.4, 0.9], "disagrees", "undecided: no layer learned it"),
+    "attention not run": ([0.1], [], "disagrees", "undecided: no layer learned it"),
 }
 
 

@@ -307,8 +307,8 @@ def test_bpe_reads_its_texts_once():
         ("the cat", TypeError, r"must be a list of texts, got the string 'the cat': give \[text\]"),
         ([], ValueError, r"at least one text, got none: byte_tokenizer\(\) needs no texts"),
         (iter(()), ValueError, "at least one text, got none"),
-        (["the cat", None], TypeError, "must be strings, got None at place 1: drop rows with empty cells"),
-        ([None, "the cat"], TypeError, "must be strings, got None at place 0"),
+        (["the cat", None], TypeError, "must be strings, got None at index 1: drop rows with empty cells"),
+        ([None, "the cat"], TypeError, "must be strings, got None at index 0"),
     ],
     ids=["one string", "nothing", "an empty stream", "an empty cell", "an empty first cell"],
 )

@@ -175,9 +175,9 @@ class Reverse(AtomicTask):
     def draw(self, batch: Sequence[int], generator: Generator | None) -> tuple[Tensor, Tensor]:
         """Draw x and y: x has L values and then L zeros; y has L values."""
         x = self.sequence(batch, generator)
-        return torch.cat((x, torch.zeros_like(x)), dim=-2), self.answer(x)
+        return torch.cat((x, torch.zeros_like(x)), dim=-2), self.target(x)
 
-    def answer(self, x: Tensor) -> Tensor:
+    def target(self, x: Tensor) -> Tensor:
         """Reverse the sequence."""
         return x.flip(-2)
 
@@ -186,7 +186,7 @@ class Reverse(AtomicTask):
 class Sort(Reverse):
     """Read L values, then output them sorted by their distance to the first value in the next L steps."""
 
-    def answer(self, x: Tensor) -> Tensor:
+    def target(self, x: Tensor) -> Tensor:
         """Sort values by |x_t - x_0|; equal distances keep their order."""
         order = (x - x[..., :1, :]).abs().argsort(dim=-2, stable=True)
         return x.gather(-2, order)

@@ -1,11 +1,11 @@
 """Use a folder as someone without this package: load it with its Auto classes, compute logits, run its pipeline.
 
-`verify.py` runs this file as a script in a confined process that cannot import the package. It also calls `answer` in
-its own process, which runs no code of the folder:
+`verify.py` runs this file as a script in a confined process that cannot import the package. It also calls `outputs_of`
+in its own process, which runs no code of the folder:
 
-    python stranger.py JOB
+    python without_package.py JOB
 
-JOB is a folder with job.json and inputs.safetensors; the script writes logits.safetensors and answers.json into it.
+JOB is a folder with job.json and inputs.safetensors; the script writes logits.safetensors and pipeline.json into it.
 This file imports only libraries that every user has.
 """
 
@@ -24,14 +24,14 @@ from safetensors.torch import load_file, save_file
 HIDDEN = ("hub_upload", "modeling_dlr")
 
 
-class Answers(NamedTuple):
-    """The first output of every Auto class, by class name, and the pipeline's answers, if there is one."""
+class Outputs(NamedTuple):
+    """The first output of every Auto class, by class name, and the outputs of the pipeline, if there is one."""
 
     logits: dict[str, torch.Tensor]
     pipeline: Any
 
 
-class Hiding(importlib.abc.MetaPathFinder):
+class HiddenPackages(importlib.abc.MetaPathFinder):
     """Make packages impossible to import, however they are installed."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> None:
@@ -40,7 +40,7 @@ class Hiding(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{fullname} is hidden, as on a machine without it", name=fullname)
 
 
-def answer(job_folder: Path, *, trust_remote_code: bool) -> Answers:
+def outputs_of(job_folder: Path, *, trust_remote_code: bool) -> Outputs:
     """Load the folder with every class that job.json lists, and compute its outputs for the inputs."""
     job = json.loads((job_folder / "job.json").read_text(encoding="utf-8"))
     inputs = load_file(job_folder / "inputs.safetensors")
@@ -48,23 +48,23 @@ def answer(job_folder: Path, *, trust_remote_code: bool) -> Answers:
     logits = {}
     for auto_class in job["auto_classes"]:
         torch.manual_seed(0)  # the head is initialised at random if another one was saved
-        make = getattr(transformers, auto_class).from_pretrained
-        model = make(job["folder"], trust_remote_code=trust_remote_code, use_safetensors=True).eval()
-        given = {
+        load = getattr(transformers, auto_class).from_pretrained
+        model = load(job["folder"], trust_remote_code=trust_remote_code, use_safetensors=True).eval()
+        own_inputs = {
             name.removeprefix(f"{auto_class}/"): value
             for name, value in inputs.items()
             if name.startswith(f"{auto_class}/")
         }
         with torch.no_grad():
-            logits[auto_class] = model(**given, return_dict=True)[job["outputs"][auto_class]].contiguous()
+            logits[auto_class] = model(**own_inputs, return_dict=True)[job["outputs"][auto_class]].contiguous()
     if job["task"] is None:
-        return Answers(logits, None)
+        return Outputs(logits, None)
     run: Any = transformers.pipeline(
         job["task"], model=job["folder"], trust_remote_code=trust_remote_code, device="cpu"
     )
     torch.manual_seed(0)
-    replies = [run(_example(job["kind"], example), **job["pipeline_options"]) for example in job["examples"]]
-    return Answers(logits, json.loads(json.dumps(replies, default=_plain)))
+    results = [run(_example(job["kind"], example), **job["pipeline_options"]) for example in job["examples"]]
+    return Outputs(logits, json.loads(json.dumps(results, default=_plain)))
 
 
 def _example(kind: str, value: Any) -> Any:
@@ -79,22 +79,22 @@ def _example(kind: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Convert a pipeline's answer to plain values: arrays and images to lists, NumPy numbers to numbers."""
+    """Convert an output of a pipeline to plain values: arrays and images to lists, NumPy numbers to numbers."""
     return np.asarray(value).tolist()
 
 
 def main(job_folder: Path) -> None:
-    """Compute the answers without the package, and write them."""
-    sys.meta_path.insert(0, Hiding())
+    """Compute the outputs without the package, and write them."""
+    sys.meta_path.insert(0, HiddenPackages())
     for package in HIDDEN:
         try:
             __import__(package)
         except ModuleNotFoundError:
             continue
         raise SystemExit(f"{package} can be imported here, so the check would prove nothing")
-    found = answer(job_folder, trust_remote_code=True)
-    save_file(found.logits, job_folder / "logits.safetensors")
-    (job_folder / "answers.json").write_text(json.dumps(found.pipeline), encoding="utf-8")
+    outputs = outputs_of(job_folder, trust_remote_code=True)
+    save_file(outputs.logits, job_folder / "logits.safetensors")
+    (job_folder / "pipeline.json").write_text(json.dumps(outputs.pipeline), encoding="utf-8")
 
 
 if __name__ == "__main__":
