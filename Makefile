@@ -1,4 +1,4 @@
-.PHONY: help setup upgrade checkpoints demo test test-slow test-versions format docs release
+.PHONY: help setup upgrade checkpoints demo test test-slow test-versions format docs site release
 
 help:
 	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ format: ## put every file into the house style
 
 docs: ## write configuration/FIELDS.md, the schema and the tables of docs/performance.md
 	python3 make.py docs
+
+site: ## build the documentation into build/site
+	python3 make.py site
 
 upgrade: ## pin the newest version of every dependency in the lock
 	python3 make.py upgrade

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent
 LOCK = ROOT / "requirements-lock.txt"
 PROJECT = ROOT / "pyproject.toml"
 
-ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "PYTHONUTF8": "1"}
+ENVIRONMENT = {"HF_HUB_DISABLE_TELEMETRY": "1", "NO_MKDOCS_2_WARNING": "1", "PYTHONUTF8": "1"}
 
 # One process per core, each with the tests of whole files, so that what a file sets up is set up once.
 PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=loadfile"]
@@ -37,6 +37,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "test-slow": [[*PYTEST, "-m", "slow"]],
     "format": [["-m", "ruff", "check", "--fix", "."], ["-m", "ruff", "format", "."]],
     "docs": [["-m", "modeling_dlr.configuration_docs"], ["benchmarks/render.py"], ["benchmarks/speed_figure.py"]],
+    "site": [["-m", "mkdocs", "build", "--strict"]],
 }
 COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 

@@ -1,25 +1,30 @@
 """What the documents show is true: their Python runs and prints what they say, and what they name exists."""
 
 import csv
+import gzip
 import itertools
 import re
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pytest_examples import CodeExample, EvalExample, find_examples
+from pytest_examples import EvalExample, find_examples
 
 import make
+from modeling_dlr.cli import app
+from modeling_dlr.cli.hub import VERBS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "configuration/README.md")),
-    *(ROOT / "docs" / f"{name}.md" for name in ("evo", "heads", "hub", "export", "limits", "public")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
-PYTHON_BLOCKS = {
-    path: list(examples) for path, examples in itertools.groupby(find_examples(*DOCUMENTS), lambda block: block.path)
-}
+# What makes the runs of `modeling-dlr train` short; it does not change what is written.
+SHORT = ["--epochs", "1", "--evaluations", "1", "--layers", "1", "--hidden-size", "16", "--no-pictures"]
+SLOW = ("export.md",)
 
 by_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -30,39 +35,64 @@ def blocks(document: Path, *languages: str) -> str:
     return "".join(text for language, text in fences if language in languages)
 
 
-def write_reviews(path: Path) -> None:
-    """The table that a reader of README.md has: 56 short reviews, half of them good."""
+def steps(document: Path) -> list[Any]:
+    """What a reader does, in order: blocks of Python, and lines of the shell."""
+    text = document.read_text(encoding="utf-8")
+    found: list[tuple[int, Any]] = [(block.start_line, block) for block in find_examples(document)]
+    for fence in re.finditer(r"^```sh\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL):
+        place = text.count("\n", 0, fence.start()) + 1
+        found += [(place, line) for line in fence[1].replace("\\\n", " ").splitlines()]
+    return [step for _, step in sorted(found, key=lambda pair: pair[0])]
+
+
+def run_command(line: str) -> None:
+    """Run a command of `modeling-dlr` in this process; the verbs of the Hub have tests of their own."""
+    words = shlex.split(line, comments=True)
+    if words[:1] != ["modeling-dlr"] or words[1] in VERBS:
+        return
+    assert app([*words[1:], *(SHORT if words[1] == "train" else [])], standalone_mode=False) in (None, 0)
+
+
+def write_files_of_a_reader(folder: Path) -> None:
+    """The files that a reader of the documents has: a table of 56 short reviews, half of them good, and genes."""
     things, good, bad = (
         ["plot", "music", "ending", "cast"],
         ["superb", "lovely", "gripping"],
         ["dull", "clumsy", "slow"],
     )
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["text", "label"])
         for thing, verb, word in itertools.product(things, ["is", "was"], good + bad):
             rows.writerow([f"I thought the {thing} {verb} {word}.", "good" if word in good else "bad"])
+    genes = ">gene1 first\nACGTTGCATTAGC\n>gene2 second\nGATTACAGATTACA\n"
+    (folder / "genes.fa").write_text(genes, encoding="utf-8")
+    (folder / "genes.fa.gz").write_bytes(gzip.compress(genes.encode()))
+    variants = "name,position,reference,alternative\ngene1,3,G,T\ngene2,1,G,C\n"
+    (folder / "variants.csv").write_text(variants, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    "python_blocks",
+    "document",
     [
-        pytest.param(examples, id=path.name, marks=pytest.mark.slow if path.name == "export.md" else ())
-        for path, examples in PYTHON_BLOCKS.items()
+        pytest.param(path, id=str(path.relative_to(ROOT)), marks=pytest.mark.slow if path.name in SLOW else ())
+        for path in DOCUMENTS
+        if steps(path)
     ],
 )
 # torch's own exporter still asks its trees by the old name.
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.*is deprecated:FutureWarning")
-def test_python_blocks_run(
-    python_blocks: list[CodeExample], eval_example: EvalExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """In order, sharing their names as in one session, each prints what its `#>` lines show."""
+def test_blocks_run(document: Path, eval_example: EvalExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In order, sharing names and files as in one session, each block prints what its `#>` lines show."""
     shutil.copytree(ROOT / "configuration", tmp_path / "configuration")
     monkeypatch.chdir(tmp_path)
-    write_reviews(tmp_path / "reviews.csv")
-    names = {}
-    for block in python_blocks:
-        names |= eval_example.run_print_check(block, module_globals=names)
+    write_files_of_a_reader(tmp_path)
+    names: dict[str, Any] = {}
+    for step in steps(document):
+        if isinstance(step, str):
+            run_command(step)
+        else:
+            names |= eval_example.run_print_check(step, module_globals=names)
 
 
 @by_document
