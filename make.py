@@ -180,10 +180,19 @@ def release(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         empty = environment_python(Path(folder))
-        for step in (["-m", "pip", "install", "--quiet", str(wheel)], ["-c", "import modeling_dlr, hub_upload"]):
+        for step in (
+            ["-m", "pip", "install", "--quiet", str(wheel)],
+            ["-c", "import modeling_dlr, hub_upload"],
+            ["-m", "modeling_dlr.cli", "--help"],
+        ):
             subprocess.run([str(empty), *step], cwd=folder, check=True)
+    if "Source" not in tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"].get("urls", {}):
+        print(
+            "pyproject.toml names no repository, so links of README.md to files became plain words: see CONTRIBUTING.md"
+        )
     version = wheel.name.split("-")[1]
-    print(f"dist/ is ready. Tag it, and upload it: git tag -a v{version}; python -m twine upload dist/*")
+    print("dist/ is ready. Tag and upload it:")
+    print(f"git tag -a v{version} -m v{version} && git push origin v{version} && python -m twine upload dist/*")
 
 
 FUNCTIONS: dict[str, Callable[[list[str]], None]] = {
