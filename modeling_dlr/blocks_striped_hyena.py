@@ -208,14 +208,14 @@ class StripedHyenaFilter(nn.Module):
         if at_once():
             modes = self.modes()
             return modes, powers_of(modes, 1)
-        found = self.remembered.recall(parameters)
-        if found is None:
+
+        def compute() -> tuple[Tensor, ...]:
             modes = self.modes()
             # Copies: the weights are views of the parameters, which may be written into.
             weights = (part.clone() for part in (modes.weights_real, modes.weights_imag))
-            found = (powers_of(modes, 1), modes.decay, modes.angle, *weights)
-            self.remembered.keep(parameters, found)
-        factors, *parts = found
+            return powers_of(modes, 1), modes.decay, modes.angle, *weights
+
+        factors, *parts = self.remembered.get(parameters, compute)
         return Modes(*parts), factors
 
 

@@ -40,8 +40,8 @@ from .vandermonde_dlr import in_float64, vandermonde_product
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7
-# Larger products are not remembered: 256 MB of float32.
-_LARGEST_REMEMBERED = 2**26
+# Numbers of a result that a memo keeps at most: 256 MB of float32.
+_LARGEST_RESULT = 2**26
 # Numbers of each tensor that a snapshot compares.
 _SAMPLE_SIZE = 128
 
@@ -167,14 +167,10 @@ class DiagonalKernel(Kernel):
         inputs = (decay, angle, real, imag)
         if torch.compiler.is_compiling():
             return vandermonde_product(*inputs, length)
-        known = self.memo.recall(inputs)
-        if known is not None and known[0].shape[-1] >= length:
-            return vandermonde_product(*inputs, length, known[0])
-        self.memo.forget()
-        product = vandermonde_product(*inputs, length)
-        if not product.is_inference() and product.numel() <= _LARGEST_REMEMBERED:
-            self.memo.keep(inputs, (product.detach(),))
-        return product
+        (known,) = self.memo.get(
+            inputs, lambda: (vandermonde_product(*inputs, length),), lambda result: result[0].shape[-1] >= length
+        )
+        return vandermonde_product(*inputs, length, known)
 
 
 class DLRKernel(DiagonalKernel):
@@ -202,11 +198,8 @@ class DLRKernel(DiagonalKernel):
             "randn": lambda: torch.randn(N, dtype=torch.float32).remainder(2 * math.pi),
             "dfout": lambda: roots_of_unity(N) + offset,
         }[options["pole_init"]]()
-        values = {
-            "decay_root": (time_step / 2).sqrt().expand_as(angle).clone(),
-            "angle": angle,
-            "weights": self.draw_weights(1 / N),
-        }
+        decay_root = (time_step / 2).sqrt().expand_as(angle).clone()
+        values = {"decay_root": decay_root, "angle": angle, "weights": self.draw_weights(1 / N)}
         version = options["version"]
         if version in ("imag", "imag_real_weight"):
             del values["decay_root"]
@@ -265,12 +258,8 @@ class DSSKernel(DiagonalKernel):
             "exp_no_scale_real": {"log_decay": decay.log()},
         }
         pole["exp_no_scale"] = pole["exp"]
-        default = {"pole": torch.stack([-decay, frequency], dim=-1)}
-        return {
-            "log_time_step": log_time_step,
-            **pole.get(options["version"], default),
-            "weights": self.draw_weights(1.0),
-        }
+        pole = pole.get(options["version"], {"pole": torch.stack([-decay, frequency], dim=-1)})
+        return {"log_time_step": log_time_step, **pole, "weights": self.draw_weights(1.0)}
 
     def modes(self, length: int) -> Modes:
         version = self.options["version"]
@@ -468,8 +457,8 @@ def _place_of(tensor: Tensor) -> tuple[Any, ...] | None:
 class Memo(Generic[Result]):
     """The last result of a computation, with copies of its inputs, of which every number is compared.
 
-    It keeps results on the CPU only, because the comparison would synchronize other devices. A copy of a memo is empty.
-    Threads may share a memo, because its entry is one tuple.
+    It keeps results on the CPU only, because the comparison would synchronize other devices, and at most 2^26 numbers.
+    A copy of a memo is empty. Threads may share a memo, because its entry is one tuple.
     """
 
     def __init__(self) -> None:
@@ -478,22 +467,27 @@ class Memo(Generic[Result]):
     def __reduce__(self) -> tuple[type, tuple]:
         return Memo, ()
 
-    def recall(self, inputs: tuple[Tensor, ...]) -> Result | None:
-        """The result of ``inputs``, or None if it is not known, or was written into by a caller."""
-        if (last := self._last) is None or len(last[0]) != len(inputs):
-            return None
-        known, result, snapshot = last
-        same = all(
-            old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-            for old, new in zip(known, inputs, strict=True)
-        )
-        return result if same and snapshot.is_untouched(result) else None
+    def get(
+        self,
+        inputs: tuple[Tensor, ...],
+        compute: Callable[[], Result],
+        fits: Callable[[Result], bool] = lambda _: True,
+    ) -> Result:
+        """The last result, if the inputs have the same values, it ``fits``, and no caller wrote into it.
 
-    def keep(self, inputs: tuple[Tensor, ...], result: Result) -> None:
-        """Replace the last result, if all inputs are on the CPU."""
-        if all(part.device.type == "cpu" for part in inputs):
-            self._last = tuple(part.detach().clone() for part in inputs), result, Snapshot(result)
-
-    def forget(self) -> None:
-        """Release the last result."""
-        self._last = None
+        Otherwise compute it, without a gradient and as tensors that are no inference tensors.
+        """
+        if (last := self._last) is not None and len(last[0]) == len(inputs):
+            same = all(
+                old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
+                for old, new in zip(last[0], inputs, strict=True)
+            )
+            if same and fits(last[1]) and last[2].is_untouched(last[1]):
+                return last[1]
+        self._last = last = None  # frees the memory of the last result
+        with torch.inference_mode(False), torch.no_grad():
+            result = compute()
+            small = sum(part.numel() for part in result) <= _LARGEST_RESULT
+            if small and all(part.device.type == "cpu" for part in inputs):
+                self._last = tuple(part.detach().clone() for part in inputs), result, Snapshot(result)
+        return result

@@ -134,11 +134,7 @@ class DLRMixer(Mixer):
         """The tables of the present kernel and D, computed once while their values stay the same."""
         modes = recurrence_of(self.kernel)
         present = (*(part for part in modes if part is not None), self.D)
-        tables = self.tables.recall(present)
-        if tables is None:
-            tables = lookahead_tables(modes, self.skip(self.D.dtype))
-            self.tables.keep(present, tables)
-        return tables
+        return self.tables.get(present, lambda: lookahead_tables(modes, self.skip(self.D.dtype)))
 
     def skip(self, dtype: torch.dtype) -> Tensor:
         """D, [C, H].
