@@ -106,7 +106,7 @@ def make_number(folder: Path) -> None:
 
 
 def make_splice(folder: Path) -> None:
-    """Simulated genes: between them I, exons E, introns N that begin with GT and end with AG after a run of C and T."""
+    """Simulated genes: around them I; exons E of codons, from ATG to TAA; introns N from GT to AG."""
     generator, rows = random.Random(3), []
     codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
     weights = [3 if codon[2] in "GC" else 1 for codon in codons]
@@ -116,11 +116,13 @@ def make_splice(folder: Path) -> None:
 
     for _ in range(1500):
         pieces = [("I", bases(generator.randrange(50, 300)))]
-        for place in range(generator.randrange(2, 5)):
+        count = generator.randrange(2, 5)
+        for place in range(count):
             if place:
                 tract = bases(generator.randrange(10, 20), "CT", (0.4, 0.6))
                 pieces.append(("N", "GTAAGT" + bases(generator.randrange(40, 200)) + tract + "CAG"))
-            pieces.append(("E", "".join(generator.choices(codons, weights, k=generator.randrange(15, 70)))))
+            exon = "".join(generator.choices(codons, weights, k=generator.randrange(15, 70)))
+            pieces.append(("E", "ATG" * (place == 0) + exon + "TAA" * (place == count - 1)))
         pieces.append(("I", bases(generator.randrange(50, 300))))
         rows.append(["".join(part for _, part in pieces), "".join(kind * len(part) for kind, part in pieces)])
     write_table(folder / "splice.csv", ["sequence", "structure"], rows)

@@ -1,5 +1,6 @@
 """What simpler models reach on the same rows: the most frequent answer, and linear models of scikit-learn."""
 
+import time
 import warnings
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,12 +15,13 @@ from sklearn.multiclass import OneVsRestClassifier
 
 from .encoding import Encoder
 from .labels import character_labels
+from .rows import cells_of, rows_of
 from .scores import Scorer
 from .signals import image_features, sound_features
 from .splits import Splits
 
 # Rows and characters on which a baseline is fitted at most.
-MOST_ROWS = 20_000
+FIRST_ROWS, MOST_ROWS = 2000, 20_000
 MOST_CHARACTERS = 20_000_000
 MOST_TOKENS = 100_000
 _WINDOW = 5
@@ -27,7 +29,7 @@ _WINDOW = 5
 Scores = dict[str, dict[str, float]]
 
 
-def baselines(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer) -> Scores:
+def baselines(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer, seconds: float) -> Scores:
     """The scores of the baselines on the test rows, by name.
 
     Args:
@@ -35,18 +37,31 @@ def baselines(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer) 
         table: the rows.
         splits: of the rows; those of validation choose what is to be chosen.
         scorer: gives the scores.
+        seconds: that they may take, about: fewer rows are fitted where more would take longer.
     """
     if encoder.task.task == "tokens":
         return _of_tokens(encoder, table, splits, scorer)
-    train = splits.train if len(splits.train) <= MOST_ROWS else splits.train[:: len(splits.train) // MOST_ROWS + 1]
     targets = _targets(encoder)
     wanted = targets[splits.test]
     found = {_name_of_majority(encoder): scorer.scores(_majority(encoder, targets[splits.train], len(wanted)), wanted)}
-    name, features = _features(encoder, table, train)
-    parts = [features(places) for places in (train, splits.validation, splits.test)]
-    with warnings.catch_warnings(action="ignore", category=UserWarning):
-        found[name] = _linear(encoder, parts, targets, (train, splits.validation), wanted)
-    return found
+    count = FIRST_ROWS
+    while True:
+        train = _some(splits.train, count)
+        began = time.perf_counter()
+        name, features = _features(encoder, table, train)
+        parts = [features(places) for places in (train, splits.validation, splits.test)]
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            found[name] = _linear(encoder, parts, targets, (train, splits.validation), wanted)
+        took = time.perf_counter() - began
+        seconds -= took
+        # Fitting takes somewhat longer than in proportion to the rows.
+        count = int(min(MOST_ROWS, count * seconds / took / 2))
+        if len(train) == len(splits.train) or count <= 2 * len(train):
+            return found
+
+
+def _some(places: np.ndarray, most: int) -> np.ndarray:
+    return places if len(places) <= most else places[:: -(-len(places) // most)]
 
 
 def _targets(encoder: Encoder) -> np.ndarray:
@@ -75,13 +90,17 @@ def _features(encoder: Encoder, table: Dataset, train: np.ndarray) -> tuple[str,
     """The name of the linear model, and what gives the features of places."""
     task = encoder.task
     regression = "ridge" if task.is_number else "logistic regression"
+
+    def paths(places: np.ndarray) -> Iterator[str]:
+        return cells_of(table.select(places), "text")
+
     if task.input == "image":
         return f"pixels, {regression}", lambda places: np.stack(
-            [image_features(encoder.processor, table[int(place)]["text"], encoder.channels).ravel() for place in places]
+            [image_features(encoder.processor, path, encoder.channels).ravel() for path in paths(places)]
         )
     if task.input == "sound":
         return f"mean spectrum, {regression}", lambda places: np.stack(
-            [sound_features(encoder.processor, table[int(place)]["text"]).mean(0) for place in places]
+            [sound_features(encoder.processor, path).mean(0) for path in paths(places)]
         )
     letters = task.input == "dna" or len(encoder.processor) < 100
     kind: dict[str, Any] = {"analyzer": "char", "ngram_range": (3, 6)} if letters else {"ngram_range": (1, 2)}
@@ -91,7 +110,7 @@ def _features(encoder: Encoder, table: Dataset, train: np.ndarray) -> tuple[str,
     names = ["text", "other"] if task.task == "pairs" else ["text"]
 
     def texts(places: np.ndarray, name: str) -> Iterator[str]:
-        return (text[:limit] for text in table.select(places)[name])
+        return (text[:limit] for text in cells_of(table.select(places), name))
 
     vectorizer.fit(text for name in names for text in texts(train, name))
     if task.task == "pairs":
@@ -146,8 +165,7 @@ def _of_tokens(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer)
 
 
 def _characters(encoder: Encoder, table: Dataset, places: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    for place in places.tolist():
-        row = table[place]
+    for row in rows_of(table.select(places)):
         yield row["text"], character_labels(row, encoder.labels)
 
 

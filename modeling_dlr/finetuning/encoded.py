@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .encoding import IGNORED, Encoder
+from .rows import rows_of
 
 _BATCH = 200
 
@@ -50,8 +51,8 @@ def _schema(encoder: Encoder) -> pa.Schema:
 
 def _encoded(encoder: Encoder, table: Dataset, places: np.ndarray) -> Iterator[dict[str, Any]]:
     targets, several = encoder.labels.targets, encoder.task.task == "several labels"
-    for place in places.tolist():
-        for features in encoder.features(table[place]):
+    for place, row in zip(places.tolist(), rows_of(table.select(places)), strict=True):
+        for features in encoder.features(row):
             length = max(len(value) for name, value in features.items() if name not in ("labels", "start"))
             given: dict[str, Any] = {"length": length, "place": place}
             if several:

@@ -12,6 +12,7 @@ from modeling_dlr.tokenization import byte_tokenizer, symbol_tokenizer, train_bp
 from .columns import DNA_LETTERS
 from .labels import Labels, character_labels
 from .options import TokenizerName, TrainOptions
+from .rows import cells_of
 from .signals import are_grey, image_features, image_processor_for, sound_extractor_for, sound_features
 from .task import Task
 
@@ -20,7 +21,7 @@ SPECIAL = ("<pad>", "<unk>")
 
 # Rows by which the tokenizer and the length are chosen, and characters on which byte pairs are fitted.
 _LOOKED_AT = 2000
-_FITTED_ON = 20_000_000
+_FITTED_ON = 5_000_000
 # Fewer characters than this are too few for byte pairs.
 _FEW_CHARACTERS = 50_000
 _MOST_LETTERS = 40
@@ -90,13 +91,14 @@ def choose_encoder(task: Task, labels: Labels, train: Dataset, options: TrainOpt
     step = max(1, len(train) // _LOOKED_AT)
     sample = train.select(range(0, len(train), step))
     if task.input == "image":
-        processor, reason = image_processor_for(sample["text"])
-        return Encoder(task, processor, reason, 0.0, labels, 1 if are_grey(sample["text"]) else 3)
+        paths = list(cells_of(sample, "text"))
+        processor, reason = image_processor_for(paths)
+        return Encoder(task, processor, reason, 0.0, labels, 1 if are_grey(paths) else 3)
     if task.input == "sound":
-        processor, reason, cut = sound_extractor_for(sample["text"], options.max_length)
+        processor, reason, cut = sound_extractor_for(list(cells_of(sample, "text")), options.max_length)
         return Encoder(task, processor, reason, cut, labels)
     names = ["text", "other"] if task.task == "pairs" else ["text"]
-    texts = [text for name in names for text in sample[name]]
+    texts = [text for name in names for text in cells_of(sample, name)]
     kind, reason = choose_tokenizer(task, texts, sum(map(len, texts)) * step, options.tokenizer)
     processor = build_tokenizer(kind, _some_texts(train, names), texts, options.vocab_size)
     lengths = np.array([len(processor(text).input_ids) for text in texts])
@@ -139,9 +141,8 @@ def build_tokenizer(kind: TokenizerName, texts: Iterator[str], sample: Sequence[
 
 def _some_texts(train: Dataset, names: Sequence[str]) -> Iterator[str]:
     characters = 0
-    for row in train:
-        for name in names:
-            characters += len(row[name])
-            yield row[name]
+    for texts in zip(*(cells_of(train, name) for name in names), strict=True):
+        characters += sum(map(len, texts))
+        yield from texts
         if characters > _FITTED_ON:
             return

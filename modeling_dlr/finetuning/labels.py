@@ -3,13 +3,13 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .rows import Rows
+from .rows import Rows, cells_of, rows_of
 from .task import Task, TaskName
 
 # More whole numbers than this are no classes.
@@ -57,7 +57,6 @@ def understand(rows: Rows, task: TaskName | None, *, is_pair: bool) -> Labels:
         ValueError: for labels that make no task: of one class, with a class of one row, nearly all different, spans
             outside of the text, label strings of another length than their texts.
     """
-    cells = rows.table["label"]
     style = None if is_pair else _token_style(rows)
     wanted = "classes" if task == "pairs" else task
     if wanted in (None, "tokens") and style is not None:
@@ -65,15 +64,15 @@ def understand(rows: Rows, task: TaskName | None, *, is_pair: bool) -> Labels:
     if task == "tokens":
         raise ValueError(
             "A label for every character must be a string as long as the text, or a list of spans such as "
-            f'[{{"start": 0, "end": 4, "label": "name"}}], got {cells[0][:60]!r}.'
+            f'[{{"start": 0, "end": 4, "label": "name"}}], got {next(cells_of(rows.table, "label"))[:60]!r}.'
         )
-    counts = Counter(cells)
+    counts = Counter(cells_of(rows.table, "label"))
     if task != "pairs" and not is_pair and (wanted == "several labels" or (wanted is None and _are_several(counts))):
-        return _several(cells, counts)
+        return _several(rows, counts)
     numbers = {cell: number_of(cell) for cell in counts}
     if wanted == "number" or (task in (None, "pairs") and _are_numbers(counts, numbers)):
-        return _numbers(rows, cells, numbers, is_pair=is_pair)
-    return _classes(rows, cells, counts, numbers, is_pair=is_pair)
+        return _numbers(rows, numbers, is_pair=is_pair)
+    return _classes(rows, counts, numbers, is_pair=is_pair)
 
 
 def number_of(cell: str) -> float | None:
@@ -94,21 +93,19 @@ def _are_numbers(counts: Counter[str], numbers: dict[str, float | None]) -> bool
     return len(values) > MOST_CLASSES_OF_NUMBERS or any(value % 1 for value in values)
 
 
-def _numbers(rows: Rows, cells: Iterable[str], numbers: dict[str, float | None], *, is_pair: bool) -> Labels:
+def _numbers(rows: Rows, numbers: dict[str, float | None], *, is_pair: bool) -> Labels:
     wrong = next((cell for cell, value in numbers.items() if value is None), None)
     if wrong is not None:
-        number = rows.table["row"][list(cells).index(wrong)]
-        raise ValueError(f"Labels must be numbers, but row {number} has {wrong!r}: remove it, or pass --task classes.")
+        row = _row_with(rows, wrong)
+        raise ValueError(f"Labels must be numbers, but row {row} has {wrong!r}: remove it, or pass --task classes.")
     if len(numbers) < 2:
         raise ValueError(f"Every row has the number {next(iter(numbers))}: there is nothing to predict.")
-    targets = np.array([numbers[cell] for cell in cells], dtype=np.float64)
+    targets = np.fromiter((numbers[cell] for cell in cells_of(rows.table, "label")), np.float64)
     task: TaskName = "pairs" if is_pair else "number"
     return Labels(task, [], targets, [], f"the labels are {len(numbers)} different numbers")
 
 
-def _classes(
-    rows: Rows, cells: Sequence[str], counts: Counter[str], numbers: dict[str, float | None], *, is_pair: bool
-) -> Labels:
+def _classes(rows: Rows, counts: Counter[str], numbers: dict[str, float | None], *, is_pair: bool) -> Labels:
     names = sorted(counts, key=lambda cell: (numbers[cell] is None, numbers[cell] or 0.0, cell))
     total = counts.total()
     if len(names) == 1:
@@ -119,12 +116,18 @@ def _classes(
         raise ValueError(f"The labels are nearly all different, {len(names)} in {total} rows: {cure}.")
     rare = next((name for name in names if counts[name] == 1), None)
     if rare is not None:
-        (row,) = (number for number, cell in zip(rows.table["row"], cells, strict=True) if cell == rare)
-        raise ValueError(f"The class {rare!r} has one row only, {row}: add rows of it, or remove this one.")
+        raise ValueError(
+            f"The class {rare!r} has one row only, {_row_with(rows, rare)}: add rows of it, or remove this one."
+        )
     index = {name: i for i, name in enumerate(names)}
-    targets = np.array([index[cell] for cell in cells], dtype=np.int64)
+    targets = np.fromiter((index[cell] for cell in cells_of(rows.table, "label")), np.int64)
     task: TaskName = "pairs" if is_pair else "classes"
     return Labels(task, names, targets, [counts[name] for name in names], f"the labels are {len(names)} classes")
+
+
+def _row_with(rows: Rows, cell: str) -> int:
+    """The number of the first row that has this label."""
+    return next(row["row"] for row in rows_of(rows.table) if row["label"] == cell)
 
 
 def _are_several(counts: Counter[str]) -> bool:
@@ -171,7 +174,7 @@ def _read_several(counts: Counter[str]) -> dict[str, list[str]]:
     return {cell: found if (found := _json_list(cell)) is not None else _parts(cell, separator) for cell in counts}
 
 
-def _several(cells: Iterable[str], counts: Counter[str]) -> Labels:
+def _several(rows: Rows, counts: Counter[str]) -> Labels:
     read = _read_several(counts)
     per_label = Counter(name for cell, count in counts.items() for name in set(read[cell]) for _ in range(count))
     names = sorted(per_label)
@@ -183,7 +186,7 @@ def _several(cells: Iterable[str], counts: Counter[str]) -> Labels:
     if rare is not None:
         raise ValueError(f"The label {rare!r} is in {per_label[rare]} rows only: add rows with it, or remove it.")
     index = {name: i for i, name in enumerate(names)}
-    targets = [[index[name] for name in dict.fromkeys(read[cell])] for cell in cells]
+    targets = [[index[name] for name in dict.fromkeys(read[cell])] for cell in cells_of(rows.table, "label")]
     reason = f"rows have any number of {len(names)} labels"
     return Labels("several labels", names, targets, [per_label[name] for name in names], reason)
 
@@ -194,10 +197,9 @@ def known_labels(rows: Rows, task: Task) -> Labels:
     Raises:
         ValueError: for a label that the model does not know.
     """
-    cells = rows.table["label"]
-    counts = Counter(cells)
+    counts = Counter(cells_of(rows.table, "label"))
     if task.is_number:
-        return _numbers(rows, cells, {cell: number_of(cell) for cell in counts}, is_pair=task.task == "pairs")
+        return _numbers(rows, {cell: number_of(cell) for cell in counts}, is_pair=task.task == "pairs")
     index = {name: i for i, name in enumerate(task.labels)}
     if task.task == "tokens":
         style = _token_style(rows) or "spans"
@@ -207,7 +209,7 @@ def known_labels(rows: Rows, task: Task) -> Labels:
     read = _read_several(counts) if task.task == "several labels" else {cell: [cell] for cell in counts}
     found = Counter(name for cell, count in counts.items() for name in set(read[cell]) for _ in range(count))
     _refuse_unknown(found, index)
-    several = [[index[name] for name in dict.fromkeys(read[cell])] for cell in cells]
+    several = [[index[name] for name in dict.fromkeys(read[cell])] for cell in cells_of(rows.table, "label")]
     targets = several if task.task == "several labels" else np.array([each[0] for each in several], dtype=np.int64)
     return Labels(task.task, task.labels, targets, [found[name] for name in index], "")
 
@@ -270,7 +272,7 @@ def _tokens(rows: Rows, style: str) -> Labels:
 def _count_characters(rows: Rows, style: str) -> Counter[str]:
     """How many characters have each label."""
     counts: Counter[str] = Counter()
-    for row in rows.table:
+    for row in rows_of(rows.table):
         if style == "letters":
             counts.update(row["label"])
             if len(row["label"]) != len(row["text"]):

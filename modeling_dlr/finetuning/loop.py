@@ -39,9 +39,11 @@ from .stopping import Stopped, handled
 
 # Steps of a run without a budget: at least so many, and at most.
 FEWEST_STEPS, MOST_STEPS = 600, 20_000
-# Shares of the time for training that validations may take, and of the budget that the test may take.
-SHARE_OF_VALIDATION, SHARE_OF_TEST = 0.2, 0.1
+# Shares of the budget that validations, the test and the baselines may take.
+SHARE_OF_VALIDATION, SHARE_OF_TEST, SHARE_OF_BASELINES = 0.15, 0.1, 0.1
 FEWEST_EVALUATED = 200
+# Batches of rows by which the pace is measured.
+MEASURED = 8
 
 
 @dataclass

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow as pa
 from datasets import Dataset
 
 from .columns import Columns, check_column
-from .tables import WHOLE, Row, Source, iter_rows
+from .tables import Row, Source, iter_rows
 
 SAMPLE = 1000
 _BATCH = 500
@@ -38,7 +38,7 @@ class Rows:
     splits: list[str]
     keys: np.ndarray
     groups: np.ndarray | None
-    empty: Counter[str] = field(default_factory=Counter)
+    empty: Counter[str]
 
 
 def sample_of(source: Source, encoding: str) -> list[Row]:
@@ -51,6 +51,18 @@ def sample_of(source: Source, encoding: str) -> list[Row]:
     if not sample:
         raise ValueError(f"{source.name} has no rows.")
     return sample
+
+
+def cells_of(table: Dataset, name: str) -> Iterator[str]:
+    """The cells of a column, one by one."""
+    for batch in table.select_columns([name]).with_format("arrow").iter(_BATCH):
+        yield from batch[name].to_pylist()
+
+
+def rows_of(table: Dataset) -> Iterator[Row]:
+    """The rows of a table, one by one."""
+    for batch in table.with_format("arrow").iter(_BATCH):
+        yield from batch.to_pylist()
 
 
 def read_rows(source: Source, columns: Columns, folder: Path, *, encoding: str, group: str | None = None) -> Rows:
@@ -67,24 +79,23 @@ def read_rows(source: Source, columns: Columns, folder: Path, *, encoding: str, 
         ValueError: for a row that cannot be read, and where no row is left.
     """
     splits = list(source.splits)
-    rows = Rows(None, np.empty(0), splits, np.empty(0), None)  # type: ignore[arg-type] # pyrefly: ignore
-    places: list[list[int]] = []
+    empty: Counter[str] = Counter()
+    places: list[np.ndarray] = []
     path = folder / "rows.arrow"
     names = ["row", "text", *(["other"] if columns.is_pair else []), "label"]
     schema = pa.schema([(name, pa.int64() if name == "row" else pa.large_string()) for name in names])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        kept = _kept(source, columns, encoding, group, rows.empty)
+        kept = _kept(source, columns, encoding, group, empty)
         while batch := list(islice(kept, _BATCH)):
-            places += [place for _, place in batch]
+            places.append(np.array([place for _, place in batch], dtype=np.int64))
             columns_of = zip(*(cells for cells, _ in batch), strict=True)
             arrays = [pa.array(cells, type=kind.type) for cells, kind in zip(columns_of, schema, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
     if not places:
         raise ValueError(f"Every row of {source.name} has an empty cell in one of {[*columns.texts, *columns.labels]}.")
-    found = np.array(places, dtype=np.int64)
-    rows.table, rows.split, rows.keys = Dataset.from_file(str(path)), found[:, 0], found[:, 1]
-    rows.groups = None if group is None else found[:, 2]
-    return rows
+    found = np.concatenate(places)
+    groups = None if group is None else found[:, 2]
+    return Rows(Dataset.from_file(str(path)), found[:, 0], splits, found[:, 1], groups, empty)
 
 
 def _kept(
@@ -171,6 +182,3 @@ def _hash_of(texts: Sequence[str], kind: str) -> int:
 
 def _hashed(content: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")
-
-
-__all__ = ["SAMPLE", "WHOLE", "Rows", "read_rows", "sample_of"]

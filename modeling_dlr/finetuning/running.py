@@ -21,6 +21,8 @@ from .evaluating import scored
 from .labels import Labels, understand
 from .loop import (
     FEWEST_EVALUATED,
+    MEASURED,
+    SHARE_OF_BASELINES,
     SHARE_OF_TEST,
     SHARE_OF_VALIDATION,
     ClassLoss,
@@ -92,22 +94,31 @@ class _Run:
         self._say_data(source.name)
         self.encoder = choose_encoder(self.task, self.labels, self.rows.table.select(self.splits.train), options)
         self.scorer = Scorer(self.task, self.labels)
+        numbers = self.labels.targets[self.splits.train] if self.task.is_number else np.array([-1.0, 1.0])
+        # Mean and deviation of the numbers to predict.
+        self.scale = float(numbers.mean()), float(numbers.std()) or 1.0
 
     def report(self) -> Report:
         """Train, score, and write the folder."""
         set_seed(self.options.seed)
         recipe = recipe_for(self.encoder, self.options)
         table = self.rows.table
-        mean, std = self._scale()
+        mean, std = self.scale
         collator = Collator(self.encoder, input_shape(self.encoder), mean, std)
         data = self.place.folder / "data"
-        train = encode_rows(self.encoder, table, self.splits.train, data / "train.arrow")
         model = build_model(self.encoder, recipe)
         self.place.check_space(model.num_parameters())
-        pace = measure(model, train, collator, recipe.batch_size)
+        chosen = self.splits.train[:: max(1, len(self.splits.train) // (MEASURED * recipe.batch_size))]
+        pace = measure(
+            model, encode_rows(self.encoder, table, chosen, data / "some.arrow"), collator, recipe.batch_size
+        )
         notes = self._shorten(pace)
-        simpler = baselines(self.encoder, table, self.splits, self.scorer)
-        planned = plan(pace, len(train), recipe, self.options, self.clock)
+        simpler = baselines(
+            self.encoder, table, self.splits, self.scorer, SHARE_OF_BASELINES * (self.clock.budget or 1e9)
+        )
+        planned = plan(pace, len(self.splits.train), recipe, self.options, self.clock)
+        notes += self._keep("train", planned.steps * recipe.batch_size)
+        train = encode_rows(self.encoder, table, self.splits.train, data / "train.arrow")
         parts = {"train": train}
         for name, places in (("validation", self.splits.validation), ("test", self.splits.test)):
             rows = encode_rows(self.encoder, table, places, data / f"{name}.arrow")
@@ -115,13 +126,6 @@ class _Run:
         self._say_model(model, recipe, planned, notes)
         trained = self._trained(model, parts, collator, recipe, planned, Evaluation(self.scorer, mean, std))
         return self._finish(model, trained, parts["test"], simpler, recipe, planned, notes)
-
-    def _scale(self) -> tuple[float, float]:
-        """Mean and deviation of the numbers to predict."""
-        if not self.task.is_number:
-            return 0.0, 1.0
-        values = self.labels.targets[self.splits.train]
-        return float(values.mean()), float(values.std()) or 1.0
 
     @property
     def _pictures(self) -> Path | None:
@@ -185,7 +189,7 @@ class _Run:
             **vars(recipe),
         }
         if self.task.is_number:
-            _unscale(model, *self._scale())
+            _unscale(model, *self.scale)
         result = self.place.result
         model.save_pretrained(result)
         self.encoder.processor.save_pretrained(result)
@@ -205,13 +209,17 @@ class _Run:
         notes, seconds = [], self.clock.budget / pace.row
         validated = SHARE_OF_VALIDATION * seconds / self.options.evaluations
         for name, share in (("validation", validated), ("test", SHARE_OF_TEST * seconds)):
-            most = max(FEWEST_EVALUATED, int(share))
-            places = getattr(self.splits, name)
-            if len(places) > most:
-                chosen = np.random.default_rng(self.options.seed).choice(places, most, replace=False)
-                setattr(self.splits, name, np.sort(chosen))
-                notes.append(f"Of {len(places):,} {name} rows {most:,} are used, for lack of time.")
+            notes += self._keep(name, max(FEWEST_EVALUATED, int(share)))
         return notes
+
+    def _keep(self, name: str, most: int) -> list[str]:
+        """Keep so many rows of a split at most, and say so."""
+        places = getattr(self.splits, name)
+        if len(places) <= most:
+            return []
+        chosen = np.random.default_rng(self.options.seed).choice(places, most, replace=False)
+        setattr(self.splits, name, np.sort(chosen))
+        return [f"Of {len(places):,} {name} rows {most:,} are used, for lack of time."]
 
     def _say_data(self, name: str) -> None:
         columns, labels, say = self.columns, self.labels, self.console.print

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
+from huggingface_hub import HfApi
 from pyarrow import parquet
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -255,6 +256,7 @@ def _by_split(files: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]
 
 def _splits_of_hub(name: str) -> dict[str, list[Path]]:
     with _quiet_hub(name):
+        HfApi().dataset_info(name, timeout=20)  # once: what follows tries again and again where there is no network
         found = datasets.get_dataset_split_names(name)
     return {(_split_of(split) or split): [] for split in found}
 
@@ -275,7 +277,7 @@ def _quiet_hub(name: str) -> Generator[None]:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the client's errors are of a library that changes
         raise ValueError(
             f"{name!r} is neither a file nor a folder here{_nearest_file(Path(name))}, nor a data set of the Hub that "
             f"can be reached ({type(error).__name__})."
