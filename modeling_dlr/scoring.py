@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .pooling_dlr import POOLINGS, pool
+
 Strands = Literal["forward", "reverse", "both"]
 Reduction = Literal["sum", "mean"]
 
@@ -147,10 +149,11 @@ def embeddings(
     sequences: Sequence[str],
     *,
     layer: int = -1,
+    pooling: str = "mean",
     batch_tokens: int = 16384,
     progress: bool = False,
 ) -> Tensor:
-    """The mean hidden state of every sequence after a layer, over its own tokens.
+    """The hidden states of every sequence after a layer, pooled over its own tokens.
 
     Args:
         model: with or without a head. It is not put into evaluation mode: call ``model.eval()``.
@@ -158,6 +161,7 @@ def embeddings(
         sequences: texts, none of them empty.
         layer: 0 is the embedding of tokens, i the hidden states after i layers, and the last one, also -1, those that
             a head reads.
+        pooling: how the tokens of a sequence become one vector, as ``DLRConfig.pooling`` names it.
         batch_tokens: tokens of a batch at most, padding included.
         progress: show a progress bar.
 
@@ -166,16 +170,24 @@ def embeddings(
 
     Raises:
         TypeError: if ``sequences`` is one string.
-        ValueError: for an empty sequence, and for a layer that the model does not have.
+        ValueError: for an empty sequence, for a layer that the model does not have, and for another pooling.
     """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {list(POOLINGS)}, got {pooling!r}.")
     states_of, found = _layer(model.base_model, layer), {}
     for batch in _batches(model, tokenizer, sequences, None, batch_tokens, progress):
         with torch.inference_mode():
             states = states_of(input_ids=batch.input_ids, attention_mask=batch.mask, use_cache=False)
             # By lengths, not by weights: whatever stands at padding does not enter.
-            means = [row[:n].float().mean(0).cpu() for row, n in zip(states, batch.lengths, strict=True)]
-        found |= dict(zip(batch.places, means, strict=True))
+            vectors = [pooled(row[:n], pooling).cpu() for row, n in zip(states, batch.lengths, strict=True)]
+        found |= dict(zip(batch.places, vectors, strict=True))
     return torch.stack([found[place] for place in range(len(sequences))])
+
+
+def pooled(states: Tensor, pooling: str) -> Tensor:
+    """The hidden states [L, H] of a sequence as one vector [H] in float32."""
+    here = torch.ones(1, len(states), dtype=torch.bool, device=states.device)
+    return pool(pooling, states.float().unsqueeze(0), here)[0][0]
 
 
 def _layer(backbone: Any, layer: int) -> Callable[..., Tensor]:

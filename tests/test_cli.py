@@ -17,12 +17,13 @@ from tiny_striped import tiny_striped
 from tokenizers.normalizers import Lowercase
 from typer.testing import CliRunner, Result
 
-import modeling_dlr.cli.parts
+import modeling_dlr.inference.parts
 from hub_upload.__main__ import parser
 from modeling_dlr import DLRForCausalLM, StripedHyenaModelForCausalLM
 from modeling_dlr.cli import app
 from modeling_dlr.cli.fasta import read_fasta
 from modeling_dlr.cli.hub import VERBS
+from modeling_dlr.inference import in_chunks, write_in_parts
 from modeling_dlr.scoring import embeddings, log_likelihoods
 from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
 
@@ -117,7 +118,7 @@ def test_embed(layer: int, models: dict[str, Path], files: Path):
 
 def test_resumed(models: dict[str, Path], files: Path, monkeypatch: pytest.MonkeyPatch):
     """A run that ends early leaves its parts and no output; the next one goes on, and ends as if it never stopped."""
-    monkeypatch.setattr("modeling_dlr.cli.parts.PART_LETTERS", 8)
+    monkeypatch.setattr("modeling_dlr.inference.parts.PART_LETTERS", 8)
     score, calls = log_likelihoods, []
 
     def interrupted(*arguments, **options):
@@ -148,11 +149,11 @@ def test_nothing_is_written_over(models: dict[str, Path], files: Path, monkeypat
     assert "is there already" in result.output
     assert Path("o.csv").read_text() == "mine"
 
-    def disk_is_full(table: pd.DataFrame, path: Path) -> None:
+    def disk_is_full(parts: list[Path], path: Path) -> int:
         path.write_text("half")
         raise OSError("No space left on device")
 
-    monkeypatch.setitem(modeling_dlr.cli.parts.FORMATS, ".tsv", (disk_is_full, None))
+    monkeypatch.setitem(modeling_dlr.inference.parts.FORMATS, ".tsv", disk_is_full)
     result = run("score", models["DLR"], "s.fa", "--output", "o.tsv")
     assert "No space left" in result.output
     assert not Path("o.tsv").exists()
@@ -292,36 +293,36 @@ def test_forms_of_fasta(form: str, tmp_path: Path):
 KILLED = """
 import os, runpy, signal, sys
 from pathlib import Path
-import pandas as pd
 
 parts = runpy.run_path(sys.argv[2])
 write_in_parts = parts["write_in_parts"]
-write_in_parts.__globals__["PART_LETTERS"] = 2
+parts["in_chunks"].__globals__["PART_LETTERS"] = 2
 
 def compute(some):
     if 5 in some:
         os.kill(os.getpid(), signal.SIGKILL)
-    return pd.DataFrame({"i": some})
+    return [{"i": i} for i in some]
 
-write_in_parts(Path(sys.argv[1]), {}, range(8), [1] * 8, compute)
+write_in_parts(Path(sys.argv[1]), {}, parts["in_chunks"](range(8), lambda _: 1), compute)
 """
 
 
 def test_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What a run had done when the system ended it is there for the next one."""
     output, computed = tmp_path / "o.csv", []
-    command = [sys.executable, "-c", KILLED, str(output), modeling_dlr.cli.parts.__file__]
+    command = [sys.executable, "-c", KILLED, str(output), modeling_dlr.inference.parts.__file__]
     finished = subprocess.run(command, capture_output=True, check=False)
     assert finished.returncode == -signal.SIGKILL, finished.stderr
     assert not output.exists()
-    (tmp_path / "o.csv.parts" / ".000000004.parquet.half").write_text("half of a part")
-    monkeypatch.setattr(modeling_dlr.cli.parts, "PART_LETTERS", 2)
+    (tmp_path / "o.csv.parts" / ".half.000000002.parquet").write_text("half of a part")
+    monkeypatch.setattr(modeling_dlr.inference.parts, "PART_LETTERS", 2)
 
-    def compute(some: range) -> pd.DataFrame:
+    def compute(some: list[int]) -> list[dict[str, int]]:
         computed.extend(some)
-        return pd.DataFrame({"i": some})
+        return [{"i": i} for i in some]
 
-    assert modeling_dlr.cli.parts.write_in_parts(output, {}, range(8), [1] * 8, compute) == 4
+    chunks = in_chunks(range(8), lambda _: 1)
+    assert write_in_parts(output, {}, chunks, compute)[1:3] == (8, 4)
     assert computed == [4, 5, 6, 7]
     assert pd.read_csv(output)["i"].tolist() == list(range(8))
     assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]

@@ -3,14 +3,16 @@
 import typer
 
 from .hub import add_verbs
-from .sequences import embed, score
+from .sequences import score
+from .tables import embed, predict
 from .training import evaluate, train
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 app.command()(train)
 app.command()(evaluate)
-app.command()(score)
+app.command()(predict)
 app.command()(embed)
+app.command()(score)
 add_verbs(app)
 
 

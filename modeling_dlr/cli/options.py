@@ -5,17 +5,22 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, ParamSpec, get_type_hints
 
 import torch
-import transformers
 import typer
-from huggingface_hub import file_exists
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from modeling_dlr.tokenization import evo_tokenizer
+from modeling_dlr.finetuning.quiet import quiet_libraries
+from modeling_dlr.inference import Written, load_text_model
 
 from .fasta import Letters
+
+Parameters = ParamSpec("Parameters")
+
+Text = Annotated[
+    str | None, typer.Option(help="The column that is read, or several after commas; by default that of the training.")
+]
+Encoding = Annotated[str, typer.Option(help="Of text; several after commas are tried in turn: utf-8,cp1252.")]
 
 
 @dataclass(frozen=True)
@@ -23,8 +28,13 @@ class Shared:
     """What a command reads, with which model, and what it writes; typer reads the annotations."""
 
     model: Annotated[str, typer.Argument(help="A folder or a repository of the Hub with a causal language model.")]
-    fasta: Annotated[Path, typer.Argument(help="The sequences; may be compressed by gzip.")]
-    output: Annotated[Path, typer.Option(help="The table to write: .parquet, or of scores also .csv or .tsv.")]
+    data: Annotated[
+        Path,
+        typer.Argument(help="FASTA, also compressed by gzip. `embed` reads .csv, .tsv, .jsonl and .parquet, too."),
+    ]
+    output: Annotated[
+        Path, typer.Option(help="The file to write: .parquet or .jsonl; of scores also .csv and .tsv, of vectors .npy.")
+    ]
     letters: Annotated[
         Letters,
         typer.Option(
@@ -46,37 +56,9 @@ class Shared:
         revision = {} if self.revision is None else {"revision": self.revision}
         return revision | {"trust_remote_code": self.trust_remote_code}
 
-    def check_device(self) -> None:
-        """Refuse a device that this machine does not have.
-
-        Raises:
-            ValueError: naming it.
-        """
-        try:
-            torch.empty(0, device=self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"There is no device {self.device!r} here: {str(error).splitlines()[0]}") from None
-
-    def load(self, auto_class: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load(self, auto_class: Any) -> tuple[Any, Any]:
         """The model, in evaluation mode on its device, and its tokenizer."""
-        model = auto_class.from_pretrained(self.model, dtype=self.dtype, **self.of_hub).to(self.device).eval()
-        if model.config.model_type == "stripedhyena" and model.config.vocab_size == 512 and not self._has_tokenizer():
-            return model, evo_tokenizer()  # the published one is code that needs trust, and has no token of padding
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self.model, **self.of_hub)
-        assert tokenizer is not None  # noqa: S101 - this tells the type checker
-        return model, tokenizer
-
-    def _has_tokenizer(self) -> bool:
-        if Path(self.model).is_dir():
-            return (Path(self.model) / "tokenizer.json").is_file()
-        return file_exists(self.model, "tokenizer.json", revision=self.revision)
-
-    def identity(self) -> list[Any]:
-        """A repository by its name and revision, and a folder by the files that are in it now."""
-        folder = Path(self.model)
-        files = sorted(folder.glob("*.json")) + sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
-        seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-        return [self.model, self.revision, self.dtype, seen]
+        return load_text_model(auto_class, self.model, dtype=self.dtype, device=self.device, **self.of_hub)
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
@@ -99,13 +81,8 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(**given: Any) -> None:
-        try:
-            values = {name: given.pop(name) for name in names}
-            command(Shared(**values), **given)
-        except torch.OutOfMemoryError as error:
-            _end(command, f"{error}; lower --batch-tokens", error)
-        except (ValueError, OSError) as error:
-            _end(command, str(error), error)
+        values = {name: given.pop(name) for name in names}
+        one_line_errors(command)(Shared(**values), **given)
 
     parameters = [*shared, *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)]
     wrapped.__signature__ = inspect.Signature(parameters)  # pyrefly: ignore[missing-attribute]
@@ -113,6 +90,40 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _end(command: Callable[..., None], message: str, error: Exception) -> None:
+def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """A command that says what is for its user only, and ends with one line where that one can mend something.
+
+    The status is then 1, and 130 after Ctrl-C.
+    """
+
+    @wraps(command)
+    def wrapped(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            with quiet_libraries():
+                command(*args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            _end(command, f"{error}; lower --batch-tokens", error)
+        except (ImportError, ValueError, OSError) as error:
+            _end(command, str(error), error)
+        except KeyboardInterrupt as error:
+            _end(command, "interrupted; the same command goes on from here", error, 130)
+
+    return wrapped
+
+
+def _end(command: Callable[..., None], message: str, error: BaseException, status: int = 1) -> None:
     typer.echo(f"modeling-dlr {command.__name__}: {' '.join(message.split())}", err=True)
-    raise typer.Exit(1) from error
+    raise typer.Exit(status) from error
+
+
+def columns_of(text: str | None) -> list[str] | None:
+    """The columns that an option names."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def report(written: Written) -> None:
+    """Say in one line what was written."""
+    said = f"Wrote {written.rows:,} row{'s' if written.rows != 1 else ''} to {written.output}"
+    said += f", with {' and '.join(written.columns)}" if written.columns else ""
+    said += f", {written.empty:,} of them with an empty input" if written.empty else ""
+    typer.echo(said + (f", {written.kept:,} of them from an earlier run." if written.kept else "."))

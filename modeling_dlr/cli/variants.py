@@ -1,5 +1,7 @@
 """Tables of variants: where a sequence differs, and the letters around it."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
@@ -9,12 +11,35 @@ from .fasta import Letters, Record, checked
 COLUMNS = ["name", "position", "reference", "alternative"]
 
 
+READERS: dict[str, Callable[[Path], pd.DataFrame]] = {
+    ".parquet": pd.read_parquet,
+    ".csv": lambda path: pd.read_csv(path, dtype=str, keep_default_na=False),
+    ".tsv": lambda path: pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False),
+}
+
+
 class Variant(NamedTuple):
     """A row of a table of variants as it was ``given``, and the sequence ``before`` and ``after``."""
 
     given: dict[str, str]
     before: str
     after: str
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """The table in a file, its cells as text.
+
+    Raises:
+        ValueError: for a file that is not there, of another kind, or no table.
+    """
+    if path.suffix not in READERS:
+        raise ValueError(f"A table must be a file of {sorted(READERS)}, got {path.name}.")
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}: give a table.")
+    try:
+        return READERS[path.suffix](path).astype(str)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} could not be read: {error}.") from None
 
 
 def read_variants(table: pd.DataFrame, records: list[Record], letters: Letters, window: int | None) -> list[Variant]:

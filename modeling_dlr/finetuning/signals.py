@@ -60,8 +60,8 @@ def image_features(processor: Any, path: str, channels: int) -> np.ndarray:
     return processor(read_image(path), return_tensors="np")["pixel_values"][0, :channels].astype(np.float32)
 
 
-def read_sound(path: str) -> np.ndarray:
-    """The samples of a recording, all channels as one, at `SAMPLING_RATE`: [L].
+def read_sound(path: str, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+    """The samples of a recording, all channels as one, at ``sampling_rate``: [L], and zeros after less than 25 ms.
 
     WAV files are read by SciPy, others by soundfile.
 
@@ -76,12 +76,13 @@ def read_sound(path: str) -> np.ndarray:
     if not len(samples):
         raise ValueError(f"{Path(path).name} holds no sound: remove it.")
     samples = samples if samples.ndim == 1 else samples.mean(1)
-    if rate != SAMPLING_RATE:
+    if rate != sampling_rate:
         from scipy.signal import resample_poly
 
-        common = gcd(rate, SAMPLING_RATE)
-        samples = resample_poly(samples, SAMPLING_RATE // common, rate // common)
-    return np.pad(samples, (0, max(0, _LEAST_SAMPLES - len(samples)))).astype(np.float32)
+        common = gcd(rate, sampling_rate)
+        samples = resample_poly(samples, sampling_rate // common, rate // common)
+    least = _LEAST_SAMPLES * sampling_rate // SAMPLING_RATE
+    return np.pad(samples, (0, max(0, least - len(samples)))).astype(np.float32)
 
 
 def _read_wav(path: str) -> tuple[int, np.ndarray]:

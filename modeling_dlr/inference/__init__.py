@@ -1,0 +1,23 @@
+"""Use a folder that holds a trained model: `predict` and `embed` rows of tables, as `modeling-dlr` does."""
+
+from .embedding import EMBEDDINGS, Embedder, Pooling, embed, embed_rows
+from .folders import check_device, load_text_model
+from .parts import Written, check_output, identity, in_chunks, write_in_parts
+from .predicting import Predictor, predict
+
+__all__ = [
+    "EMBEDDINGS",
+    "Embedder",
+    "Pooling",
+    "Predictor",
+    "Written",
+    "check_device",
+    "check_output",
+    "embed",
+    "embed_rows",
+    "identity",
+    "in_chunks",
+    "load_text_model",
+    "predict",
+    "write_in_parts",
+]
