@@ -37,7 +37,7 @@ COMMANDS: dict[str, list[list[str]]] = {
     "test-slow": [[*PYTEST, "-m", "slow"]],
     "format": [["-m", "ruff", "check", "--fix", "."], ["-m", "ruff", "format", "."]],
     "docs": [["-m", "modeling_dlr.configuration_docs"], ["benchmarks/render.py"], ["benchmarks/speed_figure.py"]],
-    "site": [["-m", "mkdocs", "build", "--strict"]],
+    "site": [["docs/tools/site_notebook.py"], ["docs/tools/site_figures.py"], ["-m", "mkdocs", "build", "--strict"]],
 }
 COMMANDS["test"] = COMMANDS["lint"] + COMMANDS["types"] + COMMANDS["test"]
 

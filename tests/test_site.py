@@ -1,13 +1,17 @@
-"""The site: every public name and every page is in it, and it builds without a warning."""
+"""The site: every public name is in it, figures and notebook are those of its pages, and it builds strictly."""
 
 import doctest
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import site_figures
+import site_notebook
 from test_public import promised
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,10 +37,36 @@ def test_the_site_builds(tmp_path: Path):
     assert (tmp_path / "api" / "models.html").is_file()
 
 
-def test_links_of_pages(monkeypatch: pytest.MonkeyPatch):
-    """Files outside docs/ are pages of their own, at paths that keep their names."""
+def test_figures(tmp_path: Path):
+    """All that lie there are drawn, for light and for dark pages, and shown; none is large."""
+    site_figures.draw(tmp_path)
+    drawn, kept = ({path.name for path in folder.iterdir()} for folder in (tmp_path, site_figures.FOLDER))
+    assert drawn == kept
+    pages = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
+    assert {name for name in kept if f"figures/{name}" in pages} == {f"{name}.svg" for name in site_figures.FIGURES}
+    assert max(path.stat().st_size for path in site_figures.FOLDER.iterdir()) < 50_000
+
+
+def test_notebook_is_its_page():
+    assert doctest.testmod(site_notebook).failed == 0
+    page, notebook = site_notebook.PAGE.read_text(encoding="utf-8"), site_notebook.NOTEBOOK.read_text(encoding="utf-8")
+    assert site_notebook.notebook(page) == notebook
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """From its first cell to its last, in a folder that has nothing else."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in json.loads(site_notebook.NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)  # noqa: S102 - it is our notebook
+    assert capsys.readouterr().out.rstrip().endswith("['good', 'bad']")
+
+
+def test_links_of_pages():
+    """Files outside docs/ are pages of their own, at paths that keep their names; pictures have dark twins."""
     pytest.importorskip("mkdocs")
-    monkeypatch.syspath_prepend(ROOT / "docs" / "tools")
     import site_links
 
     assert doctest.testmod(site_links).failed == 0
@@ -45,3 +75,6 @@ def test_links_of_pages(monkeypatch: pytest.MonkeyPatch):
     text = "[a](../docs/tasks.md) [b](../examples/train.py) [c](FIELDS.md)"
     answer = "[a](../tasks.md) [b](../examples/train.py.md) [c](FIELDS.md)"
     assert site_links.translated(text, "configuration/README.md", "configuration/README.md") == answer
+    text = "![a](figures/poles.svg)"
+    answer = "![a](figures/poles.svg#only-light)\n![a](figures/poles-dark.svg#only-dark)"
+    assert site_links.translated(text, "docs/idea.md", "idea.md") == answer
