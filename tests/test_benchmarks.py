@@ -23,6 +23,7 @@ import peers
 import pytest
 import render
 import speed_figure
+import striped_decoding
 import striped_hyena
 import torch
 from tolerances import assert_close
@@ -46,6 +47,10 @@ TINY: dict[str, Callable[[str], dict[str, Any]]] = {
     "kernel": lambda mode: row_and_findings(kernel.Row(3, 5, 63, mode), kernel.measure),
     "peers": lambda mode: row_and_findings(peers.Row(7, mode), lambda row: peers.measure(row, 8, (5, 5))),
     "decoding": lambda _: row_and_findings(decoding.Row(1, 3, 5, 128), decoding.measure),
+    "striped_decoding": lambda mode: row_and_findings(
+        striped_decoding.Row("bfloat16" if mode == measure.FORWARD else "float32"),
+        lambda row: striped_decoding.measure(row, 64),
+    ),
     "accuracy": lambda _: row_and_findings(accuracy.Row("DSS lin", 63), accuracy.measure),
 }
 
@@ -99,14 +104,20 @@ def test_memory_of_a_million_steps(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_block_of_evo(monkeypatch: pytest.MonkeyPatch):
-    """Both filters are the same, a block runs, and both kinds of rows fill the table."""
+    """What is compared is the same, filters and blocks, and rows that were measured and computed fill the table."""
     poles, residues = striped_hyena.random_poles(5)
     ours, theirs = striped_hyena.our_filter(poles, residues, 63), striped_hyena.plain_filter(poles, residues, 63)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
-    block = striped_hyena.build_block("bfloat16", 64)
-    assert block(torch.randn(1, 9, 64, dtype=torch.bfloat16)).shape == (1, 9, 64)
+    for dtype, tolerance in {"float32": 1e-4, "bfloat16": 0.1}.items():
+        block, x = striped_hyena.build_model(dtype, 64).blocks[0], torch.randn(1, 33, 64).to(getattr(torch, dtype))
+        with torch.inference_mode():
+            torch.testing.assert_close(block(x), striped_hyena.plain_block(block, x), rtol=0, atol=tolerance)
     monkeypatch.setattr(striped_hyena, "in_new_process", lambda way, _: {"ours": (20.0, 0.5), "plain": (500.0, 5)}[way])
-    expected = {0: ["×25", "–", "5", "0.5"], 5: ["×3,277", "< 4,096", "–", "0.5"]}
+    expected = {
+        0: ["×25", "–", "5", "0.5"],
+        1: ["×25", "–", "5", "0.5"],
+        5: ["×3,277 (computed)", "< 4,096", "–", "0.5"],
+    }
     for place, last in expected.items():
         line = row_and_findings(striped_hyena.ROWS[place], striped_hyena.measure)
         _, _, cells = table_of(render.render_table("striped_hyena", [line]))
