@@ -75,7 +75,7 @@ def test_two_lines_of_a_user(trust: bool | None):
 
 
 def test_configuration_of_a_file(caplog: pytest.LogCaptureFixture, tmp_path: Path):
-    """Known keys of the Hub are kept without a word; unknown ones are kept, and named once in a warning."""
+    """Known keys of the Hub are kept silently; unknown ones are kept, and named once in a warning."""
     values = json.loads((PUBLISHED / "config.json").read_text())
     with caplog.at_level(logging.WARNING):
         config = StripedHyenaConfig.from_pretrained(PUBLISHED)
@@ -215,7 +215,7 @@ def write_folder(
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "two files"])
 @pytest.mark.parametrize("misfit", MISFITS)
 def test_weights_that_do_not_fit(misfit: str, sharded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """They are refused before one is read: no block is left to chance, and not the projection onto the vocabulary."""
+    """They are refused before any is read, blocks and the projection onto the vocabulary alike."""
     change, fields, says = MISFITS[misfit]
     folder = write_folder(tmp_path / "model", change, fields, sharded)
     monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", pytest.fail)

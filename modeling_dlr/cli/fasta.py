@@ -79,7 +79,7 @@ def checked(record: Record, letters: Letters) -> str:
     if found := wrong.search(sequence):
         raise ValueError(
             f"Sequences must be {rule}, but record {record.name!r} has {found.group()!r} at position "
-            f"{found.start() + 1}: mend it, or pass --letters any to take every letter as it is."
+            f"{found.start() + 1}: correct it, or pass --letters any to read every letter as it is."
         )
     return sequence
 

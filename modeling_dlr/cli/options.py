@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, and how every command ends where its user can mend something."""
+"""Arguments and options that several commands share, and error messages of one line."""
 
 import inspect
 from collections.abc import Callable
@@ -64,7 +64,7 @@ class Shared:
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     """A command ``command(shared, ...)`` as typer takes it, with an option for each field of `Shared`.
 
-    It ends with one line, and status 1, for what its user can mend.
+    Wrong input ends it with one line and status 1.
     """
     types = get_type_hints(Shared, include_extras=True)
     shared = [
