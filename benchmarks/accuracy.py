@@ -17,7 +17,7 @@ import torch
 from measure import RESULTS, build_mixer, run_benchmark
 from torch import Tensor
 
-from modeling_dlr.decoding_dlr import begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr.cache_dlr import begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import Modes, State, convolution, evaluate_kernel, final_state, powers_of, scan, step
 
 HIDDEN_SIZE = 4
@@ -85,7 +85,7 @@ class Decoder:
 
     def __call__(self, u: Tensor, _: None) -> tuple[Tensor, None]:
         """[1, H] to [1, 1, H]."""
-        if self.block.is_full:
+        if not self.block.is_open:
             self.start = state_after(self.block, self.start)
             self.block = begin_block(self.tables, self.start)
         return next_output(self.block, u), None

@@ -18,7 +18,7 @@ from measure import RESULTS, paired_ratio, run_benchmark
 from torch import Tensor
 
 from modeling_dlr import DLRKernel
-from modeling_dlr.decoding_dlr import Block, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr.cache_dlr import Block, begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import State, powers_of, step
 
 _TOKENS = 256
@@ -61,7 +61,7 @@ def measure(row: Row) -> dict[str, Any]:
 
     def look_ahead(u: Tensor, x: tuple[Block, State]) -> tuple[Tensor, tuple[Block, State]]:
         block, start = x
-        if block.is_full:
+        if not block.is_open:
             start = state_after(block, start)
             block = begin_block(tables, start)
         return next_output(block, u), (block, start)

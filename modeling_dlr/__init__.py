@@ -17,8 +17,7 @@ from .heads_dlr import (
     DLRForTokenClassification,
 )
 from .kernels_dlr import DLRKernel, DSSKernel, S4DKernel, SGConvKernel
-from .language_heads_dlr import DLRForCausalLM, DLRForMaskedLM
-from .modeling_dlr import DLRModel, DLRPreTrainedModel
+from .modeling_dlr import DLRForCausalLM, DLRForMaskedLM, DLRModel, DLRPreTrainedModel
 from .modeling_striped_hyena import (
     STRIPED_HYENA_CLASSES,
     StripedHyenaForSequenceClassification,

@@ -1,7 +1,7 @@
-"""Softmax attention over all steps or over chunks: the baseline of the DLR paper (arXiv 2212.00768, §5), and its cache.
+"""Softmax attention over all steps or over chunks, the baseline of the DLR paper (arXiv 2212.00768, §5), and its cache.
 
-Full attention has transformers' own cache layers. Local attention reads the own and the previous chunk (and the next,
-in both directions), so its cache keeps less than two chunks of keys, however long the sequence.
+Full attention uses the cache layers of transformers. Local attention reads the chunk of a step and the previous one
+(and the next one if bidirectional), so its cache keeps less than two chunks of keys, however long the sequence.
 """
 
 from typing import NamedTuple
@@ -13,22 +13,22 @@ from transformers import Cache
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, DynamicLayer
 
 from .configuration_dlr import DLRConfig
-from .layout_dlr import Layout, apart, sort_steps, take_steps, without_padding
+from .layout_dlr import Layout, per_document, sort_steps, take_steps, without_padding
 from .ops_dlr import at_least_float32
 from .vandermonde_dlr import in_float64
 
-# The position of what is not there: padding, and the chunks before the first and after the last.
+# The position of padding, and of the chunks before the first and after the last one.
 NOWHERE = -1
 
 
 class LocalAttentionLayer(DynamicLayer):
-    """The keys and values, [B, heads, S, head_size], that later steps of local attention can still see.
+    """The keys and values, [B, heads, S, head_size], that later steps of local attention read.
 
-    Each row holds its last steps that count, the newest one last; S is at most two chunks less one step. Rows that
-    have seen fewer begin with keys that do not count.
+    Each row holds its last steps that are not padding, the newest one last; S is at most two chunks less one step. Rows
+    with fewer steps begin with unused keys.
 
     Args:
-        max_cache_len: what a `StaticCache` would reserve; this layer needs no more than its chunks.
+        max_cache_len: the size of a `StaticCache`; ignored, because this layer keeps only its chunks.
     """
 
     _layer_type = kind = "local_attention"
@@ -42,16 +42,16 @@ class LocalAttentionLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, window: int, counts: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Add new keys and values, and forget those that no later step sees.
+        """Add new keys and values, and drop those that no later step reads.
 
         Args:
-            key_states: [B, heads, L, head_size]; in each row, steps that count come first.
+            key_states: [B, heads, L, head_size]; padding comes last in each row.
             value_states: likewise.
             window: steps per chunk.
-            counts: [B, 1], how many of the L steps count; None if all do.
+            counts: [B, 1], the number of steps that are not padding; None if no step is padding.
 
         Returns:
-            Keys and values [B, heads, S + L, head_size]: those kept before, and the new ones.
+            Keys and values [B, heads, S + L, head_size]: the kept ones, and the new ones.
         """
         keys, values = super().update(key_states, value_states)
         length, stop = key_states.shape[2], keys.shape[2]
@@ -59,24 +59,24 @@ class LocalAttentionLayer(DynamicLayer):
         last = torch.arange(max(0, stop - 2 * window + 1), stop, device=keys.device).unsqueeze(0)
         if counts is not None:
             last = (last - length + counts).clamp(min=0)
-        # Copies, because a slice would keep all that it was cut from.
+        # Copies, because slices would keep the memory of all keys.
         self.keys, self.values = take_steps(keys, last, dim=2), take_steps(values, last, dim=2)
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Steps seen, with padding and with those forgotten."""
+        """The number of steps so far, with padding and with dropped steps."""
         return self.cumulative_length
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refused, since what was forgotten cannot come back.
+        """Refuse: dropped keys cannot be restored.
 
         Raises:
-            NotImplementedError: unless there is nothing to remove.
+            NotImplementedError: unless ``tokens_to_remove`` is 0.
         """
         if tokens_to_remove:
             raise NotImplementedError(
-                f"Local attention forgets old keys, so its cache cannot take back {abs(tokens_to_remove)} steps: copy "
-                "the cache before steps that you may want to undo."
+                f"Local attention drops old keys, so its cache cannot remove {abs(tokens_to_remove)} steps: copy the "
+                "cache before steps that you may want to undo."
             )
 
 
@@ -85,27 +85,27 @@ STATIC_LAYER_TYPE_MAPPING["local_attention"] = LocalAttentionLayer
 
 
 def check_not_exported(cache: Cache | None) -> None:
-    """Refuse a cache of keys while a model is exported.
+    """Refuse a cache of keys while exporting.
 
     Raises:
-        ValueError: since the number of steps in it would become a constant.
+        ValueError: if there is one; its number of steps would become a constant.
     """
     if cache is not None and torch.compiler.is_exporting():
         raise ValueError(
-            "Attention layers cannot be exported with a cache, since its length became a constant: export with "
+            "Attention layers cannot be exported with a cache, whose length would become a constant: export with "
             "use_cache=False, or a model without attention layers, whose state has a constant size."
         )
 
 
 def visible(queries: Tensor, keys: Tensor, causal: bool, window: int | None = None) -> Tensor:
-    """Which keys each query reads.
+    """The keys that each query reads.
 
     Args:
-        queries: [..., L], positions. A negative one is padding: it reads every key, because a softmax over nothing is
-            not a number, and nothing reads what comes of it.
+        queries: [..., L], positions. Padding has a negative position. It reads every key, because a softmax over no key
+            is NaN; its output is not used.
         keys: [..., K], positions; negative ones are not read.
-        causal: read no later position.
-        window: steps per chunk, to read only the own chunk and those beside it; None reads all.
+        causal: whether later positions are not read.
+        window: steps per chunk, to read only the chunk of the query and those beside it; None reads all.
 
     Returns:
         [..., L, K], True where the query reads the key.
@@ -120,17 +120,17 @@ def visible(queries: Tensor, keys: Tensor, causal: bool, window: int | None = No
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None, causal: bool) -> tuple[Tensor, Tensor]:
-    """Softmax attention that shows its weights, which `scaled_dot_product_attention` never holds as a whole.
+    """Softmax attention that returns its weights, which `scaled_dot_product_attention` does not compute as a whole.
 
     Args:
         q: [B, heads, L, head_size], scaled.
         k: [B, heads, K, head_size].
         v: likewise.
-        reads: [B or 1, 1, L, K], True where a query reads a key; None is all of L = K steps.
-        causal: without ``reads``, read no later step.
+        reads: [B or 1, 1, L, K], True where a query reads a key; None reads all of L = K steps.
+        causal: if ``reads`` is None, later steps are not read.
 
     Returns:
-        What was read, [B, heads, L, head_size], and the weights, [B, heads, L, K].
+        The output [B, heads, L, head_size], and the weights [B, heads, L, K].
     """
     scores = at_least_float32(q @ k.transpose(-1, -2))
     if reads is None and causal:
@@ -141,14 +141,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None, causal: bool) 
     return weights @ v, weights
 
 
-class Stretches(NamedTuple):
-    """Overlapping stretches of a sequence, ``width`` blocks of ``size`` steps each, every one a block after the other.
+class Windows(NamedTuple):
+    """Overlapping windows of ``width`` blocks of a sequence. Each window begins one block after the one before.
 
     Attributes:
         size: steps per block.
-        width: blocks per stretch.
-        count: stretches; the steps that are missing at the end are added.
-        before: steps to add before the sequence.
+        width: blocks per window.
+        count: number of windows; the sequence is padded at its end.
+        before: number of steps to pad before the sequence.
     """
 
     size: int
@@ -157,26 +157,26 @@ class Stretches(NamedTuple):
     before: int = 0
 
     def of(self, x: Tensor, fill: int = 0) -> Tensor:
-        """[B, h, K, d] to [B, h, count, width · size, d], with ``fill`` in what is added."""
+        """Cut [B, h, K, d] into [B, h, count, width · size, d], padded by ``fill``."""
         blocks = self.count + self.width - 1
         added = (0, 0, self.before, blocks * self.size - self.before - x.shape[2])
         x = functional.pad(x, added, value=fill).unflatten(2, (blocks, self.size))
         return torch.cat([x[:, :, i : i + self.count] for i in range(self.width)], dim=3)
 
     def of_positions(self, positions: Tensor) -> Tensor:
-        """[B, K] to [B, stretches, width · size], nowhere in what is added."""
+        """Cut positions [B, K] into [B, count, width · size]."""
         return self.of(positions[:, None, :, None], fill=NOWHERE)[:, 0, ..., 0]
 
 
 class DLRAttention(nn.Module):
     """Multi-head softmax attention with rotary positions (arXiv 2104.09864) and a learned scale of the queries.
 
-    Positions count the steps that are not padding. Local attention reads the chunk of ``attention_window`` steps that a
-    step is in, the one before it and, in both directions, the one after it, in O(L · window) time and memory. With
-    ``attn_implementation="eager"`` the weights are at hand, of which there are O(L²) in local attention, too.
+    Positions count the steps that are not padding. Local attention reads the chunk of ``attention_window`` steps that
+    holds the step, the one before it and, if bidirectional, the one after it, in O(L · window) time and memory. With
+    ``attn_implementation="eager"`` the weights are returned, which takes O(L²) memory in local attention, too.
 
     Args:
-        config: of the model. With ``attention_ff_ratio`` e > 0 comes o + FF(o), twice, after the output projection,
+        config: of the model. If ``attention_ff_ratio`` e > 0, o + FF(o) follows twice after the output projection,
             where FF is LayerNorm, Linear(H, eH), GELU, Linear(eH, H).
         layer_idx: counted from 0; ``config.layer_types[layer_idx]`` is "full_attention" or "local_attention".
     """
@@ -199,29 +199,29 @@ class DLRAttention(nn.Module):
 
     @property
     def shows_weights(self) -> bool:
-        """Whether this attention computes its weights where transformers can record them."""
+        """Whether the weights are computed and returned."""
         return self.config._attn_implementation == "eager"
 
     def forward(
         self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, L, H] to [B, L, H]; at padding, numbers that mean nothing.
+        """[B, L, H] to [B, L, H], undefined at padding; and the weights or None.
 
-        The second answer are the weights, if there are any: [B, heads, L, K] over the keys kept in the cache and those
-        of these steps.
+        The weights are [B, heads, L, K], over the keys in the cache and those of these steps.
 
         Raises:
-            ValueError: for a cache while exporting, which would fix the number of steps that it has seen.
+            ValueError: if there is a cache while exporting, which would fix its number of steps.
         """
         check_not_exported(cache)
         if layout.documents is not None:
-            return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
+            return per_document(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
         return self._attend(hidden_states, layout, cache)
 
     def _attend(
         self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        hidden_states = without_padding(hidden_states, layout.here)
+        if layout.current_mask is not None:
+            hidden_states = without_padding(hidden_states, layout.current_mask)
         attend_by_kind = self._attend_locally if self.local else self._attend_fully
         y, weights = attend_by_kind(hidden_states, layout, cache)
         o = self.o_proj(y.transpose(1, 2).flatten(2))
@@ -248,20 +248,20 @@ class DLRAttention(nn.Module):
         """[B, L, H] to [B, heads, L, head_size] and weights."""
         if layout.mask is None:
             return self._attend_chunks(hidden_states, layout.past, None, cache)
-        # Chunks begin at the first step that counts: bring such steps to the front, and take them back afterwards.
-        past, here = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
-        order = sort_steps(here)
+        # Chunks begin at the first step that is not padding, so padding moves to the end for the time being.
+        past, current = layout.mask[:, : layout.past], layout.mask[:, layout.past :]
+        order = sort_steps(current)
         packed = take_steps(hidden_states, order.steps)
-        y, weights = self._attend_chunks(packed, past.sum(1, keepdim=True), here.sum(1, keepdim=True), cache)
+        y, weights = self._attend_chunks(packed, past.sum(1, keepdim=True), current.sum(1, keepdim=True), cache)
         if weights is not None:
-            kept, new = weights.tensor_split([weights.shape[3] - here.shape[1]], dim=3)
+            kept, new = weights.tensor_split([weights.shape[3] - current.shape[1]], dim=3)
             weights = take_steps(torch.cat([kept, take_steps(new, order.places, dim=3)], dim=3), order.places, dim=2)
         return take_steps(y, order.places, dim=2), weights
 
     def _attend_chunks(
         self, hidden_states: Tensor, past: Tensor | int, counts: Tensor | None, cache: Cache | None
     ) -> tuple[Tensor, Tensor | None]:
-        """As above, for rows of which ``past`` steps [B, 1] came before, and only the first ``counts`` [B, 1] count."""
+        """The same for rows with ``past`` earlier steps [B, 1]; steps after the first ``counts`` [B, 1] are padding."""
         length, window = hidden_states.shape[1], self.window
         steps = torch.arange(length, device=hidden_states.device).unsqueeze(0)
         queries_at = past + steps if counts is None else (past + steps).masked_fill(steps >= counts, NOWHERE)
@@ -277,23 +277,23 @@ class DLRAttention(nn.Module):
         return self._softmax_of_blocks(q, k, v, queries_at, keys_at), None
 
     def _softmax_of_blocks(self, q: Tensor, k: Tensor, v: Tensor, queries_at: Tensor, keys_at: Tensor) -> Tensor:
-        """Blocks of queries as long as a chunk, each with the blocks around it.
+        """Attention in blocks of queries as long as a chunk, each with the keys of the blocks around it.
 
-        Blocks are chunks, unless kept keys come before: then they may begin anywhere in one, and reach back two blocks.
+        Blocks are chunks if the cache has no keys. Otherwise they may begin inside a chunk, and read two blocks back.
         """
         (B, _, length, _), size, kept = q.shape, self.window, k.shape[2] - q.shape[2]
-        # Where torch.export leaves the length open: more than it takes, and never 1, which it would fix.
+        # For a symbolic length of torch.export: one too many, and never 1, which it would fix.
         count = -(-length // size) if isinstance(length, int) else length // size + 2
         back, ahead = 2 if kept else 1, 0 if self.causal else 1
-        own, around = Stretches(size, 1, count), Stretches(size, back + 1 + ahead, count, back * size - kept)
+        own, around = Windows(size, 1, count), Windows(size, back + 1 + ahead, count, back * size - kept)
         reads = visible(own.of_positions(queries_at), around.of_positions(keys_at), self.causal, size)
-        blocks = [places.of(x).transpose(1, 2) for x, places in ((q, own), (k, around), (v, around))]
+        blocks = [windows.of(x).transpose(1, 2) for x, windows in ((q, own), (k, around), (v, around))]
         q, k, v, reads = (x.flatten(0, 1) for x in (*blocks, reads.expand(B, -1, -1, -1)))
         y, _ = self._softmax(q, k, v, reads)
         return y.unflatten(0, blocks[0].shape[:2]).transpose(1, 2).flatten(2, 3)[:, :, :length]
 
     def _softmax(self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """[B, heads, L, head_size]; ``reads`` [B or 1, L, K] is True where a key is read, None is one whole window."""
+        """Attention of [B, heads, L, head_size]; ``reads`` [B or 1, L, K] is True for keys to read, None reads all."""
         mask, causal = (None, self.causal) if reads is None else (reads.unsqueeze(1), False)
         if self.shows_weights:
             return attend(q, k, v, mask, causal)
@@ -310,7 +310,7 @@ class DLRAttention(nn.Module):
 
 
 def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
-    """Turn each pair (x[2m], x[2m+1]) by position · theta^(-2m/d) (arXiv 2104.09864, eq. 34).
+    """Rotate each pair (x[2m], x[2m+1]) by position · theta^(-2m/d) (arXiv 2104.09864, eq. 34).
 
     Args:
         x: [B, heads, L, d].

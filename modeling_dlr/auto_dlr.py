@@ -7,8 +7,7 @@ from .heads_dlr import (
     DLRForSequencePairClassification,
     DLRForTokenClassification,
 )
-from .language_heads_dlr import DLRForCausalLM, DLRForMaskedLM
-from .modeling_dlr import DLRModel, DLRPreTrainedModel
+from .modeling_dlr import DLRForCausalLM, DLRForMaskedLM, DLRModel, DLRPreTrainedModel
 from .signal_heads_dlr import (
     DLRForAudioClassification,
     DLRForAudioFrameClassification,

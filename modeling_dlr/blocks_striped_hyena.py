@@ -18,14 +18,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import maybe_autocast
 
 from .attention_dlr import NOWHERE, attend, check_not_exported, rotate, visible
-from .cache_dlr import HyenaCacheLayer, state_layer
+from .cache_dlr import HyenaCacheLayer, state_layer, stream
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
-from .kernels_dlr import Memo
-from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, apart, sort_steps, take_steps, without_padding
+from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, without_padding
 from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, log_uniform, logarithm, powers_of, step
-from .streaming_dlr import short_filter, stream
-from .vandermonde_dlr import in_float64
+from .vandermonde_dlr import Memo, in_float64
 
 # Numbers of an activation that are computed at a time where no gradient is taken: 32 MB of float32.
 _NUMBERS_PER_PIECE = 2**23
@@ -54,6 +52,35 @@ def in_pieces(function: Callable[..., Tensor], width: int, *inputs: Tensor) -> T
     for start in range(size, L, size):
         output[:, start : start + size] = function(*(x[:, start : start + size] for x in inputs))
     return output
+
+
+def short_filter(
+    x: Tensor, taps: Tensor, recent: Tensor | None = None, padding: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """A short causal filter for each channel, y[t] = Σ_{s<S} taps[:,s] x[t-S+1+s].
+
+    It is computed by shifts, because a convolution of torch takes several times as long on a CPU.
+
+    Args:
+        x: [B, L, C], zero at padding, which comes first in each row.
+        taps: [C, S]; the last one multiplies the present step.
+        recent: [B, S-1, C], the inputs before these steps, the oldest first; None is zero.
+        padding: [B], the number of steps of padding; ``recent`` is inserted after them. None is no padding.
+
+    Returns:
+        y [B, L, C], undefined at padding, and the last S-1 inputs that are not padding, [B, S-1, C].
+    """
+    (B, L, C), before = x.shape, taps.shape[1] - 1
+    if recent is None or padding is None:
+        x = torch.cat([x.new_zeros(B, before, C) if recent is None else recent, x], dim=1)
+    else:
+        x = functional.pad(x, (0, 0, before, 0))
+        places = padding.unsqueeze(1) + torch.arange(before, device=x.device)
+        x = x.scatter(1, places.unsqueeze(-1).expand(-1, -1, C), recent)
+    y = x[:, :L] * taps[:, 0]
+    for shift in range(1, before + 1):
+        y = torch.addcmul(y, x[:, shift : shift + L], taps[:, shift])
+    return y, x[:, L:].clone()
 
 
 class StripedHyenaRMSNorm(nn.Module):
@@ -150,27 +177,36 @@ class StripedHyenaFilter(nn.Module):
         return q, inputs.to(p.dtype)
 
     def filter_long(
-        self, u: Tensor, gate: Tensor, keep: Tensor | None, streams: bool, state: State | None
+        self, u: Tensor, gate: Tensor, counts: Tensor | None, carries_state: bool, state: State | None
     ) -> tuple[Tensor, State | None]:
-        """(h * u + D u) · gate, [B, L, H]; where it ``streams``, from a state, and with the one after these steps.
+        """(h * u + D u) · gate, [B, L, H], and the state after these steps if it ``carries_state``.
 
         Without a gradient ``gate`` is overwritten, a few channels at a time.
+
+        Args:
+            u: [B, L, H]; padding comes first in each row and is zero.
+            gate: [B, L, H].
+            counts: [B], the number of steps that are not padding; None if no step is padding.
+            carries_state: whether the state is needed.
+            state: after the earlier steps; None is zero.
         """
-        if u.shape[1] == 1 and streams:
-            return self.step(u, gate, keep, state)
+        if u.shape[1] == 1 and carries_state:
+            return self.step(u, gate, counts, state)
         modes, D = self.modes(), at_least_float32(self.D).unsqueeze(0)
         (B, L, H) = u.shape
         size = H if at_once() else max(_FEWEST_CHANNELS, _NUMBERS_PER_FILTER // max(1, B * L))
         if size >= H:
-            return self._filter_long(modes, D, u, gate, keep, streams, state)
+            return self._filter_long(modes, D, u, gate, counts, carries_state, state)
         states = []
         for start in range(0, H, size):
             h = slice(start, start + size)
             of_h = Modes(modes.decay[h], modes.angle[h], *(w[:, h] for w in modes[2:4] if w is not None))
             before = None if state is None else State(state.real[:, h], state.imag[:, h])
-            gate[..., h], after = self._filter_long(of_h, D[:, h], u[..., h], gate[..., h], keep, streams, before)
+            gate[..., h], after = self._filter_long(
+                of_h, D[:, h], u[..., h], gate[..., h], counts, carries_state, before
+            )
             states.append(after)
-        return gate, State(*(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))) if streams else None
+        return gate, State(*(torch.cat(parts, dim=1) for parts in zip(*states, strict=True))) if carries_state else None
 
     @staticmethod
     def _filter_long(
@@ -178,28 +214,29 @@ class StripedHyenaFilter(nn.Module):
         D: Tensor,
         u: Tensor,
         gate: Tensor,
-        keep: Tensor | None,
-        streams: bool,
+        counts: Tensor | None,
+        carries_state: bool,
         state: State | None,
     ) -> tuple[Tensor, State | None]:
         wide = u.to(modes.weights_real.dtype)
-        if streams:
-            y, state = stream(modes, D, wide, state, keep, lambda: evaluate_kernel(modes, u.shape[1]))
+
+        def convolve_all(wide: Tensor) -> Tensor:
+            return convolve(wide, evaluate_kernel(modes, u.shape[1]), None, D)
+
+        if carries_state:
+            y, state = stream(modes, D, wide, state, counts, convolve_all)
         else:
-            y = convolve(wide, evaluate_kernel(modes, u.shape[1]), None, D)
+            y = convolve_all(wide)
         return (y[:, :, 0] * gate).to(u.dtype), state
 
-    def step(self, u: Tensor, gate: Tensor, keep: Tensor | None, state: State | None) -> tuple[Tensor, State]:
+    def step(self, u: Tensor, gate: Tensor, counts: Tensor | None, state: State | None) -> tuple[Tensor, State]:
         """The same for one step, [B, 1, H]."""
         modes, factors = self._poles_and_powers()
         wide = u[:, 0].to(modes.weights_real.dtype)
         y, moved = step(modes, at_least_float32(self.D).unsqueeze(0), wide, state, factors)
-        if keep is not None:  # u is 0 where the step is padding, and so is a first state
-            moved = (
-                moved
-                if state is None
-                else State(*(torch.where(keep.unsqueeze(2), new, old) for new, old in zip(moved, state, strict=True)))
-            )
+        if counts is not None and state is not None:  # without a state it is 0 after padding, as u is
+            real = (counts > 0).view(-1, 1, 1)
+            moved = State(*(torch.where(real, new, old) for new, old in zip(moved, state, strict=True)))
         return (y * gate).to(u.dtype), moved
 
     def _poles_and_powers(self) -> tuple[Modes, Tensor]:
@@ -254,12 +291,10 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
         self.heads = config.num_attention_heads if config.column_split_hyena else 1
 
     def mix(self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
-        """Document by document, steps that count one after the other."""
+        """Mix every document by itself."""
         if layout.documents is not None:
-            return apart(hidden_states, layout.documents, self.mix)
-        keep, order = layout.here, layout.order
-        if cache is not None and keep is not None and keep.shape[1] > 1:
-            order = sort_steps(~keep)
+            return per_document(hidden_states, layout.documents, self.mix)
+        keep, order = layout.current_mask, layout.order
         if order is None or keep is None:
             return self._mix(hidden_states, keep, cache)
         mixed = self._mix(take_steps(hidden_states, order.steps), take_steps(keep, order.steps), cache)
@@ -272,7 +307,8 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
         gate, u, recent = self._project(x, keep, None if layer is None else layer.recent)
         with maybe_autocast(x.device.type, enabled=False):
             state = None if contents is None else State(*contents)
-            y, state = self.filter.filter_long(u, gate, keep, layer is not None, state)
+            counts = None if keep is None else keep.sum(1)
+            y, state = self.filter.filter_long(u, gate, counts, layer is not None, state)
         if layer is not None and state is not None:
             layer.update(*state, x.shape[1], recent)
         return in_pieces(lambda x, y: x + self.out_filter_dense(y), self.width, x, y)
@@ -298,11 +334,13 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
     def _project_piece(
         self, x: Tensor, keep: Tensor | None, recent: Tensor | None, padding: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        p = without_padding(self.projections(self.pre_norm(x)), keep)
+        p = self.projections(self.pre_norm(x))
+        p = p if keep is None else without_padding(p, keep)
         with maybe_autocast(x.device.type, enabled=False):
             q, recent = self.filter.filter_short(p, recent, padding)
             gate, x1, v = (part.flatten(2) for part in q.unflatten(2, (self.heads, 3, -1)).unbind(3))
-            return gate.to(p.dtype), without_padding(x1 * v, keep).to(p.dtype), recent
+            u = x1 * v if keep is None else without_padding(x1 * v, keep)
+            return gate.to(p.dtype), u.to(p.dtype), recent
 
 
 class StripedHyenaRotary(nn.Module):
@@ -349,7 +387,7 @@ class StripedHyenaAttention(nn.Module):
         """[B, L, H] to [B, L, H], and the weights [B, heads, L, P + L] with ``attn_implementation="eager"``."""
         check_not_exported(cache)
         if layout.documents is not None:
-            return apart(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
+            return per_document(hidden_states, layout.documents, lambda x, alone: self._attend(x, alone)[0]), None
         return self._attend(hidden_states, layout, cache)
 
     def _attend(self, x: Tensor, layout: Layout, cache: Cache | None = None) -> tuple[Tensor, Tensor | None]:

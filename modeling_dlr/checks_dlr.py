@@ -1,23 +1,148 @@
-"""What a model refuses before it starts to work: each error states the rule, the value and the cure.
+"""Checks that every model makes before it computes. Each error states the rule, the value and the cure.
 
-Values (of token ids, labels, masks) are read on the CPU only, where that costs little. An accelerator would have to be
-waited for at every step: CUDA asserts them without that, as compiled programs do, and other devices are not asked.
+Values (of token ids, labels, masks, parameters) are read on the CPU only. Reading them on an accelerator would
+synchronize. CUDA and compiled programs assert them asynchronously; other devices do not check them.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from .kernel_parameters_dlr import did_you_mean
+
 logger = logging.get_logger(__name__)
 
-# Those for which torch implements `_assert_async`; the CPU needs it in compiled programs.
+# Devices for which torch implements `_assert_async`; the CPU needs it in compiled programs.
 ASSERTING_DEVICES = ("cpu", "cuda")
-# What labels of classes can be: integers that hold -100.
+# Types of class labels: integers that can be -100.
 SIGNED_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8)
 TOKENS_CURE = "tokenize labels with the model's own tokenizer, and pad them by -100"
 LABELS_CURE = "encode classes as integers, and make a torch.tensor of them"
+
+# Arguments that a forward accepts and does not read: of transformers' decorators (the first two rows), the Trainer,
+# collators that pack rows, tokenizers, and PEFT. Losses read num_items_in_batch, those of language models shift_labels.
+PASSED_ALONG = {
+    *("output_attentions", "output_hidden_states", "return_dict"),
+    *("debug_io", "debug_io_dir", "prune_layers"),
+    *("num_items_in_batch", "shift_labels"),
+    *("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx"),
+    *("token_type_ids", "special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length"),
+    "task_ids",
+}
+
+
+def refuse_unknown_arguments(model_class: type, names: Iterable[str]) -> None:
+    """Refuse arguments that no forward reads.
+
+    Args:
+        model_class: the class of the model; its own and inherited forwards read the other arguments.
+        names: of the arguments that a forward does not declare.
+
+    Raises:
+        TypeError: naming the argument and the nearest known one.
+    """
+    for name in names:
+        if name not in PASSED_ALONG:
+            forwards = [vars(cls)["forward"] for cls in model_class.__mro__[:-1] if "forward" in vars(cls)]
+            read = {parameter for forward in forwards for parameter in signature(forward).parameters}
+            own = sorted(read - {"self", "input", "kwargs", name})
+            hint = did_you_mean(name, [*own, *PASSED_ALONG]) or f"it takes {', '.join(own)}."
+            raise TypeError(f"{model_class.__name__} has no argument {name!r}: {hint}")
+
+
+def check_attention_weights(implementation: str | None, several_documents: bool) -> None:
+    """Warn, once and as transformers does, that attention weights are not recorded unless attention is eager.
+
+    Args:
+        implementation: of the attention of a model that is asked for weights.
+        several_documents: whether rows hold several documents.
+
+    Raises:
+        ValueError: if attention is eager and rows hold several documents, of which there are no weights.
+    """
+    if implementation != "eager":
+        logger.warning_once(
+            f"{implementation!r} attention computes no weights, so output_attentions=True returns none: call "
+            "model.set_attn_implementation('eager')."
+        )
+    elif several_documents:
+        raise ValueError(
+            "output_attentions=True needs one document per row, but a row holds several: pass each by itself."
+        )
+
+
+def refuse_several_documents(head_reason: str | None, carries_state: bool) -> None:
+    """Refuse rows of several documents in models that need one document per row.
+
+    Args:
+        head_reason: why the head of the model needs one document per row, or None if it does not.
+        carries_state: whether a cache is given or returned.
+
+    Raises:
+        ValueError: with the reason and the cure.
+    """
+    if head_reason is not None:
+        raise ValueError(
+            f"{head_reason}, but a row holds several documents: give every document a row of its own, padded, with an "
+            "attention_mask."
+        )
+    if carries_state:
+        raise ValueError(
+            "A row of several documents has no single state: pass use_cache=False and no cache, or one document per "
+            "row."
+        )
+
+
+def refuse_checkpointing() -> NoReturn:
+    """Refuse a cache in training with gradient checkpointing.
+
+    Raises:
+        ValueError: with the reason and the cure.
+    """
+    raise ValueError(
+        "Gradient checkpointing computes every block twice, and would update the state twice: switch it off "
+        "(model.activation_checkpointing_disable()) to train from a cache."
+    )
+
+
+def check_whole_sequences() -> None:
+    """Refuse sequence and context parallelism.
+
+    Raises:
+        ValueError: naming the library that splits sequences.
+    """
+    splitter = _splitter_of_sequences()
+    if splitter is not None:
+        raise ValueError(
+            f"{splitter} gives each process a part of every sequence, but a recurrence needs all earlier steps: keep "
+            "sequences whole (sp_size=1 and cp_size=1), and split the batch or the parameters."
+        )
+
+
+@torch.compiler.assume_constant_result
+def _splitter_of_sequences() -> str | None:
+    """The library that splits sequences over processes now, if any. Libraries are not imported to find out."""
+    accelerate = sys.modules.get("accelerate.state")
+    if accelerate is not None:
+        parallelism = accelerate.AcceleratorState._shared_state.get("parallelism_config")
+        if any((getattr(parallelism, name, 1) or 1) > 1 for name in ("sp_size", "cp_size")):
+            return "Accelerate's ParallelismConfig"
+    groups = sys.modules.get("deepspeed.utils.groups")  # of its engine
+    if groups is not None and (groups.mpu or groups.mesh_device) and groups._get_sequence_parallel_world_size() > 1:
+        return "DeepSpeed's sequence parallelism (Ulysses)"
+    groups = sys.modules.get("deepspeed.runtime.sequence_parallel.parallel_state_sp")  # of Ulysses
+    if groups is not None and groups._SEQUENCE_PARALLEL_GROUP is not None:
+        return "DeepSpeed's sequence parallelism (Ulysses)"
+    ring = sys.modules.get("torch.distributed.tensor.experimental._context_parallel._attention")
+    # The operations that it replaces while it is on.
+    if ring is not None and ring.custom_ops.keys() <= ring.DTensor._op_dispatcher._custom_op_handlers.keys():
+        return "torch's context_parallel"
+    return None
 
 
 def check_inputs(
@@ -28,7 +153,7 @@ def check_inputs(
     input_size: int | None,
     hidden_size: int,
 ) -> Tensor:
-    """Refuse inputs that a model of these sizes cannot read; the one that is given, [B, L, ...].
+    """Refuse inputs that a model of these sizes cannot read.
 
     Args:
         input_ids: [B, L] integers.
@@ -38,20 +163,16 @@ def check_inputs(
         input_size: of the model; None when it reads tokens.
         hidden_size: of the model.
 
+    Returns:
+        The input that is given, [B, L, ...].
+
     Raises:
-        TypeError: an input that is no tensor.
-        ValueError: none or several inputs, an input of the wrong kind or shape.
-        IndexError: a token id outside the vocabulary.
+        TypeError: if an input is not a tensor.
+        ValueError: if none or several inputs are given, or the input has the wrong type or shape.
+        IndexError: if a token id is outside the vocabulary.
     """
-    given = {
-        name: value
-        for name, value in {
-            "input_ids": input_ids,
-            "inputs_embeds": inputs_embeds,
-            "input_values": input_values,
-        }.items()
-        if value is not None
-    }
+    named = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "input_values": input_values}
+    given = {name: value for name, value in named.items() if value is not None}
     if len(given) != 1:
         raise ValueError(
             f"Exactly one of input_ids, inputs_embeds and input_values must be given, got "
@@ -64,37 +185,47 @@ def check_inputs(
             raise ValueError(
                 f"This model reads real values (input_size={input_size}): pass input_values, not input_ids."
             )
-        _check_shape(name, value, "[batch, length]", value.dim() == 2)
-        if value.is_floating_point():
-            raise ValueError(f"input_ids must be integers, got {value.dtype}: real-valued input is input_values.")
-        if value.dtype not in (torch.int64, torch.int32):
-            raise ValueError(f"input_ids must be int64 or int32, got {value.dtype}: pass input_ids.long().")
+        shape, fits = "[batch, length]", value.dim() == 2
     elif inputs_embeds is not None:
+        shape = f"[batch, length, hidden_size={hidden_size}]"
         fits = value.dim() == 3 and value.shape[-1] == hidden_size
-        _check_shape(name, value, f"[batch, length, hidden_size={hidden_size}]", fits)
     else:
         if input_size is None:
             raise ValueError(f"This model reads tokens (vocab_size={vocab_size}): pass input_ids, not input_values.")
+        shape = f"[batch, length, input_size={input_size}]"
         fits = (value.dim() == 3 and value.shape[-1] == input_size) or (value.dim() == 2 and input_size == 1)
-        _check_shape(name, value, f"[batch, length, input_size={input_size}]", fits)
-    if input_ids is None and not value.is_floating_point():
-        raise ValueError(f"{name} must be real numbers in floating point, got {value.dtype}: pass {name}.float().")
-    if input_ids is not None and vocab_size is not None:
-        check_values(
-            input_ids,
-            lambda ids: (ids >= 0) & (ids < vocab_size),
-            f"Token ids must lie in 0 … vocab_size-1 = {vocab_size - 1}",
-            "is this the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings",
-            error=IndexError,
-        )
+    if not fits:
+        raise ValueError(f"{name} must have the shape {shape}, got {list(value.shape)}.")
+    if input_ids is None:
+        if not value.is_floating_point():
+            raise ValueError(f"{name} must be real numbers in floating point, got {value.dtype}: pass {name}.float().")
+        return value
+    if value.is_floating_point():
+        raise ValueError(f"input_ids must be integers, got {value.dtype}: real-valued input is input_values.")
+    if value.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"input_ids must be int64 or int32, got {value.dtype}: pass input_ids.long().")
+    size = vocab_size or 0  # None was refused above; this tells the type checker
+    check_values(
+        value,
+        lambda ids: (ids >= 0) & (ids < size),
+        f"Token ids must lie in 0 … vocab_size-1 = {size - 1}",
+        "is this the model's own tokenizer? If tokens were added to it, call model.resize_token_embeddings",
+        error=IndexError,
+    )
     return value
+
+
+def input_shape(*inputs: Tensor | None) -> tuple[int, int] | None:
+    """The batch size and length of the one input that is given; None for inputs that `check_inputs` refuses."""
+    shapes = [value.shape[:2] for value in inputs if isinstance(value, Tensor) and value.dim() > 1]
+    return (shapes[0][0], shapes[0][1]) if len(shapes) == 1 else None
 
 
 def check_tensor(name: str, value: object, cure: str) -> None:
     """Refuse lists, arrays and strings.
 
     Raises:
-        TypeError: naming the kind of ``value``.
+        TypeError: naming the type of ``value``.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got a {type(value).__name__}: {cure}.")
@@ -107,17 +238,17 @@ def check_values(
     cure: str,
     error: type[Exception] = ValueError,
 ) -> None:
-    """Refuse a tensor that holds a wrong value: at once on the CPU, and on CUDA and in compiled programs by assertion.
+    """Refuse a tensor with a wrong value: by an error on the CPU, by an assertion on CUDA and in compiled programs.
 
     Args:
         tensor: of any shape.
-        fits: gives, for each of its values, whether it is right.
+        fits: tells of each value whether it is right.
         rule: what is right; begins the message.
-        cure: what to do; ends it.
-        error: the kind of error on the CPU.
+        cure: what to do; ends the message.
+        error: the class of the error on the CPU.
 
     Raises:
-        Exception: an ``error`` that names the first wrong value. An assertion is a RuntimeError that cannot.
+        Exception: ``error``, naming the first wrong value. An assertion is a RuntimeError that does not name it.
     """
     if values_are_cheap(tensor):
         right = fits(tensor)
@@ -128,22 +259,22 @@ def check_values(
 
 
 def warn_of_empty_rows(length: int, mask: Tensor | None) -> None:
-    """Say once that a batch holds rows without a step, or with padding only. ``mask``: [B, L] bool, or None."""
+    """Warn once of rows that have no step, or only padding. ``mask`` is [B, L] bool, or None without padding."""
     if length == 0 or (mask is not None and values_are_cheap(mask) and not bool(mask.any(dim=1).all())):
         warn_of_empty_documents()
 
 
 def warn_of_empty_documents() -> None:
-    """Say once how empty documents are answered."""
+    """Warn once of empty documents."""
     if not torch.compiler.is_compiling():
         logger.warning_once(
-            "A document is empty: its row has no step, or its attention_mask is all 0. It is answered as the empty "
-            "document, whose pooled features are zeros: drop such rows if they are not meant."
+            "A document is empty: its row has no step, or its attention_mask is all 0. Its pooled features are zeros: "
+            "drop such rows if they are there by mistake."
         )
 
 
 def check_integers(name: str, value: Tensor, cure: str | None = None) -> None:
-    """Refuse what are no integers, and those that have no -100.
+    """Refuse tensors of other types than signed integers, which can be -100.
 
     Raises:
         ValueError: naming the type.
@@ -161,55 +292,67 @@ def check_class_labels(
     size: str = "num_labels",
     cure: str = "set num_labels, or id2label, to the number of classes",
 ) -> None:
-    """Refuse class labels outside 0 … num_labels-1 (``ignore_index`` apart); the message calls that ``size``.
+    """Refuse class labels outside 0 … num_labels-1 that are not ``ignore_index``.
+
+    Args:
+        labels: of any shape.
+        num_labels: the number of classes.
+        ignore_index: a label that is ignored.
+        size: the name of ``num_labels`` in the message.
+        cure: ends the message.
 
     Raises:
-        ValueError: naming the label, or the type of labels that are no classes.
+        ValueError: naming the label, or the type of labels that are not integers.
     """
     check_integers("labels", labels)
     check_values(
-        labels.long(),  # torch compares with a number that the type of the labels has wrapped around
+        labels.long(),  # small types would wrap num_labels around
         lambda classes: ((classes >= 0) & (classes < num_labels)) | (classes == ignore_index),
         f"Labels must lie in 0 … {size}-1 = {num_labels - 1} (or be {ignore_index} to be ignored)",
         cure,
     )
 
 
-def check_tokens_to_predict(labels: Tensor, batch_size: int, length: int, vocab_size: int, all_logits: bool) -> None:
-    """Refuse labels that are not one token, or -100, per step of inputs whose logits are all computed.
+def check_tokens_to_predict(labels: Tensor, shape: tuple[int, int] | None, vocab_size: int, all_logits: bool) -> None:
+    """Refuse labels that are not one token, or -100, for each step.
+
+    Args:
+        labels: of a language model.
+        shape: (B, L) of its input; None for inputs that the model refuses.
+        vocab_size: of the model.
+        all_logits: whether the logits of every step are computed.
 
     Raises:
-        TypeError: for labels that are no tensor.
-        ValueError: naming the shape, the type or the token.
+        TypeError: if the labels are not a tensor.
+        ValueError: naming the shape, the type or the token; or if some logits are not computed.
     """
     check_tensor("labels", labels, LABELS_CURE)
-    expected = [batch_size, length]
-    _check_shape("labels", labels, f"[batch, length] = {expected} of the input", list(labels.shape) == expected)
+    if shape is None:
+        return
+    if not has_shape(labels, shape):
+        raise ValueError(
+            f"labels must have the shape [batch, length] = {list(shape)} of the input, got {list(labels.shape)}."
+        )
     if not all_logits:
         raise ValueError("labels need the logits of every step: leave logits_to_keep at 0, or the labels out.")
     check_class_labels(labels, vocab_size, size="vocab_size", cure=TOKENS_CURE)
 
 
 def has_shape(tensor: Tensor, *shapes: Sequence[int] | None) -> bool:
-    """Whether the shape of a tensor is one of these; None is none.
+    """Whether the shape of a tensor is one of ``shapes``, of which None is ignored.
 
-    By comparing them one by one: of sizes that torch.compile keeps symbolic, `in` says that they are not there.
+    They are compared one by one, because ``in`` is wrong for sizes that torch.compile keeps symbolic.
     """
     return any(shape is not None and list(tensor.shape) == list(shape) for shape in shapes)
 
 
-def _check_shape(name: str, value: Tensor, expected: str, fits: bool) -> None:
-    if not fits:
-        raise ValueError(f"{name} must have the shape {expected}, got {list(value.shape)}.")
-
-
 def check_finite(named: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse parameters with NaN or infinity, before they spoil a state.
+    """Refuse parameters with NaN or infinity.
 
-    Skipped on accelerators, where it would synchronize, while tracing, and for shards. The logarithm of 0 is let pass.
+    Skipped on accelerators, where it would synchronize, while tracing, and for shards. A logarithm may be -inf.
 
     Args:
-        named: pairs of the name that the error says, with the path of the module, and the tensor.
+        named: pairs of a name, with the path of the module, and a tensor.
 
     Raises:
         ValueError: naming the first such parameter.
@@ -224,26 +367,26 @@ def check_finite(named: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether no number is infinite or NaN. A finite sum says so in a third of the time of looking at every number."""
+    """Whether no number is infinite or NaN. A finite sum shows it in a third of the time of testing every number."""
     return bool(x.sum().isfinite()) or bool(x.isfinite().all())
 
 
 def values_are_cheap(tensor: Tensor) -> bool:
-    """Whether looking at the values of a tensor costs little, and is possible at all: not while a program is traced."""
+    """Whether the values of a tensor can be read without synchronizing: on the CPU, and not while tracing."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return False
     return has_memory(tensor)
 
 
 def _asserts(tensor: Tensor) -> bool:
-    """Whether the device of a tensor can assert something of its values without being waited for."""
+    """Whether values of a tensor can be asserted asynchronously."""
     if tensor.device.type not in ASSERTING_DEVICES or torch.compiler.is_exporting() or torch.jit.is_tracing():
         return False
     return torch.compiler.is_compiling() or has_memory(tensor)
 
 
 def has_memory(tensor: Tensor) -> bool:
-    """Whether the values of a tensor are anywhere: not under vmap, nor of a fake tensor."""
+    """Whether a tensor has storage: not under vmap, and not if it is fake."""
     try:
         tensor.data_ptr()
     except RuntimeError:

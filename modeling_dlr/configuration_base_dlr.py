@@ -41,16 +41,12 @@ logger = logging.get_logger(__name__)
 
 ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 PROBLEM_TYPES: tuple[ProblemType, ...] = get_args(ProblemType)
-
 DEFAULT_NUM_LABELS = 2
-
 # Losses and metrics ignore labels of this class.
 IGNORED_CLASS = -100
-
 # config.json holds each name of a class twice. With a million classes, it has about a quarter of the largest size.
 MAX_NUM_LABELS = 1_000_000
 MAX_FILE_SIZE = 2**28
-
 # Levels of nesting in config.json: the functions that read and write it are recursive.
 MAX_DEPTH = 32
 
@@ -385,6 +381,11 @@ class BaseConfig(PreTrainedConfig):
         more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
         logger.warning_once(f"{cls.__name__} keeps names of a file that it does not read: {', '.join(shown)}{more}.")
 
+    def set_auto_map(self, auto_classes: Mapping[str, type]) -> None:
+        """Name the file and class for each Auto class, by which transformers loads a folder with code."""
+        classes = {"AutoConfig": type(self), **auto_classes}
+        self.auto_map = {name: f"{cls.__module__.rpartition('.')[2]}.{cls.__name__}" for name, cls in classes.items()}
+
     def validate_labels(self):
         """Labels and the problem type do not contradict each other."""
         id2label = ordered_id2label(self.id2label or {})
@@ -442,8 +443,7 @@ class BaseConfig(PreTrainedConfig):
         try:
             return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         except (AttributeError, KeyError, RecursionError, TypeError) as error:
-            message = f"The configuration of {path} is not one JSON object of at most {MAX_DEPTH} levels."
-            raise ValueError(message) from error
+            raise ValueError(f"{path} is not one JSON object of at most {MAX_DEPTH} levels.") from error
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> Any:

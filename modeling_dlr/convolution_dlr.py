@@ -1,4 +1,4 @@
-"""The convolution form: y = K * u by fast Fourier transforms, a cache-sized block of channels at a time."""
+"""The convolution y = K * u by fast Fourier transforms, block by block of channels and sequences that fit the cache."""
 
 import torch
 from torch import Tensor
@@ -44,15 +44,15 @@ def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Ten
 
 
 def _convolve_plainly(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
-    """`_Convolution` in one piece and in differentiable operations, for `torch.compile` and `torch.export`.
+    """`_Convolution` by differentiable operations, for `torch.compile` and `torch.export`.
 
-    What is exported transforms in float64, at all frequencies. Elsewhere float32 may not do, as in ONNX Runtime, whose
-    error grows with the size unless that is a power of two; nor has it the inverse of a real transform.
+    Exported programs use complex transforms in float64. In ONNX Runtime the error in float32 grows with the size unless
+    it is a power of two, and there is no inverse of a real transform.
     """
     L, Lk = u.shape[1], kernel.shape[-1]
     n, exporting = 2 * L, torch.compiler.is_exporting()
     dtype = torch.float64 if exporting else u.dtype
-    # Not once they are complex, which ONNX has no operation for.
+    # Permuted here, because ONNX cannot permute complex numbers.
     rows = u.transpose(1, 2).unsqueeze(1).to(dtype)
     circular = torch.nn.functional.pad(kernel.to(dtype), (0, n - Lk))
     if reverse_kernel is not None:
@@ -74,10 +74,10 @@ def transform_size(minimum: int) -> int:
 
 
 class _Convolution(torch.autograd.Function):
-    """`convolve`, keeping only its inputs for the backward pass.
+    """`convolve`, which saves only its inputs for the backward pass.
 
-    Transforms run along the last dimension. The input is transposed to [B, H, L] on its way into a transform, and the
-    output back on its way out: a transposed copy of all of it would cost more in fresh memory than in arithmetic.
+    Transforms run along the last dimension. Blocks of the input are transposed to [b, h, L] before a transform and back
+    afterwards, because allocating a transposed copy of the whole input would take longer than the arithmetic.
     """
 
     @staticmethod
@@ -85,9 +85,9 @@ class _Convolution(torch.autograd.Function):
         ctx.save_for_backward(u, kernel, reverse_kernel, skip)
         C, work = kernel.shape[0], _Workspace(u, kernel)
         y = u.new_empty(*u.shape[:2], *skip.shape)
-        for h in work.channels():
+        for h in work.channels:
             kernel_fft = work.transform_kernel(kernel, reverse_kernel, skip, h)
-            for b in work.sequences():
+            for b in work.sequences:
                 input_fft = work.transform_input(u[b, :, h])
                 for c in range(C):
                     product = input_fft.mul_(kernel_fft[c]) if C == 1 else input_fft * kernel_fft[c]
@@ -101,10 +101,10 @@ class _Convolution(torch.autograd.Function):
         C, work = kernel.shape[0], _Workspace(u, kernel)
         d_u, d_kernel, d_skip = torch.empty_like(u), torch.zeros_like(kernel), torch.zeros_like(skip)
         d_reverse = None if reverse_kernel is None else torch.zeros_like(reverse_kernel)
-        for h in work.channels():
+        for h in work.channels:
             kernel_fft = work.transform_kernel(kernel, reverse_kernel, skip, h).conj_physical_()
-            products = kernel_fft.new_zeros(C, work.num_sequences, *kernel_fft.shape[1:])
-            for b in work.sequences():
+            products = kernel_fft.new_zeros(C, len(work.few), *kernel_fft.shape[1:])
+            for b in work.sequences:
                 U = work.transform_input(u[b, :, h]).conj_physical_()
                 grad_ffts = [work.transform_input(grad[b, :, c, h]) for c in range(C)]
                 for product, G in zip(products, grad_ffts, strict=True):
@@ -121,37 +121,37 @@ class _Convolution(torch.autograd.Function):
 
 
 class _Workspace:
-    """Zero-padded buffers for one block of channels and sequences after another, and the transforms between them."""
+    """Zero-padded buffers for a block of channels and sequences, and their transforms.
+
+    Attributes:
+        n: size of the transforms.
+        channels: slices of the channels, one for each block.
+        sequences: slices of the sequences, one for each block.
+    """
 
     def __init__(self, u: Tensor, kernel: Tensor):
         (self.B, self.L, self.H), (C, _, self.Lk) = u.shape, kernel.shape
         self.n = transform_size(self.L + self.Lk)
-        self.num_channels, self.num_sequences = self.H, self.B
+        channels, sequences = self.H, self.B
         if u.device.type == "cpu":
             fitting = _NUMBERS_PER_BLOCK // self.n
             fewest = _FEWEST_CHANNELS if self.n < _LONG else _FEWEST_LONG_CHANNELS
-            self.num_channels = min(max(fewest, fitting // max(1, self.B)), self.H)
-            self.num_sequences = min(max(1, fitting // self.num_channels), self.B)
-        self.few = u.new_empty(self.num_sequences, self.L, self.num_channels)
-        self.padded = u.new_zeros(self.num_sequences, self.num_channels, self.n)
-        self.circular = kernel.new_zeros(C, self.num_channels, self.n)
-
-    def channels(self) -> list[slice]:
-        """The channels, block by block; none for an empty batch, which the transforms refuse."""
-        return _blocks(self.H if self.B else 0, self.num_channels)
-
-    def sequences(self) -> list[slice]:
-        """The sequences, block by block."""
-        return _blocks(self.B, self.num_sequences)
+            channels = min(max(fewest, fitting // max(1, self.B)), self.H)
+            sequences = min(max(1, fitting // channels), self.B)
+        # No channels of an empty batch, which the transforms refuse.
+        self.channels, self.sequences = _slices(self.H if self.B else 0, channels), _slices(self.B, sequences)
+        self.few = u.new_empty(sequences, self.L, channels)
+        self.padded = u.new_zeros(sequences, channels, self.n)
+        self.circular = kernel.new_zeros(C, channels, self.n)
 
     def transform_input(self, x: Tensor) -> Tensor:
-        """[b, L, h], transposed, padded and transformed: [b, h, n/2+1]."""
+        """Transpose, pad and transform [b, L, h] to [b, h, n/2+1]."""
         few, padded = self.few[: x.shape[0], :, : x.shape[2]], self.padded[: x.shape[0], : x.shape[2]]
-        padded[..., : self.L] = few.copy_(x).mT  # of what lies close together: more than twice as fast
+        padded[..., : self.L] = few.copy_(x).mT  # twice as fast as transposing x, whose channels lie apart
         return torch.fft.rfft(padded)
 
     def transform_kernel(self, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, h: slice) -> Tensor:
-        """[C, h, n/2+1]: lag j of K at position j, lag -1-j of K' at position n-1-j, and D added at lag 0."""
+        """Transform the kernels to [C, h, n/2+1]: K[j] is at position j, plus D at position 0, and K'[j] at n-1-j."""
         circular = self.circular[:, : h.stop - h.start]
         circular[..., : self.Lk] = kernel[:, h]
         circular[..., 0] += skip[:, h]
@@ -160,9 +160,9 @@ class _Workspace:
         return torch.fft.rfft(circular)
 
     def inverse(self, product: Tensor) -> Tensor:
-        """[b, h, n/2+1] back to the first L steps, transposed: [b, L, h]."""
+        """Transform [b, h, n/2+1] back to the first L steps, [b, L, h]."""
         return torch.fft.irfft(product, n=self.n)[..., : self.L].mT
 
 
-def _blocks(count: int, size: int) -> list[slice]:
+def _slices(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]

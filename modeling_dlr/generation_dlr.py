@@ -1,4 +1,4 @@
-"""Generation: what a causal model says to transformers' `generate` besides its forward."""
+"""Generation: arguments of transformers' `generate` that a model with a state treats differently."""
 
 from typing import Any
 
@@ -10,56 +10,55 @@ from .checks_dlr import check_values
 
 
 class Generates:
-    """A causal language model whose layers read one number per step of a mask; a base beside `GenerationMixin`."""
+    """Base, beside `GenerationMixin`, of causal language models whose layers read a mask of one number per step."""
 
     @torch.no_grad()
     def generate(
         self, inputs: Tensor | None = None, generation_config: GenerationConfig | None = None, *args, **kwargs
     ) -> Any:
-        """As in transformers; what a tokenizer returns besides may stay in.
+        """As in transformers. Accepts everything that a tokenizer returns.
 
-        An empty prompt, of padding or of no token, begins with ``bos_token_id``.
+        An empty prompt, of padding or of no token, becomes ``bos_token_id``.
 
         Raises:
-            ValueError: for a batch that begins with padding and has no attention_mask, where padding is also a token of
-                the text, so that nobody could tell them apart; and for an empty prompt where there is no
-                ``bos_token_id``.
+            ValueError: if a row begins with padding, there is no attention_mask, and the token of padding also ends
+                texts, so that padding cannot be recognised; or if a prompt is empty and there is no ``bos_token_id``.
         """
         kwargs.pop("token_type_ids", None)
         prompt, mask = kwargs.get("input_ids", inputs), kwargs.get("attention_mask")
         if isinstance(prompt, Tensor) and kwargs.get("inputs_embeds") is None:
             kwargs.pop("input_ids", None)
-            # The first that says anything, as transformers has it.
+            # The first value that is set counts, as in transformers.
             # pyrefly: ignore[missing-attribute] - of GenerationMixin
-            said = [kwargs, *(config.to_dict() for config in (generation_config, self.generation_config) if config)]
+            sources = [kwargs, *(config.to_dict() for config in (generation_config, self.generation_config) if config)]
             pad, end, begin = (
-                next((settings[name] for settings in said if settings.get(name) is not None), None)
+                next((settings[name] for settings in sources if settings.get(name) is not None), None)
                 for name in ("pad_token_id", "eos_token_id", "bos_token_id")
             )
             if mask is None and pad is not None:
                 ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
                 _refuse_padding_without_mask(prompt, int(pad), ends)
                 if pad not in ends and kwargs.get("cache", kwargs.get("past_key_values")) is None:
-                    mask = prompt.ne(int(pad))  # as transformers sees it
+                    mask = prompt.ne(int(pad))  # as transformers does
             inputs, mask = _begin_empty_prompts(prompt, mask, begin)
             kwargs |= {} if mask is None else {"attention_mask": mask}
         # pyrefly: ignore[missing-attribute] - of GenerationMixin, which comes after this class
         return super().generate(inputs, generation_config, *args, **kwargs)
 
     def init_continuous_batching(self, *args, **kwargs) -> Any:
-        """Refused: its memory holds the keys and values of attention, page by page, and no state.
+        """Refuse: the memory of continuous batching holds pages of keys and values, and no state.
 
         Raises:
-            NotImplementedError: saying what to call.
+            NotImplementedError: with the cure.
         """
         raise NotImplementedError(
-            f"{type(self).__name__} does not do continuous batching (generate_batch, cache_implementation='paged'): "
+            f"{type(self).__name__} has no continuous batching (generate_batch, cache_implementation='paged'): "
             "call generate with a padded batch and its attention_mask."
         )
 
     @staticmethod
     def create_masks_for_generate(*, attention_mask: Tensor | None = None, **_) -> Tensor | None:
-        """The mask as it is: every layer reads one number per step."""
+        """Return the mask unchanged: every layer reads one number per step."""
         return attention_mask
 
 
@@ -69,13 +68,13 @@ def _refuse_padding_without_mask(prompt: Tensor, pad: int, ends: list[int]) -> N
     padded = prompt[:, 0] == pad
     if padded.any() and not padded.all():
         raise ValueError(
-            f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which is also the end of a "
-            "text: pass the attention_mask that the tokenizer returned."
+            f"Row {int(padded.nonzero()[0])} of the prompts begins with pad_token_id={pad}, which also ends texts: "
+            "pass the attention_mask that the tokenizer returned."
         )
 
 
 def _begin_empty_prompts(prompt: Tensor, mask: Tensor | None, begin: int | None) -> tuple[Tensor, Tensor | None]:
-    """Prompts [B, L] and their mask, with the token that begins texts as the last one of each that is empty."""
+    """Prompts [B, L] and their mask, where the last token of each empty prompt is the token ``begin``."""
     if prompt.dim() != 2 or (mask is None and prompt.shape[1]) or (mask is not None and mask.dim() != 2):
         return prompt, mask
     if not prompt.shape[1]:

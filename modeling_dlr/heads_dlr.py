@@ -1,30 +1,40 @@
-"""The heads: one recipe — hidden states, features, dropout, a projection, the loss — and a few lines for each."""
+"""Heads that classify sequences, steps, spans, choices and pairs."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache
-from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutputWithPast
+from transformers.modeling_outputs import (
+    ModelOutput,
+    MultipleChoiceModelOutput,
+    NextSentencePredictorOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
-from .cache_dlr import PoolingCacheLayer, kind_of, pooling_layer, steps_seen
+from .cache_dlr import PoolingCacheLayer, kind_of, pooling_layer
+from .checks_dlr import input_shape, refuse_unknown_arguments
 from .configuration_dlr import DLRConfig
-from .family_dlr import refuse_unknown_arguments
-from .layout_dlr import Reading
-from .losses_dlr import check_choices, check_labels, check_spans, cross_entropy, loss_by_problem_type, span_loss, spans
-from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel
-from .outputs_dlr import (
-    MultipleChoiceModelOutputWithPast,
-    NextSentencePredictorOutputWithPast,
-    QuestionAnsweringModelOutputWithPast,
-    TokenClassifierOutputWithPast,
+from .losses_dlr import (
+    Pooled,
+    check_choices,
+    check_labels,
+    check_spans,
+    cross_entropy,
+    loss_by_problem_type,
+    pool,
+    span_loss,
+    spans,
 )
-from .pooling_dlr import Pooled, pool
+from .modeling_dlr import DOCUMENTS_ARGS, VALUES_ARGS, DLRModel, DLRPreTrainedModel, with_cache
 
 LABELS_ARGS = r"""
     labels (`torch.Tensor`, *optional*):
@@ -33,14 +43,38 @@ LABELS_ARGS = r"""
 """
 SPAN_ARGS = r"""
     start_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-        The first step of the answer; one outside the sequence, as of an answer that was cut off, is ignored.
+        The first step of the answer; steps outside the sequence, as of an answer that was cut off, are ignored.
     end_positions (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
         The last step of the answer; likewise.
 """
 
 
+@with_cache
+@dataclass
+class MultipleChoiceModelOutputWithPast(MultipleChoiceModelOutput):
+    cache: Cache | None = None
+
+
+@with_cache
+@dataclass
+class NextSentencePredictorOutputWithPast(NextSentencePredictorOutput):
+    cache: Cache | None = None
+
+
+@with_cache
+@dataclass
+class QuestionAnsweringModelOutputWithPast(QuestionAnsweringModelOutput):
+    cache: Cache | None = None
+
+
+@with_cache
+@dataclass
+class TokenClassifierOutputWithPast(TokenClassifierOutput):
+    cache: Cache | None = None
+
+
 class DLRHead(DLRPreTrainedModel, ABC):
-    """The recipe: what a head predicts from the hidden states, its labels and loss, and what it calls its answer."""
+    """Base of the heads. A head defines its logits, their shape, its labels and loss, and its output class."""
 
     output_class: type[ModelOutput]
 
@@ -56,10 +90,10 @@ class DLRHead(DLRPreTrainedModel, ABC):
 
     @abstractmethod
     def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        """The logits of hidden states [B, L, H], of which ``mask`` [B, L] says which count."""
+        """Compute the logits of hidden states [B, L, H]; ``mask`` [B, L] is False at padding, None without padding."""
 
     @abstractmethod
-    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
         """The shape of the logits of a batch [B, L], without the last axis."""
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -78,43 +112,41 @@ class DLRHead(DLRPreTrainedModel, ABC):
         cu_seq_lens_q: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Any:
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "cache": cache,
-            "inputs_embeds": inputs_embeds,
-            "input_values": input_values,
-            "use_cache": use_cache,
-            "cu_seq_lens_q": cu_seq_lens_q,
-        }
         refuse_unknown_arguments(type(self), kwargs)
-        reading = self.model.read(**inputs)
-        self.check_reading(reading)
         if cache is not None:
-            self.check_past(cache)
-        if labels is not None:
-            self.check_labels(labels, reading.batch_size, reading.length)
-        outputs = self.model(**inputs, reading=reading, return_dict=True, **kwargs)
-        logits = self.predict(outputs.last_hidden_state, reading.layout.here, outputs.cache)
+            self.check_cache(cache)
+        shape = input_shape(input_ids, inputs_embeds, input_values)
+        if labels is not None and shape is not None:
+            self.check_labels(labels, *shape)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            input_values=input_values,
+            use_cache=use_cache,
+            cu_seq_lens_q=cu_seq_lens_q,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.predict(outputs.last_hidden_state, outputs.attention_mask, outputs.cache)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
         return self.output(loss, logits, outputs)
 
-    def check_reading(self, reading: Reading) -> None:
-        """Refuse, before any work, a batch that this head cannot read."""
-
-    def check_past(self, cache: Cache) -> None:
-        """Refuse, before any work, a cache that this head cannot go on from."""
+    def check_cache(self, cache: Cache) -> None:
+        """Refuse a cache from which this head cannot go on."""
 
     def check_labels(self, labels: Tensor, batch_size: int, length: int) -> None:
-        """Refuse, before any work, labels that do not fit the loss; another loss than ours says itself what does."""
+        """Refuse labels that do not fit. A custom loss checks its own labels."""
         if self.loss_function is loss_by_problem_type:
-            check_labels(labels, (*self.answers(batch_size, length), self.config.num_labels), self.config.problem_type)
+            shape = (*self.logits_shape(batch_size, length), self.config.num_labels)
+            check_labels(labels, shape, self.config.problem_type)
 
     def output(self, loss: Tensor | None, logits: Tensor, backbone: Any) -> Any:
-        """Loss and logits under the names of this head's task, with what the backbone gives besides."""
+        """Build the output of this head, with the cache, hidden states and attentions of the backbone."""
         return self.output_class(
             loss=loss,
             **self.named(logits),
@@ -124,40 +156,34 @@ class DLRHead(DLRPreTrainedModel, ABC):
         )
 
     def named(self, logits: Tensor) -> dict[str, Tensor]:
-        """The logits by the names of ``output_class``."""
+        """Name the logits as ``output_class`` does."""
         return {"logits": logits}
 
 
 class DLRPooledHead(DLRHead):
-    """The recipe for heads that read one vector per sequence, pooled by ``config.pooling``."""
+    """Base of the heads that read one vector per sequence, pooled by ``config.pooling``."""
 
     output_class = SequenceClassifierOutputWithPast
 
-    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+    def __init__(self, config: DLRConfig):
+        super().__init__(config)
+        self.model.no_documents_because = f"{type(self).__name__} pools a row into one vector"
+
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
         return (batch_size,)
 
-    def check_reading(self, reading: Reading) -> None:
-        """Refuse several documents in one row, which would be pooled into one.
+    def check_cache(self, cache: Cache) -> None:
+        """Refuse a cache with steps that this kind of head has not pooled.
 
         Raises:
-            ValueError: saying so.
+            ValueError: with the number of those steps.
         """
-        if reading.layout.documents is not None:
-            raise ValueError(
-                f"{type(self).__name__} pools a row into one vector, but several documents share a row: give every "
-                "document a row of its own, padded, with an attention_mask."
-            )
-
-    def check_past(self, cache: Cache) -> None:
-        """Refuse a cache of steps that this kind of head has not pooled.
-
-        Raises:
-            ValueError: with how many they are.
-        """
+        if not isinstance(cache, Cache):  # the model refuses other types
+            return
         rest = cache.layers[self.config.num_hidden_layers :]
-        # pyrefly: ignore[missing-attribute] - the one class that is asked for has it
+        # pyrefly: ignore[missing-attribute] - layers of this kind have it
         pooled = sum(layer.get_seq_length() for layer in rest if kind_of(layer) == PoolingCacheLayer.kind)
-        seen = steps_seen(cache)
+        seen = int(cache.get_seq_length())
         if pooled != seen:
             raise ValueError(
                 f"{type(self).__name__} pools every step since its cache was empty, but this cache has seen {seen} "
@@ -165,16 +191,14 @@ class DLRPooledHead(DLRHead):
             )
 
     def pool(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
-        """[B, L, H] to [B, H]; with a cache, over all steps since it was empty."""
-        if mask is None:
-            mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
+        """Pool [B, L, H] to [B, H]; with a cache, over all steps since it was empty."""
         if cache is None:
             return pool(self.config.pooling, hidden_states, mask)[0]
         layer = pooling_layer(cache, self.config.num_hidden_layers)
         contents = layer.contents()
         earlier = None if contents is None else Pooled(*contents)
-        features, so_far = pool(self.config.pooling, hidden_states, mask, earlier)
-        layer.update(*so_far, hidden_states.shape[1])
+        features, total = pool(self.config.pooling, hidden_states, mask, earlier)
+        layer.update(*total, hidden_states.shape[1])
         return features
 
 
@@ -203,14 +227,14 @@ class DLRForTokenClassification(DLRHead):
     def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         return self.classifier(self.dropout(hidden_states))
 
-    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
         return batch_size, length
 
 
 @auto_docstring(custom_intro="DLR with a head that marks the first and the last step of an answer.")
 class DLRForQuestionAnswering(DLRHead):
     output_class = QuestionAnsweringModelOutputWithPast
-    # Its loss is a mean that does not know the size of the whole batch: the Trainer divides it.
+    # The loss ignores num_items_in_batch, so the Trainer divides it by the number of steps that accumulate.
     accepts_loss_kwargs = False
 
     def __init__(self, config: DLRConfig):
@@ -222,7 +246,7 @@ class DLRForQuestionAnswering(DLRHead):
     def predict(self, hidden_states: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
         return self.qa_outputs(hidden_states)
 
-    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
         return batch_size, length
 
     def check_labels(self, labels: Tensor, batch_size: int, length: int) -> None:
@@ -291,15 +315,15 @@ class DLRForMultipleChoice(DLRPooledHead):
     ) -> MultipleChoiceModelOutputWithPast:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch_size, num_choices, sequence_length)`, *optional*):
-            A sequence for every choice; so are the shapes of all that follows it but `labels`.
+            A sequence for every choice. All arguments but `labels` have these first dimensions.
         input_values (`torch.FloatTensor` of shape `(batch_size, num_choices, sequence_length, input_size)`):
             Real-valued input of a model with `input_size`.
         labels (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
             The index of the right choice; -100 is ignored.
         num_items_in_batch (`int`, *optional*):
-            Questions of the whole batch, when this call sees one part of it.
+            The number of questions in the whole batch, of which this call has a part.
         """
-        (batch_size, num_choices), inputs = joined(
+        (batch_size, num_choices), inputs = flatten_sequences(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             input_values=input_values,
@@ -330,7 +354,7 @@ class DLRForSequencePairClassification(DLRPooledHead):
         a, b = self.dropout(pooled).unflatten(0, (-1, 2)).unbind(1)
         return self.pair_classifier(torch.cat([a, b, a - b, a * b], dim=-1))
 
-    def answers(self, batch_size: int, length: int) -> tuple[int, ...]:
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
         return (batch_size // 2,)
 
     @can_return_tuple
@@ -347,13 +371,13 @@ class DLRForSequencePairClassification(DLRPooledHead):
     ) -> NextSentencePredictorOutputWithPast:
         r"""
         input_ids (`torch.LongTensor` of shape `(batch_size, 2, sequence_length)`, *optional*):
-            The two documents; so are the shapes of all that follows it but `labels`.
+            The two documents. All arguments but `labels` have these first dimensions.
         input_values (`torch.FloatTensor` of shape `(batch_size, 2, sequence_length, input_size)`, *optional*):
             Real-valued input of a model with `input_size`.
         labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
             One label per pair, as for sequence classification.
         """
-        (_, sequences), inputs = joined(
+        (_, sequences), inputs = flatten_sequences(
             input_ids=input_ids,
             inputs_embeds=inputs_embeds,
             input_values=input_values,
@@ -368,14 +392,14 @@ class DLRForSequencePairClassification(DLRPooledHead):
         return super().forward(**inputs, labels=labels, return_dict=True, **kwargs)
 
 
-def joined(**inputs: Tensor | None) -> tuple[tuple[int, int], dict[str, Tensor]]:
-    """The inputs that are given, with their first two dimensions made one: [B, n, L, ...] to [B·n, L, ...].
+def flatten_sequences(**inputs: Tensor | None) -> tuple[tuple[int, int], dict[str, Tensor]]:
+    """Flatten the first two dimensions of the inputs that are given: [B, n, L, ...] to [B·n, L, ...].
 
     Returns:
-        B and n, and the inputs by name.
+        (B, n), and the inputs by name.
 
     Raises:
-        ValueError: for one that has no such dimensions, or others than the first.
+        ValueError: if an input has fewer dimensions, or the inputs do not agree in B and n.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     shapes = {name: list(value.shape) for name, value in given.items()}
@@ -386,7 +410,7 @@ def joined(**inputs: Tensor | None) -> tuple[tuple[int, int], dict[str, Tensor]]
                 "example in a second dimension."
             )
     batch_size, sequences, *_ = next(iter(shapes.values()), (0, 0))
-    # Not by a set, in which sizes that torch.export leaves open cannot be.
+    # Not by a set, which cannot hold the symbolic sizes of torch.export.
     if not given or any(shape[:2] != [batch_size, sequences] for shape in shapes.values()):
         raise ValueError(
             f"Inputs, attention_mask and position_ids must agree in batch and sequences, got {shapes or 'none'}."

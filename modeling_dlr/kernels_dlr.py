@@ -2,15 +2,12 @@
 
 The parameters are those of the papers, so that training follows the published code. The modes are computed from them in
 float64, because the angle of a pole is multiplied by up to a million steps.
-
-Kernels, tables of decoding and blocks of tokens are used again while the tensors they were computed from are unchanged.
-`Memo` compares every number of these tensors; `Snapshot` compares a few signs of a change in some microseconds.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,16 +33,10 @@ from .ops_dlr import (
     with_read_out,
     zero_order_hold,
 )
-from .vandermonde_dlr import in_float64, vandermonde_product
+from .vandermonde_dlr import Memo, in_float64, vandermonde_product
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7
-# Numbers of a result that a memo keeps at most: 256 MB of float32.
-_LARGEST_RESULT = 2**26
-# Numbers of each tensor that a snapshot compares.
-_SAMPLE_SIZE = 128
-
-Result = TypeVar("Result", bound=tuple[Tensor, ...])
 
 
 class Kernel(nn.Module, ABC):
@@ -413,81 +404,3 @@ def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
     assert isinstance(kernel, Kernel)  # noqa: S101 - this tells the type checker
     parameters = map(kernel._parameters.get, kernel.parameter_names)
     return *parameters, *map(kernel._buffers.get, kernel.buffer_names)
-
-
-class Snapshot:
-    """The signs of some tensors as they are now. Later it tells whether the tensors have changed.
-
-    It detects another tensor or place in memory (weights that were assigned, moved, cast or loaded), writes that torch
-    counts (in place, `load_state_dict`, most optimizers), and on the CPU a change of 128 numbers spread over the tensor
-    (fused optimizers, edits of ``.data``). It does not detect other writes that torch does not count.
-    """
-
-    def __init__(self, tensors: tuple[Tensor, ...]) -> None:
-        self._parts = []
-        for tensor in tensors:
-            x, sample = tensor.detach(), None
-            if x.device.type == "cpu":
-                # An odd step, so that the sample has real and imaginary parts of all modes of weights [C, H, N, 2].
-                every = -(-x.numel() // _SAMPLE_SIZE) | 1
-                sample = x.view(-1)[::every] if x.is_contiguous() else x
-            writes = None if x.is_inference() else x._version
-            # x keeps its memory alive, so that no other tensor can take its place.
-            self._parts.append((x, _place_of(x), writes, sample, None if sample is None else sample.clone()))
-
-    def is_untouched(self, tensors: tuple[Tensor | None, ...]) -> bool:
-        """Whether ``tensors`` are those of the snapshot, without a change that it detects."""
-        if len(tensors) != len(self._parts):
-            return False
-        for tensor, (_, place, writes, sample, values) in zip(tensors, self._parts, strict=True):
-            if tensor is None or _place_of(tensor) != place or (writes is not None and tensor._version != writes):
-                return False
-            if sample is not None and not torch.equal(sample, values):
-                return False
-        return True
-
-
-def _place_of(tensor: Tensor) -> tuple[Any, ...] | None:
-    try:
-        return tensor.data_ptr(), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
-    except RuntimeError:  # under vmap a tensor has no memory
-        return None
-
-
-class Memo(Generic[Result]):
-    """The last result of a computation, with copies of its inputs, of which every number is compared.
-
-    It keeps results on the CPU only, because the comparison would synchronize other devices, and at most 2^26 numbers.
-    A copy of a memo is empty. Threads may share a memo, because its entry is one tuple.
-    """
-
-    def __init__(self) -> None:
-        self._last: tuple[tuple[Tensor, ...], Result, Snapshot] | None = None
-
-    def __reduce__(self) -> tuple[type, tuple]:
-        return Memo, ()
-
-    def get(
-        self,
-        inputs: tuple[Tensor, ...],
-        compute: Callable[[], Result],
-        fits: Callable[[Result], bool] = lambda _: True,
-    ) -> Result:
-        """The last result, if the inputs have the same values, it ``fits``, and no caller wrote into it.
-
-        Otherwise compute it, without a gradient and as tensors that are no inference tensors.
-        """
-        if (last := self._last) is not None and len(last[0]) == len(inputs):
-            same = all(
-                old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-                for old, new in zip(last[0], inputs, strict=True)
-            )
-            if same and fits(last[1]) and last[2].is_untouched(last[1]):
-                return last[1]
-        self._last = last = None  # frees the memory of the last result
-        with torch.inference_mode(False), torch.no_grad():
-            result = compute()
-            small = sum(part.numel() for part in result) <= _LARGEST_RESULT
-            if small and all(part.device.type == "cpu" for part in inputs):
-                self._last = tuple(part.detach().clone() for part in inputs), result, Snapshot(result)
-        return result

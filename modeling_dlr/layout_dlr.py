@@ -1,29 +1,16 @@
-"""Where the steps of a batch stand: which count, how many came before them, and which document they belong to."""
+"""The layout of a batch: which steps are padding, how many steps came before, and where documents begin."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import auto_docstring
 
 from .checks_dlr import check_tensor, check_values, has_shape, values_are_cheap, warn_of_empty_documents
-
-
-class Documents(NamedTuple):
-    """Documents of similar length, each a run of steps of one row.
-
-    Attributes:
-        rows: [D, 1], the row of each document.
-        steps: [D, l], its steps, the last one repeated up to the longest of the group.
-        own: which of the D · l steps are no such repetitions, one after the other.
-        counts: [D, l], True where a step is neither a repetition nor padding.
-    """
-
-    rows: Tensor
-    steps: Tensor
-    own: Tensor
-    counts: Tensor
 
 
 class Order(NamedTuple):
@@ -39,53 +26,80 @@ class Order(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the steps of a batch stand.
+    """The layout of the current steps of a batch. A model builds it once, and every layer reads it.
 
     Attributes:
-        past: P, steps before these that matter here: those that attention looks back upon. A state has no use for them.
-        mask: [B, P + L], False where a step is padding; None counts every step.
-        documents: groups that cover the row when several documents share it; None is one document per row.
-        order: in which the steps that count come last; None if they lie together already.
-        pads: whether these L steps may hold padding.
-        in_blocks: whether these steps are one token that every recurrent layer decodes in the block it is in already.
+        past: P, the number of earlier steps that attention layers read. A state does not need it.
+        mask: [B, P + L], False where a step is padding; None if no step is padding.
+        current_mask: [B, L], the mask of the current steps alone; None if none of them is padding.
+        order: puts padding before all other steps; None if the layers can compute the steps as they are.
+        documents: of rows that hold several documents; None if every row is one document.
+        in_block: whether the current steps are one token, which every recurrent layer decodes in its present block.
     """
 
     past: int = 0
     mask: Tensor | None = None
-    documents: list[Documents] | None = None
+    current_mask: Tensor | None = None
     order: Order | None = None
-    pads: bool = True
-    in_blocks: bool = False
-
-    @property
-    def here(self) -> Tensor | None:
-        """The mask of these steps alone, [B, L]; None if all of them count."""
-        return self.mask[:, self.past :] if self.mask is not None and self.pads else None
+    documents: "Documents | None" = None
+    in_block: bool = False
 
     def positions(self, length: int, device: torch.device) -> Tensor:
-        """Steps that count before each one, [B or 1, P + L]; ``length`` is L. Padding moves no position."""
+        """The number of steps before each step, without padding: [B or 1, P + L], where L is ``length``."""
         if self.mask is None:
             return torch.arange(self.past + length, device=device).unsqueeze(0)
         return (self.mask.long().cumsum(1) - 1).clamp(min=0)
 
 
+class DocumentGroup(NamedTuple):
+    """Documents of similar length, padded to the longest of them by repeating their last steps.
+
+    Attributes:
+        rows: [D, 1], the row of each document.
+        steps: [D, l], the steps of each document.
+        real: indices of the D · l steps that are not repetitions.
+        layout: of the documents as a batch [D, l] of its own, where repetitions are padding.
+    """
+
+    rows: Tensor
+    steps: Tensor
+    real: Tensor
+    layout: Layout
+
+
+class Documents(NamedTuple):
+    """The documents of a batch whose rows hold several, grouped by length.
+
+    Attributes:
+        groups: which together hold every step once.
+        places: [B · L], the place of each step when the real steps of all groups are concatenated.
+        starts: [B, L], True at the first step of each document.
+    """
+
+    groups: list[DocumentGroup]
+    places: Tensor
+    starts: Tensor
+
+
 ONE_DOCUMENT_PER_ROW = Layout()
 
 
-class Reading(NamedTuple):
-    """How a model reads its inputs, once they have been found to fit.
+OUTPUT_ARGS = r"""
+attention_mask (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+    False where a step is padding; None if no step is. Heads read it.
+document_starts (`torch.BoolTensor` of shape `(batch_size, sequence_length)`, *optional*):
+    True at the first step of each document; None if every row is one document. Heads read it.
+"""
 
-    Attributes:
-        batch_size: B.
-        length: L.
-        layout: where the steps stand.
-        streams: whether a state goes on from here, so that later steps may follow.
-    """
 
-    batch_size: int
-    length: int
-    layout: Layout
-    streams: bool
+@auto_docstring(
+    custom_intro="The output of transformers that has this name without its first word, and the layout of the batch.",
+    custom_args=OUTPUT_ARGS,
+)
+@dataclass
+class BackboneOutput(BaseModelOutputWithPast):
+    attention_mask: Tensor | None = None
+    document_starts: Tensor | None = None
 
 
 def build_layout(
@@ -95,47 +109,52 @@ def build_layout(
     cu_seq_lens: Tensor | None,
     past: int,
     attends: bool,
+    carries_state: bool,
 ) -> Layout:
-    """The layout that a model's arguments describe. Explicit boundaries of documents win over the mask.
+    """Build the layout that a model's arguments describe. ``cu_seq_lens`` overrides the mask.
 
     Args:
         inputs: [B, L, ...].
-        attention_mask: [B, P + L], 0 for padding; [B, L] will do for a model without attention layers.
-        position_ids: [B, L] or [1, L]; where they restart, a document begins.
-        cu_seq_lens: [D + 1], where the documents of a single row begin, and its end.
-        past: P, steps that a cache has seen.
-        attends: whether the model has attention layers, which look back upon padding, too.
+        attention_mask: [B, P + L], 0 at padding; a model without attention layers also accepts [B, L].
+        position_ids: [B, L] or [1, L]; a document begins where they restart.
+        cu_seq_lens: [D + 1], the first steps of the documents of a single row, and its end.
+        past: P, the number of steps that the cache has seen.
+        attends: whether the model has attention layers, which need the mask of earlier steps.
+        carries_state: whether the state after the last step is needed; then padding has to come first.
 
     Raises:
-        TypeError: for what is no tensor.
-        ValueError: for shapes or boundaries that do not fit.
+        TypeError: if an argument is not a tensor.
+        ValueError: if a shape or a boundary does not fit.
     """
     batch_size, length = inputs.shape[:2]
     mask = None if attention_mask is None else _checked_mask(attention_mask, batch_size, length, past, attends)
     if mask is not None and cu_seq_lens is not None:
-        mask = functional.pad(mask[:, :past], (0, length), value=True) if attends and past else None
-    here = None if mask is None else _where_it_matters(mask[:, mask.shape[1] - length :])
-    documents = find_documents(inputs, here, position_ids, cu_seq_lens)
-    if documents is not None:
-        return Layout(0, here, documents)
-    order = None if here is None or _together(here) else sort_steps(~here)
-    return Layout(past, mask, None, order, here is not None) if attends else Layout(0, here, order=order)
+        mask = functional.pad(mask[:, : mask.shape[1] - length], (0, length), value=True)
+    current = None if mask is None else _none_if_all(mask[:, mask.shape[1] - length :])
+    if position_ids is not None or cu_seq_lens is not None:
+        documents = _find_documents(inputs, current, position_ids, cu_seq_lens)
+        if documents is not None:
+            return Layout(current_mask=current, documents=documents)
+    order = None if current is None or (not carries_state and _lie_together(current)) else sort_steps(~current)
+    if not attends or mask is None or not past:
+        return Layout(past if attends else 0, current, current, order)
+    return Layout(past, _none_if_all(mask), current, order)
 
 
-def without_padding(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Zeros in x [B, L, ...] where ``mask`` [B, L] says padding, whatever stands there; None counts every step."""
-    return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
+def without_padding(x: Tensor, mask: Tensor) -> Tensor:
+    """Replace padding in x [B, L, ...], even NaN, by zeros; ``mask`` [B, L] is False at padding."""
+    return x.masked_fill(~mask.unsqueeze(-1), 0)
 
 
-def _where_it_matters(mask: Tensor) -> Tensor | None:
-    """The mask, or None if it counts every step, as far as that can be seen without waiting for a device."""
+def _none_if_all(mask: Tensor) -> Tensor | None:
+    """The mask, or None if it is True everywhere. On accelerators it is not looked at, which would synchronize."""
     return None if values_are_cheap(mask) and bool(mask.all()) else mask
 
 
-def _together(mask: Tensor) -> bool:
-    """Whether the steps that count are one run in every row, as those of padded texts are.
+def _lie_together(mask: Tensor) -> bool:
+    """Whether padding is only at the beginning and the end of every row.
 
-    An accelerator is not waited for, nor is a mask looked at that a traced model has yet to see.
+    False on accelerators, where looking would synchronize, and while tracing.
     """
     if not values_are_cheap(mask):
         return False
@@ -143,10 +162,10 @@ def _together(mask: Tensor) -> bool:
     return bool((begins <= 1).all())
 
 
-def find_documents(
+def _find_documents(
     inputs: Tensor, mask: Tensor | None, position_ids: Tensor | None, cu_seq_lens: Tensor | None
-) -> list[Documents] | None:
-    """The documents that boundaries or restarting positions mark, or None if every row is one; see `build_layout`."""
+) -> Documents | None:
+    """Find the documents by their boundaries or by restarting positions; None if every row is one document."""
     batch_size, length = inputs.shape[:2]
     if cu_seq_lens is not None:
         if batch_size != 1:
@@ -161,15 +180,13 @@ def find_documents(
         )
     starts = _starts_from_positions(position_ids.expand(batch_size, -1), mask)
     if torch.compiler.is_compiling():
-        torch._assert_async(
-            ~starts.any(), "position_ids restart: a compiled model is told of documents by cu_seq_lens_q"
-        )
+        torch._assert_async(~starts.any(), "position_ids restart: pass cu_seq_lens_q to a compiled model instead")
         return None
     return None if length <= 1 else split_documents(starts, mask)
 
 
-def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor | None:
-    """The mask as truths, or None if it counts every step."""
+def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: int, attends: bool) -> Tensor:
+    """The mask as booleans, [B, P + L], or [B, L] for a model without attention layers."""
     check_tensor("attention_mask", attention_mask, "ask the tokenizer or processor for return_tensors='pt'")
     shapes = [(batch_size, past + length)] if attends else [(batch_size, past + length), (batch_size, length)]
     if not has_shape(attention_mask, *shapes):
@@ -178,7 +195,6 @@ def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: in
             f"{list(attention_mask.shape)}: one number per step, 0 for padding."
         )
     if not attends:
-        # States have no use for the steps before.
         attention_mask = attention_mask[:, attention_mask.shape[1] - length :]
     if attention_mask.dtype != torch.bool:
         check_values(
@@ -187,42 +203,36 @@ def _checked_mask(attention_mask: Tensor, batch_size: int, length: int, past: in
             "attention_mask must be 1 at steps that count and 0 at padding",
             "pass attention_mask == 0 where yours is additive (0 and -inf), or the one that the tokenizer returned",
         )
-    return _where_it_matters(attention_mask.bool())
+    return attention_mask.bool()
 
 
-def apart(x: Tensor, documents: list[Documents], function: Callable[[Tensor, Layout], Tensor]) -> Tensor:
-    """Apply a function of whole sequences to each document as if it were alone.
+def per_document(x: Tensor, documents: Documents, function: Callable[[Tensor, Layout], Tensor]) -> Tensor:
+    """Apply a function of whole sequences to each document by itself.
 
     Args:
         x: [B, L, ...].
-        documents: from `split_documents`.
-        function: (x [D, l, ...], layout) to [D, l, ...], where the steps that its layout masks do not count.
+        documents: of the batch.
+        function: (x [D, l, ...], layout) to [D, l, ...]; called once for each group.
 
     Returns:
         [B, L, ...] of what ``function`` returns.
     """
-    pieces, places = [], []
-    for rows, steps, own, counts in documents:
-        order = None if _together(counts) else sort_steps(~counts)
-        pieces.append(function(x[rows, steps], Layout(mask=counts, order=order)).flatten(0, 1)[own])
-        places.append((rows * x.shape[1] + steps).flatten()[own])
-    return torch.cat(pieces)[torch.cat(places).argsort()].unflatten(0, x.shape[:2])
+    outputs = [function(x[rows, steps], layout).flatten(0, 1)[real] for rows, steps, real, layout in documents.groups]
+    return torch.cat(outputs)[documents.places].unflatten(0, x.shape[:2])
 
 
-def split_documents(
-    starts: Tensor, mask: Tensor | None = None, device: torch.device | None = None
-) -> list[Documents] | None:
-    """Group the documents of a batch by length, so that padding them to one length at most doubles the work.
+def split_documents(starts: Tensor, mask: Tensor | None = None, device: torch.device | None = None) -> Documents | None:
+    """Group the documents of a batch by length, so that padding at most doubles the work.
 
-    How many there are decides shapes, so an accelerator is waited for here, once; the rest is counted on the CPU.
+    The number of documents decides shapes, so this synchronizes with an accelerator once, and counts on the CPU.
 
     Args:
-        starts: [B, L] bool, True at the first step of a document; the first step of a row is one in any case.
-        mask: [B, L] bool, False where a step is padding; None counts every step.
+        starts: [B, L] bool, True at the first step of a document; the first step of a row always is one.
+        mask: [B, L] bool, False where a step is padding; None if no step is.
         device: of the input; None is that of ``starts``.
 
     Returns:
-        The groups, or None if every row is one document.
+        The documents, or None if every row is one document.
     """
     device = starts.device if device is None else device
     starts = starts.to("cpu", copy=True)
@@ -230,37 +240,34 @@ def split_documents(
     rows, first = starts.nonzero(as_tuple=True)
     if len(rows) <= len(starts):
         return None
-    flat = rows * starts.shape[1] + first
-    lengths = torch.diff(flat, append=flat.new_tensor([starts.numel()]))
-    groups = []
+    lengths = torch.diff(rows * starts.shape[1] + first, append=rows.new_tensor([starts.numel()]))
+    groups, indices = [], []
     # The bit length of l - 1: documents of 5 … 8 steps go together. The longest first: its kernel begins like theirs.
     sizes = (lengths - 1).float().clamp(min=0.5).log2().floor()
     for size in sizes.unique().flip(0).tolist():
         chosen = sizes == size
-        length = lengths[chosen].unsqueeze(1)
-        offsets = torch.arange(int(length.max())).unsqueeze(0)
-        steps = first[chosen].unsqueeze(1) + torch.minimum(offsets, length - 1)
-        counts = offsets < length
-        own = counts.flatten().nonzero().squeeze(1)
-        found = (rows[chosen].unsqueeze(1), steps, own, counts)
-        rows_there, steps, own, counts = (part.to(device, non_blocking=True) for part in found)
-        counts = counts if mask is None else counts & mask[rows_there, steps]
-        groups.append(Documents(rows_there, steps, own, counts))
-    return groups
+        steps, real = _padded_steps(first[chosen], lengths[chosen])
+        indices.append((rows[chosen].unsqueeze(1) * starts.shape[1] + steps)[real])
+        found = (rows[chosen].unsqueeze(1), steps, real.flatten().nonzero().squeeze(1), real)
+        rows_here, steps, real_indices, real = (part.to(device, non_blocking=True) for part in found)
+        current = real if mask is None else real & mask[rows_here, steps]
+        order = None if _lie_together(current) else sort_steps(~current)
+        groups.append(DocumentGroup(rows_here, steps, real_indices, Layout(0, current, current, order)))
+    places = torch.cat(indices).argsort().to(device, non_blocking=True)
+    return Documents(groups, places, starts.to(device, non_blocking=True))
 
 
-def first_steps(documents: list[Documents], like: Tensor) -> Tensor:
-    """True where a document begins, [B, L] as ``like``."""
-    first = torch.zeros_like(like, dtype=torch.bool)
-    for rows, steps, _, _ in documents:
-        first[rows[:, 0], steps[:, 0]] = True
-    return first
+def _padded_steps(first: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """The steps [D, l] of documents from their first steps and lengths [D], and which of them are not repetitions."""
+    lengths = lengths.unsqueeze(1)
+    offsets = torch.arange(int(lengths.max())).unsqueeze(0)
+    return first.unsqueeze(1) + torch.minimum(offsets, lengths - 1), offsets < lengths
 
 
 def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
-    """True where positions do not go on by one, [B, L]; nowhere in a row where only those of padding do not.
+    """True where a position is not the one before plus 1, [B, L].
 
-    Where several documents share a row that is padded, the padding is a document of its own.
+    A row in which only positions of padding break off holds one document. In other rows padding is a document too.
     """
     breaks = position_ids[:, 1:] != position_ids[:, :-1] + 1
     if mask is not None:
@@ -270,11 +277,11 @@ def _starts_from_positions(position_ids: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
-    """The first steps [1, L] of documents that end where `cu_seq_lens` [D + 1] says: 0, l_1, l_1 + l_2, …, L.
+    """True at the first step of each document, [1, L], by their boundaries ``cu_seq_lens`` [D + 1]: 0, l_1, …, L.
 
     Raises:
-        TypeError: for boundaries that are no tensor.
-        ValueError: unless they are integers that rise from 0 to ``length``; an empty document has no step to begin at.
+        TypeError: if the boundaries are not a tensor.
+        ValueError: unless they are integers that rise from 0 to ``length``.
     """
     check_tensor("cu_seq_lens_q", cu_seq_lens, "make a torch.tensor of it")
     if cu_seq_lens.is_floating_point():
@@ -294,15 +301,15 @@ def _starts_from_boundaries(cu_seq_lens: Tensor, length: int) -> Tensor:
 
 
 def take_steps(x: Tensor, steps: Tensor, dim: int = 1) -> Tensor:
-    """In each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
+    """Take from each row of x [B, ...] its own ``steps`` [B or 1, L] along ``dim``, as a copy."""
     rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
     return x.transpose(1, dim)[rows, steps].transpose(1, dim)
 
 
 def sort_steps(first: Tensor) -> Order:
-    """The order in which the steps of ``first`` [B, L] come before the others of their row, and all else stays.
+    """The stable order in which the steps where ``first`` [B, L] is True come before the others of their row.
 
-    A sort of bits takes two sums; what torch calls a stable sort cannot be exported to ONNX.
+    Computed by cumulative sums, because a stable sort of torch cannot be exported to ONNX.
     """
     places = torch.where(first, first.cumsum(1), first.sum(1, keepdim=True) + (~first).cumsum(1)) - 1
     steps = torch.arange(first.shape[1], device=first.device).expand_as(places)

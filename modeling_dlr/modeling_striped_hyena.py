@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import (
-    BaseModelOutputWithPast,
     CausalLMOutputWithPast,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -32,22 +31,25 @@ from .blocks_striped_hyena import (
     StripedHyenaRotary,
     in_pieces,
 )
-from .cache_dlr import check_cache, steps_seen
+from .cache_dlr import check_cache
 from .checkpoint_striped_hyena import check_shapes, refuse_weights, saved_shapes, warn_of_revision
-from .checks_dlr import check_finite, check_inputs, check_tokens_to_predict, values_are_cheap, warn_of_empty_rows
-from .configuration_striped_hyena import StripedHyenaConfig
-from .family_dlr import (
-    auto_map,
+from .checks_dlr import (
     check_attention_weights,
+    check_finite,
+    check_inputs,
+    check_tokens_to_predict,
     check_whole_sequences,
+    input_shape,
     refuse_checkpointing,
     refuse_several_documents,
     refuse_unknown_arguments,
+    values_are_cheap,
+    warn_of_empty_rows,
 )
+from .configuration_striped_hyena import StripedHyenaConfig
 from .generation_dlr import Generates
-from .layout_dlr import Reading, build_layout, first_steps, without_padding
-from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, within_documents
-from .pooling_dlr import pool
+from .layout_dlr import BackboneOutput, build_layout, without_padding
+from .losses_dlr import check_labels, loss_by_problem_type, next_token_loss, pool, within_documents
 
 # By this name the Trainer knows that labels are of the next token when it smooths them, and `transformers serve` that
 # this model generates; registering an Auto class does not enter it.
@@ -114,15 +116,13 @@ class StripedHyenaPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         """As in transformers, with the code of all heads beside the weights."""
-        self.config.auto_map = auto_map(type(self.config), STRIPED_HYENA_CLASSES)
+        self.config.set_auto_map(STRIPED_HYENA_CLASSES)
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
-READING_ARGS = r"""
+DOCUMENTS_ARGS = r"""
     cu_seq_lens_q (`torch.LongTensor` of shape `(num_documents + 1,)`, *optional*):
-        Where the documents of a single row begin, and its end; wins over `attention_mask`.
-    reading (`Reading`, *optional*):
-        What `read` says of these inputs, from a head that has already looked at it.
+        The first steps of the documents of a single row, and its end; overrides `attention_mask`.
 """
 
 
@@ -137,75 +137,13 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         self.blocks = nn.ModuleList([BLOCKS[kind](config, i) for i, kind in enumerate(self.layer_types)])
         self.norm = StripedHyenaRMSNorm(config) if config.final_norm else nn.Identity()
         self.gradient_checkpointing = False
+        # A head that pools rows sets this to the reason.
+        self.no_documents_because: str | None = None
         self.post_init()
-
-    def read(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        cache: Cache | None = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        cu_seq_lens_q: Tensor | None = None,
-    ) -> Reading:
-        """Refuse, before any work, what this model cannot compute; how it reads what it can. See `forward`.
-
-        Raises:
-            ValueError: for inputs, a cache, or boundaries of documents that do not fit the model or each other, and for
-                a parameter of a filter that is not finite.
-            IndexError: for a token outside the vocabulary.
-        """
-        config = self.config
-        check_whole_sequences()
-        inputs = check_inputs(input_ids, inputs_embeds, None, config.vocab_size, None, config.hidden_size)
-        batch_size, length = inputs.shape[:2]
-        if input_ids is not None and length and values_are_cheap(input_ids):
-            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
-        checkpoints = self.gradient_checkpointing and self.training
-        if cache is not None:
-            self._check_cache(cache, batch_size)
-        past = 0 if cache is None else steps_seen(cache)
-        attends = "full_attention" in self.layer_types
-        layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, attends)
-        several = layout.documents is not None
-        if several and (cache is not None or use_cache):
-            refuse_several_documents()
-        if checkpoints and cache is not None:
-            refuse_checkpointing()
-        if use_cache is None:
-            use_cache = config.use_cache and not self.training and not several
-        streams = cache is not None or (use_cache and not checkpoints)
-        if not streams:  # in a stream a row may begin later
-            warn_of_empty_rows(length, layout.here)
-        if not torch.compiler.is_compiling():
-            self._check_finite()
-        return Reading(batch_size, length, layout, streams)
-
-    def _check_cache(self, cache: Cache, batch_size: int) -> None:
-        config = self.config
-        states, heads = (config.hidden_size, config.state_size), (config.num_key_value_heads, config.head_dim)
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        check_cache(cache, self.layer_types, batch_size, states, dtype, heads)
-        expected = config.short_filter_length - 1
-        for layer, kind in zip(cache.layers, self.layer_types, strict=True):
-            # pyrefly: ignore[missing-attribute] - check_cache has seen that the layer is one of hyena
-            recent = layer.recent if kind == "hyena" else None
-            if recent is not None and recent.shape[1] != expected:
-                raise ValueError(
-                    f"This cache holds {recent.shape[1]} inputs of a short filter, but the model needs {expected}: it "
-                    "belongs to another model."
-                )
-
-    def _check_finite(self) -> None:
-        """Refuse parameters of filters that are not finite, by the names that they have in the model."""
-        for path, module in self.blocks.named_modules(prefix=f"{self.base_model_prefix}.blocks"):
-            if isinstance(module, StripedHyenaFilter):
-                check_finite(module.named_parameters(path))
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @capture_outputs
-    @auto_docstring(custom_args=READING_ARGS)
+    @auto_docstring(custom_args=DOCUMENTS_ARGS)
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
@@ -215,23 +153,73 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         cu_seq_lens_q: torch.LongTensor | None = None,
-        reading: Reading | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPast:
+    ) -> BackboneOutput:
+        config = self.config
         refuse_unknown_arguments(type(self), kwargs)
-        if reading is None:
-            reading = self.read(input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, cu_seq_lens_q)
-        layout = reading.layout
-        if "full_attention" in self.layer_types and kwargs.get("output_attentions", self.config.output_attentions):
-            check_attention_weights(self.config._attn_implementation, layout.documents is not None)
-        if cache is None and reading.streams:
-            cache = DynamicCache(config=self.config)
+        check_whole_sequences()
+        inputs = check_inputs(input_ids, inputs_embeds, None, config.vocab_size, None, config.hidden_size)
+        if input_ids is not None and input_ids.shape[1] and values_are_cheap(input_ids):
+            self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
+        carries_state = self._carries_state(cache, use_cache)
+        past = 0 if cache is None else self._check_cache(cache, inputs.shape[0])
+        attends = "full_attention" in self.layer_types
+        layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, attends, carries_state)
+        if layout.documents is not None:
+            refuse_several_documents(self.no_documents_because, cache is not None or bool(use_cache))
+            carries_state = False
+        if attends and kwargs.get("output_attentions", config.output_attentions):
+            check_attention_weights(config._attn_implementation, layout.documents is not None)
+        if not carries_state:  # a row of padding may have steps earlier or later
+            warn_of_empty_rows(inputs.shape[1], layout.current_mask)
+        self._check_finite()
+        if cache is None and carries_state:
+            cache = DynamicCache(config=config)
         hidden_states = self.embedding_layer(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden_states = without_padding(hidden_states, layout.here)
+        if layout.current_mask is not None:
+            hidden_states = without_padding(hidden_states, layout.current_mask)
         for block in self.blocks:
             hidden_states = block(hidden_states, layout, cache=cache)
-        hidden_states = in_pieces(self.norm, hidden_states.shape[2], hidden_states)
-        return BaseModelOutputWithPast(last_hidden_state=hidden_states, cache=cache)
+        return BackboneOutput(
+            last_hidden_state=in_pieces(self.norm, hidden_states.shape[2], hidden_states),
+            cache=cache,
+            attention_mask=layout.current_mask,
+            document_starts=None if layout.documents is None else layout.documents.starts,
+        )
+
+    def _carries_state(self, cache: Cache | None, use_cache: bool | None) -> bool:
+        """Whether to return a cache: if one is given, or if one is asked for and possible."""
+        checkpoints = self.gradient_checkpointing and self.training
+        if cache is not None:
+            if checkpoints:
+                refuse_checkpointing()
+            return True
+        wanted = self.config.use_cache and not self.training if use_cache is None else use_cache
+        return wanted and not checkpoints
+
+    def _check_cache(self, cache: Cache, batch_size: int) -> int:
+        config = self.config
+        states, heads = (config.hidden_size, config.state_size), (config.num_key_value_heads, config.head_dim)
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        past = check_cache(cache, self.layer_types, batch_size, states, dtype, heads)
+        expected = config.short_filter_length - 1
+        for layer, kind in zip(cache.layers, self.layer_types, strict=True):
+            # pyrefly: ignore[missing-attribute] - check_cache has seen that the layer is one of hyena
+            recent = layer.recent if kind == "hyena" else None
+            if recent is not None and recent.shape[1] != expected:
+                raise ValueError(
+                    f"This cache holds {recent.shape[1]} inputs of a short filter, but the model needs {expected}: it "
+                    "belongs to another model."
+                )
+        return past
+
+    def _check_finite(self) -> None:
+        """Refuse parameters of filters that are not finite, and name them with their paths."""
+        if torch.compiler.is_compiling():
+            return
+        for path, module in self.blocks.named_modules(prefix=f"{self.base_model_prefix}.blocks"):
+            if isinstance(module, StripedHyenaFilter):
+                check_finite(module.named_parameters(path))
 
 
 TOKENS_ARGS = r"""
@@ -280,20 +268,30 @@ class StripedHyenaModelForCausalLM(StripedHyenaPreTrainedModel, Generates, Gener
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         refuse_unknown_arguments(type(self), kwargs)
-        inputs = (input_ids, attention_mask, position_ids, cache, inputs_embeds, use_cache, cu_seq_lens_q)
-        reading = self.backbone.read(*inputs)
-        if labels is not None:
-            every = isinstance(logits_to_keep, int) and logits_to_keep == 0
-            check_tokens_to_predict(labels, reading.batch_size, reading.length, self.config.vocab_size, every)
-        outputs = self.backbone(*inputs, reading=reading, return_dict=True, **kwargs)
+        all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        for tokens in (labels, kwargs.get("shift_labels")):
+            if tokens is not None:
+                shape = input_shape(input_ids, inputs_embeds)
+                # pyrefly: ignore[bad-argument-type] - a tensor, or refused there
+                check_tokens_to_predict(tokens, shape, self.config.vocab_size, all_logits)
+        outputs = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=cache,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            cu_seq_lens_q=cu_seq_lens_q,
+            return_dict=True,
+            **kwargs,
+        )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.backbone.unembed(outputs.last_hidden_state[:, kept])
         loss = None
         if labels is not None:
             targets: Tensor = labels
-            if reading.layout.documents is not None:
-                first = first_steps(reading.layout.documents, labels)
-                targets, num_items_in_batch = within_documents(labels, first, num_items_in_batch)
+            if outputs.document_starts is not None:
+                targets, num_items_in_batch = within_documents(labels, outputs.document_starts, num_items_in_batch)
             loss = self.loss_function(
                 logits=logits,
                 labels=targets,
@@ -320,7 +318,7 @@ LABELS_ARGS = r"""
 
 
 class StripedHyenaClassifier(StripedHyenaPreTrainedModel):
-    """The recipe of both classifiers: hidden states, features, dropout, a projection, the loss."""
+    """Base of both classifiers: hidden states, features, dropout, a projection and the loss."""
 
     output_class: type[SequenceClassifierOutput] | type[TokenClassifierOutput]
 
@@ -335,12 +333,12 @@ class StripedHyenaClassifier(StripedHyenaPreTrainedModel):
         self.loss_function = loss_by_problem_type
         self.post_init()
 
-    def answers(self, reading: Reading) -> tuple[int, ...]:
-        """The shape of the logits, without the last axis; refuses, before any work, what this head cannot read."""
-        return reading.batch_size, reading.length
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
+        """The shape of the logits of a batch [B, L], without the last axis."""
+        return batch_size, length
 
     def features(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        """What is classified, of hidden states [B, L, H] of which ``mask`` [B, L] says which count."""
+        """The features to classify, of hidden states [B, L, H]; ``mask`` [B, L] is False at padding."""
         return hidden_states
 
     @can_return_tuple
@@ -356,14 +354,21 @@ class StripedHyenaClassifier(StripedHyenaPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Any:
         refuse_unknown_arguments(type(self), kwargs)
-        inputs = (input_ids, attention_mask, position_ids, None, inputs_embeds, False, cu_seq_lens_q)
-        reading = self.backbone.read(*inputs)
-        shape = (*self.answers(reading), self.config.num_labels)
-        if labels is not None and self.loss_function is loss_by_problem_type:
+        shape = input_shape(input_ids, inputs_embeds)
+        if labels is not None and shape is not None and self.loss_function is loss_by_problem_type:
             # pyrefly: ignore[bad-argument-type] - None only until __post_init__ has set it
-            check_labels(labels, shape, self.config.problem_type)
-        outputs = self.backbone(*inputs, reading=reading, return_dict=True, **kwargs)
-        logits = self.classifier(self.dropout(self.features(outputs.last_hidden_state, reading.layout.here)))
+            check_labels(labels, (*self.logits_shape(*shape), self.config.num_labels), self.config.problem_type)
+        outputs = self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            use_cache=False,
+            cu_seq_lens_q=cu_seq_lens_q,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(self.features(outputs.last_hidden_state, outputs.attention_mask)))
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, config=self.config, **kwargs)
@@ -376,17 +381,14 @@ class StripedHyenaClassifier(StripedHyenaPreTrainedModel):
 class StripedHyenaForSequenceClassification(StripedHyenaClassifier):
     output_class = SequenceClassifierOutput
 
-    def answers(self, reading: Reading) -> tuple[int, ...]:
-        if reading.layout.documents is not None:
-            raise ValueError(
-                f"{type(self).__name__} pools a row into one vector, but several documents share a row: give every "
-                "document a row of its own, padded, with an attention_mask."
-            )
-        return (reading.batch_size,)
+    def __init__(self, config: StripedHyenaConfig):
+        super().__init__(config)
+        self.backbone.no_documents_because = f"{type(self).__name__} pools a row into one vector"
+
+    def logits_shape(self, batch_size: int, length: int) -> tuple[int, ...]:
+        return (batch_size,)
 
     def features(self, hidden_states: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            mask = torch.ones(hidden_states.shape[:2], dtype=torch.bool, device=hidden_states.device)
         return pool(self.config.pooling, hidden_states, mask)[0]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .pooling_dlr import POOLINGS, pool
+from .losses_dlr import POOLINGS, pool
 
 Strands = Literal["forward", "reverse", "both"]
 Reduction = Literal["sum", "mean"]

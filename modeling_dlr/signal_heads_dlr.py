@@ -1,9 +1,12 @@
-"""Heads for sound and images: the same recipe, under the names and shapes by which their pipelines call it."""
+"""Heads for sound and images, with the names and shapes that their pipelines use."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
+from transformers.modeling_outputs import ImageClassifierOutput, SemanticSegmenterOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring
@@ -12,15 +15,26 @@ from transformers.utils.generic import can_return_tuple
 from .checks_dlr import LABELS_CURE, check_tensor, has_shape
 from .configuration_dlr import DLRConfig
 from .heads_dlr import LABELS_ARGS, DLRForSequenceClassification, DLRForTokenClassification, DLRHead
-from .modeling_dlr import VALUES_ARGS, DLRPreTrainedModel
-from .outputs_dlr import ImageClassifierOutputWithPast, SemanticSegmenterOutputWithPast
+from .modeling_dlr import VALUES_ARGS, DLRPreTrainedModel, with_cache
 
-# The pipeline of segmentation knows models by their names; registering an Auto class does not enter it.
+# The segmentation pipeline finds models by this name. Registering an Auto class does not enter it.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["dlr"] = "DLRForSemanticSegmentation"
 
 
+@with_cache
+@dataclass
+class ImageClassifierOutputWithPast(ImageClassifierOutput):
+    cache: Cache | None = None
+
+
+@with_cache
+@dataclass
+class SemanticSegmenterOutputWithPast(SemanticSegmenterOutput):
+    cache: Cache | None = None
+
+
 class DLRSignalHead(DLRPreTrainedModel):
-    """What makes another head one that reads values, under the name that its class gives them."""
+    """Mixed into another head, makes it read real values under the name ``main_input_name``."""
 
     main_input_name = "input_values"
 
@@ -35,7 +49,7 @@ class DLRSignalHead(DLRPreTrainedModel):
 
 
 class DLRAudioHead(DLRSignalHead, DLRHead):
-    """What makes another head one that reads recordings, by position too."""
+    """Mixed into another head, makes it read recordings, as its first argument."""
 
     input_modalities = "audio"
 
@@ -76,7 +90,7 @@ class DLRForImageClassification(DLRSignalHead, DLRForSequenceClassification):
     ) -> ImageClassifierOutputWithPast:
         r"""
         pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
-            The images; one channel may also be given as RGB, which is read in grey.
+            The images. A model with one channel also accepts RGB, and converts it to grey.
         labels (`torch.Tensor` of shape `(batch_size,)`, *optional*):
             One label per image, as for sequence classification.
         """
@@ -100,10 +114,10 @@ class DLRForSemanticSegmentation(DLRSignalHead, DLRForTokenClassification):
     ) -> SemanticSegmenterOutputWithPast:
         r"""
         pixel_values (`torch.FloatTensor` of shape `(batch_size, input_size, height, width)`):
-            The images; one channel may also be given as RGB, which is read in grey.
+            The images. A model with one channel also accepts RGB, and converts it to grey.
         labels (`torch.LongTensor` of shape `(batch_size, height, width)`, *optional*):
-            The class of every pixel; -100 is ignored. Several classes or numbers of each have the shape of the logits,
-            `(batch_size, num_labels, height, width)`.
+            The class of every pixel; -100 is ignored. Several classes or numbers per pixel have the shape of the
+            logits, `(batch_size, num_labels, height, width)`.
         """
         values = raster(pixel_values, self.config.input_size)
         flat = None if labels is None else flat_labels(labels, pixel_values)
@@ -113,13 +127,13 @@ class DLRForSemanticSegmentation(DLRSignalHead, DLRForTokenClassification):
 
 
 def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
-    """The pixels of images as sequences, row by row: [B, C, h, w] to [B, h·w, C].
+    """Flatten images to sequences of pixels, row by row: [B, C, h, w] to [B, h·w, C].
 
-    A model of one channel reads RGB in grey, for pipelines turn every image into RGB.
+    If ``channels`` is 1, RGB is converted to grey, because pipelines convert every image to RGB.
 
     Raises:
-        TypeError: for images that are no tensor.
-        ValueError: for another type, shape, or number of channels.
+        TypeError: if the images are not a tensor.
+        ValueError: if their type, shape or number of channels is wrong.
     """
     check_tensor("pixel_values", pixel_values, "ask the processor for return_tensors='pt'")
     if not pixel_values.is_floating_point():
@@ -138,11 +152,11 @@ def raster(pixel_values: Tensor, channels: int | None) -> Tensor:
 
 
 def flat_labels(labels: Tensor, pixel_values: Tensor) -> Tensor:
-    """The labels of pixels in the order of `raster`: [B, h, w] to [B, h·w], and [B, C, h, w] to [B, h·w, C].
+    """Flatten labels as `raster` flattens pixels: [B, h, w] to [B, h·w], and [B, C, h, w] to [B, h·w, C].
 
     Raises:
-        TypeError: for labels that are no tensor.
-        ValueError: for another shape than that of the images.
+        TypeError: if the labels are not a tensor.
+        ValueError: if their shape is not that of the images.
     """
     check_tensor("labels", labels, LABELS_CURE)
     expected = [pixel_values.shape[0], *pixel_values.shape[-2:]]
@@ -157,7 +171,7 @@ def flat_labels(labels: Tensor, pixel_values: Tensor) -> Tensor:
 
 
 def luma(rgb: Tensor) -> Tensor:
-    """How bright RGB images are (ITU-R BT.601), as when Pillow converts to "L": [B, 3, h, w] to [B, 1, h, w]."""
+    """Convert RGB to grey (ITU-R BT.601), as Pillow's mode "L" does: [B, 3, h, w] to [B, 1, h, w]."""
     red, green, blue = rgb.split(1, dim=1)
     return 0.299 * red + 0.587 * green + 0.114 * blue
 

@@ -22,55 +22,33 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith(("_dlr", "
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "blocks_striped_hyena": {"torch", "transformers", ".configuration_striped_hyena"}
-    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "kernels", "layout", "ops")}
-    | {".streaming_dlr", ".vandermonde_dlr"},
+    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "ops", "vandermonde")},
     "configuration_base_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
     "configuration_dlr": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
     "configuration_striped_hyena": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
     "checkpoint_striped_hyena": {"safetensors", "torch", "transformers"},
     "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena"}
     | {".checkpoint_striped_hyena", ".configuration_striped_hyena"}
-    | {f".{name}_dlr" for name in ("cache", "checks", "family", "generation", "layout", "losses", "pooling")},
-    "family_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
+    | {f".{name}_dlr" for name in ("cache", "checks", "generation", "layout", "losses")},
     "vandermonde_dlr": {"torch"},
     "convolution_dlr": {"torch", ".vandermonde_dlr"},
     "ops_dlr": {"torch", ".checks_dlr", ".convolution_dlr", ".vandermonde_dlr"},
-    "decoding_dlr": {"torch", ".checks_dlr", ".ops_dlr", ".vandermonde_dlr"},
-    "checks_dlr": {"torch", "transformers"},
-    "norms_dlr": {"torch", "transformers", ".configuration_dlr", ".kernel_parameters_dlr", ".ops_dlr"},
-    "layout_dlr": {"torch", ".checks_dlr"},
+    "checks_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
+    "blocks_dlr": {"torch", "transformers", ".configuration_dlr", ".kernel_parameters_dlr"}
+    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "kernels", "layout", "ops", "vandermonde")},
+    "layout_dlr": {"torch", "transformers", ".checks_dlr"},
     "losses_dlr": {"torch", ".configuration_base_dlr", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
     "kernels_dlr": {"torch", ".checks_dlr", ".kernel_parameters_dlr", ".ops_dlr", ".vandermonde_dlr"},
     "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".vandermonde_dlr"},
-    "cache_dlr": {"torch", "transformers", ".decoding_dlr", ".kernels_dlr", ".ops_dlr"},
+    "cache_dlr": {"torch", "transformers"} | {f".{name}_dlr" for name in ("checks", "layout", "ops", "vandermonde")},
     "generation_dlr": {"torch", "transformers", ".checks_dlr"},
-    "outputs_dlr": {"transformers"},
-    "pooling_dlr": {"torch", ".ops_dlr"},
-    "streaming_dlr": {"torch", ".convolution_dlr", ".layout_dlr", ".ops_dlr"},
-    "modeling_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE},
-    "heads_dlr": {"torch", "transformers"} | {f".{name}" for name in CLOSURE} - {".auto_dlr"},
-    "language_heads_dlr": {
-        "torch",
-        "transformers",
-        ".checks_dlr",
-        ".configuration_dlr",
-        ".family_dlr",
-        ".generation_dlr",
-        ".layout_dlr",
-        ".losses_dlr",
-        ".modeling_dlr",
-        ".outputs_dlr",
-    },
-    "signal_heads_dlr": {
-        ".checks_dlr",
-        "torch",
-        "transformers",
-        ".configuration_dlr",
-        ".heads_dlr",
-        ".modeling_dlr",
-        ".outputs_dlr",
-    },
-    "auto_dlr": {".heads_dlr", ".language_heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
+    "modeling_dlr": {"torch", "transformers", ".configuration_dlr", ".attention_dlr", ".blocks_dlr", ".auto_dlr"}
+    | {f".{name}_dlr" for name in ("cache", "checks", "generation", "kernels", "layout", "losses")},
+    "heads_dlr": {"torch", "transformers", ".configuration_dlr"}
+    | {f".{name}_dlr" for name in ("cache", "checks", "losses", "modeling")},
+    "signal_heads_dlr": {"torch", "transformers", ".configuration_dlr"}
+    | {f".{name}_dlr" for name in ("checks", "heads", "modeling")},
+    "auto_dlr": {".heads_dlr", ".modeling_dlr", ".signal_heads_dlr"},
 }
 STANDARD_LIBRARY = {
     "abc",
@@ -96,7 +74,7 @@ SCRIPTS = {path.stem for folder in ("examples", "benchmarks", "tests") for path 
 PUBLIC_MODULES = {
     "modeling_dlr",
     "modeling_dlr.auto_dlr",
-    "modeling_dlr.decoding_dlr",
+    "modeling_dlr.cache_dlr",
     "modeling_dlr.figures",
     "modeling_dlr.finetuning",
     "modeling_dlr.finetuning.quiet",
@@ -257,7 +235,7 @@ def test_public_names():
 
 @pytest.mark.parametrize(
     "name",
-    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "checks_dlr", "layout_dlr", "streaming_dlr"],
+    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "checks_dlr", "layout_dlr"],
 )
 def test_functions_know_no_module_and_no_configuration(name: str):
     """The mathematics and the checks are functions of tensors and numbers: no nn.Module, no config."""

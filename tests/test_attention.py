@@ -21,8 +21,8 @@ from hub_upload.official import attention_of
 from hub_upload.official import config_of as official_config
 from modeling_dlr import DLRConfig
 from modeling_dlr.attention_dlr import DLRAttention, rotate
+from modeling_dlr.blocks_dlr import AttentionMixer
 from modeling_dlr.layout_dlr import Layout, split_documents
-from modeling_dlr.modeling_dlr import AttentionMixer
 
 CASES = specs("attention")
 ALONE, BLOCKS = ([case for case in CASES if case.startswith(prefix)] for prefix in ("attn/", "block/"))
@@ -128,7 +128,7 @@ def test_attention_passes_gradcheck(kind: str, bidirectional: bool, device: torc
 
     def at_steps_that_count(x: Tensor, *parameters: Tensor) -> Tensor:
         by_name = dict(zip(dict(module.named_parameters()), parameters, strict=True))
-        return torch.func.functional_call(module, by_name, (x, Layout(mask=mask)))[0][mask]
+        return torch.func.functional_call(module, by_name, (x, Layout(mask=mask, current_mask=mask)))[0][mask]
 
     x = draw(2, 8, device).requires_grad_()
     assert torch.autograd.gradcheck(at_steps_that_count, (x, *module.parameters()), fast_mode=True)
@@ -141,7 +141,7 @@ def test_padding_changes_nothing(kind: str, bidirectional: bool, padding: list[l
     """Each row's steps and gradients are those it has alone, whatever stands at padding, and nothing becomes NaN."""
     module, mask = attention(kind, device, bidirectional=bidirectional), mask_of(padding).to(device)
     x = draw(3, STEPS, device).masked_fill(~mask.unsqueeze(-1), torch.nan).requires_grad_()
-    y = module(x, Layout(mask=mask))[0]
+    y = module(x, Layout(mask=mask, current_mask=mask))[0]
     assert y.isfinite().all()
     G = torch.randn_like(y).masked_fill(~mask.unsqueeze(-1), 0)
     (y * G).sum().backward()
@@ -184,7 +184,7 @@ def through_cache(module: DLRAttention, x: Tensor, mask: Tensor | None, split: l
     for length in split:
         assert cache.get_seq_length() == past
         stop = past + length
-        layout = Layout(past, None if mask is None else mask[:, :stop])
+        layout = Layout(past) if mask is None else Layout(past, mask[:, :stop], mask[:, past:stop])
         outputs.append(module(x[:, past:stop], layout, cache)[0])
         past = stop
     return torch.cat(outputs, dim=1)
@@ -201,7 +201,10 @@ def test_pieces_are_the_whole(
     """A sequence piece by piece through a cache is the sequence at once, from any split, with any padding."""
     module, x = attention(kind, device), draw(3, STEPS, device)
     mask = None if padding is None else mask_of(padding).to(device)
-    whole, pieces = module(x, Layout(mask=mask))[0], through_cache(module, x, mask, split, cache_of(kind, static))
+    whole, pieces = (
+        module(x, Layout(mask=mask, current_mask=mask))[0],
+        through_cache(module, x, mask, split, cache_of(kind, static)),
+    )
     counts = torch.ones(3, STEPS, dtype=torch.bool, device=device) if mask is None else mask
     assert_close(pieces[counts], whole[counts], torch.float64)
 
@@ -224,13 +227,15 @@ def test_cache_follows_its_rows(kind: str, device: torch.device):
     module, x, cache = attention(kind, device), draw(3, STEPS, device), cache_of(kind, static=False)
     mask = mask_of([[], [*range(11)], [*range(30)]]).to(device)
     through_cache(module, x[:, :35], mask, [35], cache)
-    whole = module(x, Layout(mask=mask))[0][:, 35:]
+    whole = module(x, Layout(mask=mask, current_mask=mask))[0][:, 35:]
     changes = {"reorder_cache": [2, 0, 0], "batch_select_indices": [1], "batch_repeat_interleave": [0, 0, 1, 1, 2, 2]}
     for change, rows in changes.items():
         moved = copy.deepcopy(cache)
         argument = 2 if change == "batch_repeat_interleave" else torch.tensor(rows, device=device)
         getattr(moved, change)(argument)
-        assert_close(module(x[rows, 35:], Layout(35, mask[rows]), moved)[0], whole[rows], torch.float64)
+        assert_close(
+            module(x[rows, 35:], Layout(35, mask[rows], mask[rows, 35:]), moved)[0], whole[rows], torch.float64
+        )
     cache.reset()
     assert cache.get_seq_length() == 0
     assert_close(through_cache(module, x, mask, [STEPS], cache)[:, 35:], whole, torch.float64)
@@ -268,7 +273,7 @@ def test_local_attention_is_linear_in_the_length(bidirectional: bool, padded: bo
     mask = torch.ones(1, length, dtype=torch.bool, device=device) if padded else None
     x = draw(1, length, device).requires_grad_()
     with LargestTensor() as largest:
-        module(x, Layout(mask=mask))[0].sum().backward()
+        module(x, Layout(mask=mask, current_mask=mask))[0].sum().backward()
     assert largest.numbers <= HEADS * length * (3 if bidirectional else 2) * WINDOW
 
 
@@ -291,10 +296,10 @@ def test_half_types(kind: str, bidirectional: bool, dtype: torch.dtype, device: 
     module, x = attention(kind, device, bidirectional=bidirectional).float(), draw(2, 63, device).float()
     mask = torch.ones(2, 63, dtype=torch.bool, device=device)
     mask[0, :9] = False
-    expected = module(x, Layout(mask=mask))[0]
+    expected = module(x, Layout(mask=mask, current_mask=mask))[0]
     with torch.autocast(device.type, dtype):
-        automatic = module(x, Layout(mask=mask))[0]
-    halved = copy.deepcopy(module).to(dtype)(x.to(dtype), Layout(mask=mask))[0]
+        automatic = module(x, Layout(mask=mask, current_mask=mask))[0]
+    halved = copy.deepcopy(module).to(dtype)(x.to(dtype), Layout(mask=mask, current_mask=mask))[0]
     for actual in (automatic, halved):
         assert actual.dtype == dtype
         assert (actual - expected)[mask].abs().max() < 10 * torch.finfo(dtype).eps * expected.abs().max()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from modeling_dlr import DLRModel
-from modeling_dlr.modeling_dlr import DLRBlock, DLRMixer
-from modeling_dlr.norms_dlr import (
+from modeling_dlr.blocks_dlr import (
     GEGLU,
     ChannelDropout,
+    DLRBlock,
+    DLRMixer,
     ElementDropout,
     MaskedBatchNorm,
     ScalarLayerNorm,

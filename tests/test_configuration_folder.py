@@ -13,9 +13,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, TrainingArguments
 
+from modeling_dlr.blocks_dlr import DLRBlock
 from modeling_dlr.configuration_docs import FOLDER, fields_markdown, json_schema
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
-from modeling_dlr.modeling_dlr import DLRBlock
 from modeling_dlr.training import parameter_groups
 
 MODELS = sorted(path.parent for path in FOLDER.glob("models/*/config.json"))

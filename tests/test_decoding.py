@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from transformers import DynamicCache
 
-from modeling_dlr import DLRForCausalLM, DLRModel, decoding_dlr, kernels_dlr
-from modeling_dlr.decoding_dlr import Block, begin_block, lookahead_tables, next_output, state_after
+from modeling_dlr import DLRForCausalLM, DLRModel, cache_dlr, vandermonde_dlr
+from modeling_dlr.cache_dlr import Block, begin_block, lookahead_tables, next_output, state_after
 from modeling_dlr.ops_dlr import Modes, State, convolution, step
 
 
@@ -38,7 +38,7 @@ def test_blocks_are_steps(B: int, C: int, H: int, N: int, L: int, block_length: 
     tables = lookahead_tables(modes, skip, block_length)
     block = begin_block(tables, start)
     for u in torch.randn(L, B, H, dtype=torch.float64):
-        if block.is_full:
+        if not block.is_open:
             start = state_after(block, start)
             block = begin_block(tables, start)
         expected, plain = step(modes, skip, u, plain)
@@ -57,7 +57,7 @@ def test_blocks_are_more_exact_than_the_tolerance_of_steps():
     state = State(torch.zeros(1, 3, 64), torch.zeros(1, 3, 64))
     outputs, block = [], begin_block(tables, state)
     for token in u.unbind(1):
-        if block.is_full:
+        if not block.is_open:
             state = state_after(block, state)
             block = begin_block(tables, state)
         outputs.append(next_output(block, token))
@@ -80,7 +80,7 @@ def test_tables_stay_small(shape: tuple[int, ...], length: int, monkeypatch: pyt
         asked.append(steps)
         raise InterruptedError
 
-    monkeypatch.setattr(decoding_dlr, "evaluate_kernel", stop)
+    monkeypatch.setattr(cache_dlr, "evaluate_kernel", stop)
     nothing = torch.empty(0)
     with pytest.raises(InterruptedError):
         lookahead_tables(
@@ -101,7 +101,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Block]:
         begun.append(begin_block(tables, state))
         return begun[-1]
 
-    monkeypatch.setattr(decoding_dlr, "_LONGEST_BLOCK", 8)
+    monkeypatch.setattr(cache_dlr, "_LONGEST_BLOCK", 8)
     monkeypatch.setattr("modeling_dlr.cache_dlr.begin_block", begin)
     return begun
 
@@ -184,7 +184,7 @@ def edit_through_data(model: DLRModel) -> None:
 def edit_one_number_through_data(model: DLRModel) -> None:
     """Of weights that a snapshot takes a sample of, one that is not in it."""
     weights = model.layers[0].mixer.kernel.weights
-    assert weights.numel() > kernels_dlr._SAMPLE_SIZE
+    assert weights.numel() > vandermonde_dlr._SAMPLE_SIZE
     weights.data.view(-1)[1] += 5
 
 

@@ -15,7 +15,7 @@ from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTok
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.checks_dlr import logger
 from modeling_dlr.heads_dlr import DLRPooledHead
-from modeling_dlr.pooling_dlr import POOLINGS
+from modeling_dlr.losses_dlr import POOLINGS
 from modeling_dlr.tokenization import byte_tokenizer
 
 ATTENTION = {"hidden_size": 8, "layer_types": ["full_attention", "local_attention"], "attention_window": 5}
@@ -176,7 +176,7 @@ def test_named_once(model_class: type, caplog: pytest.LogCaptureFixture):
         mask[0] = 0
         model(ids, attention_mask=mask)
     (record,) = caplog.records
-    assert "is answered as the empty document, whose pooled features are zeros" in record.message
+    assert "A document is empty" in record.message
 
 
 def test_predictions_over_empty_texts(tmp_path: Path):

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from tiny import HEADS, perturbed, tiny_config
 
 from modeling_dlr import DLRModel
+from modeling_dlr.blocks_dlr import DLRMixer
 from modeling_dlr.figures import kernel_figure
 from modeling_dlr.kernels_dlr import DiagonalKernel
-from modeling_dlr.modeling_dlr import DLRMixer
 
 # One family of each kind of picture: fading and not, poles shared or not, read from the end, growing, none.
 PICTURES = [

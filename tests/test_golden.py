@@ -9,8 +9,8 @@ from tolerances import assert_close
 from torch import Tensor
 
 from hub_upload.official import config_of, kernel_parameters_of, state_size_of
+from modeling_dlr.blocks_dlr import DLRMixer
 from modeling_dlr.kernels_dlr import KERNELS, Kernel
-from modeling_dlr.modeling_dlr import DLRMixer
 from modeling_dlr.ops_dlr import hippo_frequencies
 
 KERNEL_CASES, BLOCK_CASES = specs("kernels"), specs("blocks")

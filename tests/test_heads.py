@@ -18,12 +18,11 @@ from modeling_dlr import (
     DLRForMultipleChoice,
     DLRForSequenceClassification,
     DLRForSequencePairClassification,
-    language_heads_dlr,
 )
 from modeling_dlr import modeling_dlr as backbone
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.heads_dlr import DLRHead
-from modeling_dlr.pooling_dlr import POOLINGS
+from modeling_dlr.losses_dlr import POOLINGS
 from modeling_dlr.signal_heads_dlr import raster
 
 by_auto_class = pytest.mark.parametrize("auto_class", AUTO_CLASSES)
@@ -313,9 +312,9 @@ def test_loss_of_your_own():
 
 def test_masked_model_of_one_side_warns_once(caplog: pytest.LogCaptureFixture):
     """A masked language model on a causal configuration says what it cannot see, once."""
-    logger = "modeling_dlr.language_heads_dlr"
-    language_heads_dlr.logger.warning_once.cache_clear()
-    language_heads_dlr.logger.propagate = True
+    logger = "modeling_dlr.modeling_dlr"
+    backbone.logger.warning_once.cache_clear()
+    backbone.logger.propagate = True
     with caplog.at_level("WARNING", logger=logger):
         for _ in range(2):
             DLRForMaskedLM(tiny_config())

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from modeling_dlr import DLRForSequenceClassification, checks_dlr
 from modeling_dlr.auto_dlr import AUTO_CLASSES
-from modeling_dlr.modeling_dlr import DLRMixer
+from modeling_dlr.blocks_dlr import DLRMixer
 
 # The head, its fields, its inputs, and what the message must contain.
 REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], dict[str, Any], list[str]]] = {
         "AutoModelForMultipleChoice",
         {"vocab_size": 5},
         {"input_ids": torch.ones(1, 1, 7, dtype=torch.long), "labels": torch.tensor([0])},
-        ["single choice", "at least 2 choices"],
+        ["at least 2 choices", "got 1"],
     ),
     "choices as zeros and a one": (
         "AutoModelForMultipleChoice",

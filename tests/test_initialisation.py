@@ -15,8 +15,8 @@ from transformers import AutoModelForSequenceClassification
 
 from hub_upload.official import config_of, parameters_of
 from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRKernel
+from modeling_dlr.blocks_dlr import DLRMixer
 from modeling_dlr.kernels_dlr import KERNELS, SGConvKernel
-from modeling_dlr.modeling_dlr import DLRMixer
 
 H, N, LABELS = 63, 100, 37
 CONFIG = {"vocab_size": 101, "hidden_size": H, "state_size": N, "num_hidden_layers": 1, "num_labels": LABELS}

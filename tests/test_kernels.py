@@ -11,9 +11,9 @@ from families import FAMILIES, READ_OUTS, Family, arrays_of, lengths_of, moved
 from tolerances import assert_close
 
 from modeling_dlr import DLRConfig
+from modeling_dlr.blocks_dlr import DLRMixer
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
 from modeling_dlr.kernels_dlr import KERNELS, Kernel, SGConvKernel
-from modeling_dlr.modeling_dlr import DLRMixer
 
 C, H, N = 2, 3, 5
 

@@ -7,7 +7,7 @@ from transformers import DynamicCache
 
 from modeling_dlr import DLRForCausalLM, DLRModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
-from modeling_dlr.family_dlr import PASSED_ALONG
+from modeling_dlr.checks_dlr import PASSED_ALONG
 
 older_name = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")
 every_head = pytest.mark.parametrize("auto_class", EXAMPLES)

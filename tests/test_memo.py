@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modeling_dlr import DLRKernel, vandermonde_dlr
-from modeling_dlr.kernels_dlr import Memo, Snapshot
+from modeling_dlr.vandermonde_dlr import Memo, Snapshot
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tiny import (
 )
 
 from modeling_dlr import DLRModel
-from modeling_dlr.pooling_dlr import POOLINGS, pool
+from modeling_dlr.losses_dlr import POOLINGS, pool
 
 SIZES = {
     "one step": {"batch": 1, "length": 1},

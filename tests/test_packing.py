@@ -9,7 +9,7 @@ from tolerances import assert_close
 from transformers import DataCollatorWithFlattening
 
 from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
-from modeling_dlr.layout_dlr import Layout, apart, split_documents
+from modeling_dlr.layout_dlr import Layout, per_document, split_documents
 
 LENGTHS = [7, 1, 63, 30, 1, 33]
 BOUNDARIES = torch.tensor([0, *torch.tensor(LENGTHS).cumsum(0).tolist()])
@@ -136,7 +136,7 @@ def test_a_compiled_model_refuses_positions_that_restart(head: type):
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():
         compiled(ids, position_ids=torch.arange(sum(LENGTHS)).unsqueeze(0))
-        with pytest.raises(RuntimeError, match="a compiled model is told of documents by cu_seq_lens_q"):
+        with pytest.raises(RuntimeError, match="cu_seq_lens_q"):
             compiled(ids, position_ids=POSITIONS)
 
 
@@ -179,7 +179,7 @@ def test_token_head():
 def test_a_pooled_row_is_refused(packing: dict[str, Any]):
     """A head that pools a row says that documents need rows of their own."""
     model = DLRForSequenceClassification(tiny_config())
-    with pytest.raises(ValueError, match="several documents share a row: give every document a row of its own"):
+    with pytest.raises(ValueError, match="several documents: give every document a row of its own"):
         model(**draw_input("tokens", model.config, 1, sum(LENGTHS)), **packing)
 
 
@@ -203,7 +203,7 @@ def test_refused(rows: int, arguments: dict[str, Any], says: str):
 
 
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
-def test_apart(density: float):
+def test_documents_return_to_their_places(density: float):
     """Documents come back where they were, and padding them to one length at most doubles the work."""
     x = torch.randn(3, 100, 2, requires_grad=True)
     documents = split_documents(torch.rand(3, 100) < density)
@@ -212,12 +212,12 @@ def test_apart(density: float):
         return
 
     def doubled(part: torch.Tensor, layout: Layout) -> torch.Tensor:
-        assert layout.mask is not None
-        assert part.shape[:2] == layout.mask.shape
+        assert layout.current_mask is not None
+        assert part.shape[:2] == layout.current_mask.shape
         return 2 * part
 
-    y = apart(x, documents, doubled)
+    y = per_document(x, documents, doubled)
     assert torch.equal(y, 2 * x)
     (gradient,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(gradient, torch.full_like(x, 2))
-    assert sum(group.counts.numel() for group in documents) <= 2 * 300
+    assert sum(group.steps.numel() for group in documents.groups) <= 2 * 300

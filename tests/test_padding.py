@@ -24,7 +24,7 @@ from modeling_dlr import DLRModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.heads_dlr import DLRHead
 from modeling_dlr.kernels_dlr import DSSKernel
-from modeling_dlr.pooling_dlr import POOLINGS
+from modeling_dlr.losses_dlr import POOLINGS
 
 LENGTHS = (7, 1, 63)
 AMOUNTS = (0, 1, 5, 64)

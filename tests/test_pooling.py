@@ -5,7 +5,7 @@ import torch
 from tiny import HEADS, draw_input, perturbed, tiny_config
 from transformers import DynamicCache
 
-from modeling_dlr.pooling_dlr import POOLINGS, pool
+from modeling_dlr.losses_dlr import POOLINGS, pool
 
 by_pooling = pytest.mark.parametrize("pooling", POOLINGS)
 

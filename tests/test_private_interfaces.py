@@ -170,7 +170,7 @@ def transformers_kwargs():
     from transformers.processing_utils import Unpack
     from transformers.utils import TransformersKwargs
 
-    from modeling_dlr.family_dlr import PASSED_ALONG
+    from modeling_dlr.checks_dlr import PASSED_ALONG
 
     assert Unpack[TransformersKwargs] is not None
     known = PASSED_ALONG | {"position_ids", "output_router_logits", "is_causal"}

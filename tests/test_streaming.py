@@ -13,10 +13,11 @@ from torch import Tensor
 from transformers import DynamicCache, StaticCache
 
 from modeling_dlr import DLRForSequenceClassification, DLRModel, detach_cache
-from modeling_dlr.cache_dlr import kind_of
+from modeling_dlr.cache_dlr import kind_of, stream
+from modeling_dlr.convolution_dlr import convolve
+from modeling_dlr.layout_dlr import sort_steps, take_steps
+from modeling_dlr.losses_dlr import POOLINGS
 from modeling_dlr.ops_dlr import State
-from modeling_dlr.pooling_dlr import POOLINGS
-from modeling_dlr.streaming_dlr import stream
 
 RECURRENT = {name: family for name, family in FAMILIES.items() if family.kernel(1, 3, 5).no_recurrence_because is None}
 CUTS = {"steps": [1] * 63, "chunks": [7, 40, 1, 1, 14], "prompt and steps": [60, 1, 1, 1], "one chunk": [63]}
@@ -48,7 +49,13 @@ def test_padding_neither_adds_to_a_state_nor_moves_it(name: str):
     start = State(*torch.randn(2, 5, 3, 5, dtype=torch.float64))
     skip = torch.zeros(2, 3, dtype=torch.float64)
     zeroed = u.masked_fill(~mask.unsqueeze(-1), 0)
-    y, last = stream(kernel.recurrence(), skip, zeroed, start, mask, lambda: kernel(L))
+    order = sort_steps(~mask)
+
+    def convolution(x: Tensor) -> Tensor:
+        return convolve(x, kernel(L), None, skip)
+
+    y, last = stream(kernel.recurrence(), skip, take_steps(zeroed, order.steps), start, mask.sum(1), convolution)
+    y = take_steps(y, order.places)
     expected, states = masked_recurrence(kernel, u, mask, torch.complex(*start).numpy())
     for row, steps, answer in zip(y, mask, expected, strict=True):
         assert_close(row[steps], answer, torch.float64)
