@@ -277,7 +277,7 @@ UNEQUAL = [["ACGTACGT", "EEEEIIII"]] * 30
 def test_bad_input(header: list[str], rows: list[list[Any]], options: dict[str, Any], said: list[str], tmp_path: Path):
     """One line before training, and nothing is written."""
     source = write(tmp_path / "a.csv", header, rows)
-    message = refused(source, tmp_path, **options)
+    message = refused(source, tmp_path, output=tmp_path / "new" / "out", **options)
     assert all(part in message for part in said), message
 
 

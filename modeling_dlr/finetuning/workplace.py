@@ -44,6 +44,7 @@ class Workplace:
             ValueError: if the output folder holds files that no run wrote, or cannot be written.
         """
         self._check_output()
+        new = [folder for folder in self.output.parents if not folder.exists()]
         try:
             self._put_back()
             for name in ("data", "result"):
@@ -61,6 +62,8 @@ class Workplace:
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             with contextlib.suppress(OSError):
                 next(self.checkpoints.glob("checkpoint-*"), None) or shutil.rmtree(self.folder)
+                for folder in new:  # the innermost first, as long as they are empty
+                    folder.rmdir()
 
     def check_space(self, parameters: int) -> None:
         """Refuse to begin where the disk cannot hold the checkpoints of a model of so many parameters.
