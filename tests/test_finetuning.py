@@ -309,15 +309,17 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_stopped_run_keeps_the_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C leaves a folder with scores; the same call ends with the full number of steps."""
+    """Ctrl-C leaves a folder with scores; the same call goes on from the last step, not the best, to the end."""
     source, _ = classes(tmp_path)
 
     def press(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3:
             signal.raise_signal(signal.SIGINT)
 
+    falling = iter(np.linspace(1, 0, 50))
+    monkeypatch.setattr(training_loop.Evaluation, "__call__", lambda *_: {"accuracy": float(next(falling))})
     monkeypatch.setattr(training_loop.RunCallback, "on_step_begin", press)
-    report = small(source, tmp_path, epochs=4.0, patience=50)
+    report = small(source, tmp_path, epochs=4.0, patience=50, evaluations=6)
     assert report.stopped
     assert report.training["steps"] == 4 < report.training["planned_steps"]
     assert (tmp_path / "out" / "model.safetensors").is_file()
@@ -332,7 +334,7 @@ def test_stopped_run_keeps_the_best_and_goes_on(tmp_path: Path, monkeypatch: pyt
             whole(self, resume_from_checkpoint=resume_from_checkpoint),
         ),
     )
-    report = small(source, tmp_path, epochs=4.0, patience=50)
+    report = small(source, tmp_path, epochs=4.0, patience=50, evaluations=6)
     assert seen[0] is not None
     assert seen[0].endswith("checkpoint-4")
     assert not report.stopped

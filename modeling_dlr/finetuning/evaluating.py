@@ -79,7 +79,10 @@ def evaluate(
         report = scored(Path(folder), trainer, evaluation, encoder, rows.table, encoded, None)
     if rows.empty:
         report.notes.append(f"{rows.empty.total():,} rows with empty cells are left out.")
-    report.show(console or Console(highlight=False))
+    console = console or Console(highlight=False)
+    report.show(console)
+    for note in report.notes:
+        console.print(note)
     return report
 
 

@@ -251,7 +251,7 @@ def run_training(
         eval_steps=planned.every,
         save_strategy="steps",
         save_steps=planned.every,
-        save_total_limit=1,
+        save_total_limit=2,  # the best and the last; of one, the Trainer keeps only the best
         load_best_model_at_end=True,
         metric_for_best_model=callback.score,
         greater_is_better=True,

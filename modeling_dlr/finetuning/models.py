@@ -36,12 +36,15 @@ class Recipe:
     pooling: str = "mean"
 
 
+# As many as there are bytes, and some.
+FEW_TOKENS = 300
+
 # By what is read; for texts, by how they are cut. "tokens" is for a label of every character.
 RECIPES = {
     "byte-pairs": Recipe(1, 128, 64, 0.3, 2e-3, 1e-3, 16, 8, 0.1),
-    "bytes": Recipe(3, 64, 64, 0.1, 4e-3, 1e-3, 16, 30, 0.1),
-    "letters": Recipe(3, 64, 64, 0.1, 4e-3, 1e-3, 16, 30, 0.1),
-    "tokens": Recipe(3, 64, 64, 0.1, 4e-3, 1e-3, 8, 30),
+    "bytes": Recipe(3, 64, 64, 0.1, 2e-3, 1e-3, 16, 30, 0.1),
+    "letters": Recipe(3, 64, 64, 0.1, 2e-3, 1e-3, 16, 30, 0.1),
+    "tokens": Recipe(3, 64, 64, 0.1, 2e-3, 1e-3, 8, 30),
     "image": Recipe(3, 96, 64, 0.1, 4e-3, 1e-3, 32, 30, 0.1),
     "sound": Recipe(2, 96, 64, 0.2, 4e-3, 1e-3, 32, 40, 0.1),
 }
@@ -56,7 +59,7 @@ def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
         name = "tokens"
     else:
         vocabulary = len(encoder.processor)
-        name = "letters" if vocabulary < 200 else "bytes" if vocabulary < 300 else "byte-pairs"
+        name = "letters" if vocabulary < 200 else "bytes" if vocabulary < FEW_TOKENS else "byte-pairs"
     recipe = Recipe(**vars(RECIPES[name]))
     for field in vars(recipe):
         given = getattr(options, field)
@@ -88,7 +91,8 @@ def build_model(encoder: Encoder, recipe: Recipe) -> PreTrainedModel:
         "bidirectional": True,
         "output_gate": "glu",
         "hidden_dropout_prob": recipe.dropout,
-        "initializer_range": 0.02,
+        # Embeddings of few tokens are seen often: they start as in the official code.
+        "initializer_range": 0.02 if len(getattr(processor, "vocab", ())) > FEW_TOKENS else None,
         "pooling": recipe.pooling,
         "id2label": dict(enumerate(["value"] if task.is_number else task.labels)),
         "problem_type": problem_type_of(task),

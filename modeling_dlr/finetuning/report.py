@@ -64,7 +64,7 @@ class Report:
     stopped: bool = False
 
     def show(self, console: Console) -> None:
-        """Print the scores beside their baselines, the classes, and how the model is used."""
+        """Print the scores beside their baselines, and the classes."""
         table = Table(title=f"test rows: {self.rows['test']:,}", title_justify="left", box=box.SIMPLE_HEAD)
         names = list(self.scores)
         table.add_column("")
@@ -83,8 +83,6 @@ class Report:
             for row in self.per_class:
                 classes.add_row(*(_shown(row[name]) for name in columns))
             console.print(classes)
-        for note in self.notes:
-            console.print(note)
 
     def results(self, options: dict[str, Any]) -> dict[str, Any]:
         """What `results.json` holds."""
@@ -164,10 +162,8 @@ It was trained and tested on rows of one source: on other data it may do worse. 
 
 def usage(task: Task, folder: str) -> list[str]:
     """Two lines of Python that use the model."""
-    return [
-        "from modeling_dlr.inference import Predictor",
-        f'print(Predictor("{folder}")([{{{", ".join(f"{name!r}: ..." for name in task.text_columns)}}}]))',
-    ]
+    row = '"..."' if len(task.text_columns) == 1 else json.dumps(dict.fromkeys(task.text_columns, "..."))
+    return ["from modeling_dlr.inference import Predictor", f'print(Predictor("{folder}")([{row}]))']
 
 
 def _what(task: Task) -> str:
