@@ -1,4 +1,4 @@
-"""A full disk for tests: a limit on the size of files, at which the system refuses to write on as on a full disk."""
+"""Simulate a full disk in tests: a limit on the size of files, beyond which the system refuses to write."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from hub_upload.__main__ import main
 
 @contextlib.contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Inside, writing more bytes than this into one file fails, here and in processes started here."""
+    """In this context, writing a larger file fails, in this process and in processes that it starts."""
     resource = pytest.importorskip("resource", reason="Windows has no limit on the size of files")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -26,7 +26,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def refused(size: int, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that fails for want of space."""
+    """The error line of a command that fails because the disk is full."""
     with files_of_at_most(size):
         assert main(arguments) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr")]

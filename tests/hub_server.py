@@ -1,8 +1,4 @@
-"""A stand-in for the Hub on loopback: repositories in memory, and the endpoints that huggingface_hub's client asks for.
-
-It shows that what is sent can be read back, that commits are whole, and what the client does when a server misbehaves.
-It is not the Hub: no Xet, no large files in parts, no search, one token.
-"""
+"""A fake Hub on loopback: repositories in memory, and the endpoints that huggingface_hub's client uses."""
 
 import base64
 import hashlib
@@ -43,7 +39,7 @@ class File(NamedTuple):
 
 
 class Repository:
-    """Commits by name, and the references that point at them."""
+    """Commits by name, and the references to them."""
 
     def __init__(self, private: bool):
         self.private = private
@@ -63,7 +59,7 @@ class Repository:
         return self.references.get(revision) or (revision if revision in self.commits else None)
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
-        """The content of every file, for tests to look at."""
+        """The content of every file."""
         return {name: file.content for name, file in self.commits[self.references[revision]][1].items()}
 
 
@@ -110,12 +106,12 @@ class Hub(ThreadingHTTPServer):
         return None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no news."""
+        """Ignore clients that disconnect."""
 
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A hub that serves until the end of the block."""
+    """A server that runs until the end of the block."""
     hub = Hub()
     thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -130,7 +126,7 @@ def running() -> Iterator[Hub]:
 
 @contextmanager
 def in_place_of_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub that the client of this process talks to, with its token, and with a cache in ``folder``."""
+    """A server that the client of this process uses, with a token, and with a cache in ``folder``."""
     with running() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.address)
         monkeypatch.setattr(
@@ -169,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         self._dispatch("PUT")
 
     def log_message(self, *_arguments: Any) -> None:
-        """Quiet."""
+        """Print nothing."""
 
     def _dispatch(self, method: str) -> None:
         parts = urlsplit(self.path)

@@ -1,7 +1,4 @@
-"""Load a repository from the Hub as somebody without this package and with an empty cache: run by test_hub_push.py.
-
-python -S hub_worker.py REPOSITORY ANSWERS.json REVISION...
-"""
+"""Load a repository from the Hub without this package and with an empty cache; test_hub_push.py runs this file."""
 
 import importlib.util
 import json
@@ -14,8 +11,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 TEXTS = ["a", "Grüße, 世界", "long " * 50]
 
 
-def answers(repository: str, revision: str = "main") -> dict[str, list]:
-    """Logits of the model, and what the pipeline says."""
+def outputs_of(repository: str, revision: str = "main") -> dict[str, list]:
+    """The logits of the model, and the output of its pipeline."""
     options = {"revision": revision, "trust_remote_code": True}
     model = AutoModelForSequenceClassification.from_pretrained(repository, **options).eval()
     tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
@@ -28,5 +25,5 @@ def answers(repository: str, revision: str = "main") -> dict[str, list]:
 if __name__ == "__main__":
     assert importlib.util.find_spec("modeling_dlr") is None
     torch.set_num_threads(1)
-    found = [answers(sys.argv[1], revision) for revision in sys.argv[3:]]
+    found = [outputs_of(sys.argv[1], revision) for revision in sys.argv[3:]]
     Path(sys.argv[2]).write_text(json.dumps(found), encoding="utf-8")

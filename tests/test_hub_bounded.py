@@ -1,4 +1,4 @@
-"""Files and YAML that would hang a reader or fill its memory: each is refused at once, in one line."""
+"""Files and YAML that would block a reader or fill its memory are refused in one line."""
 
 import contextlib
 import os
@@ -18,25 +18,25 @@ MERGES = "\n".join(
     ["a0: &a0 {x: 1}"] + [f"a{i + 1}: &a{i + 1} {{<<: [{', '.join([f'*a{i}'] * 10)}]}}" for i in range(9)]
 )
 
-# What it is, the text, and what is said of it.
+# The text, and a pattern of its error.
 HOSTILE: dict[str, tuple[str, str]] = {
-    "merges": (MERGES, "anchors .* are not read in line 1"),
-    "merge without an anchor": ("<<: {a: 1}", "merge keys .* are not read in line 1"),
+    "merges": (MERGES, "anchors .* line 1"),
+    "merge without an anchor": ("<<: {a: 1}", "merge keys .* line 1"),
     "laughs": ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "anchors"),
     "itself": ("a: &a {b: *a}", "anchors"),
     "alias alone": ("a: *b", "anchors"),
     "deep list": ("[" * 10_000, "50 levels of nesting"),
     "deep mapping": ("".join(f"{' ' * i}a:\n" for i in range(200)), "50 levels of nesting"),
     "deep keys": ("? " * 10_000, "50 levels of nesting"),
-    "object": ("a: !!python/object/apply:os.system [touch ran]", "could not determine a constructor"),
-    "endless number": ("a: " + "9" * 100_000, "a number of 100,000 characters"),
-    "number of base 60": ("a: 1" + ":1" * 50_000, "a number of 100,001 characters"),
-    "twice": ("a: 1\nb: 2\na: 3", "'a' occurs twice in line 3"),
-    "long": ("a: " + "x" * MOST_CHARACTERS, "more than 131,072 characters"),
-    "two documents": ("a: 1\n---\nb: 2", "but found another document in line 2"),
+    "object": ("a: !!python/object/apply:os.system [touch ran]", "python/object"),
+    "endless number": ("a: " + "9" * 100_000, "100,000 characters"),
+    "number of base 60": ("a: 1" + ":1" * 50_000, "100,001 characters"),
+    "twice": ("a: 1\nb: 2\na: 3", "'a' .* line 3"),
+    "long": ("a: " + "x" * MOST_CHARACTERS, "131,072"),
+    "two documents": ("a: 1\n---\nb: 2", "line 2"),
     "bracket": ("a: [", "line 1"),
     "tab": ("a:\n\t- b", "line 2"),
-    "control character": ("a: \x00", "special characters are not allowed"),
+    "control character": ("a: \x00", "character"),
     "list as a name": ("[a]: b", "unhashable key"),
     "number that is none": ("a: !!int x", "invalid literal"),
     "day that is none": ("a: 2001-02-31", "day"),
@@ -45,7 +45,7 @@ HOSTILE: dict[str, tuple[str, str]] = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_yaml(case: str):
-    """At once, and in one line that says what and where."""
+    """The error is one line with the reason and the line number."""
     text, message = HOSTILE[case]
     with pytest.raises(InputError, match=f"^x.yaml .*{message}") as refused:
         parse_yaml(text, "x.yaml")
@@ -79,7 +79,7 @@ def test_work_grows_with_the_length_of_yaml(unit: str):
 
 
 def test_plain_yaml():
-    """Everything else is what the safe loader reads."""
+    """Other YAML is read as by the safe loader."""
     text = "a: {b: [1, 2.5, yes, null, 1e-3]}\n0: no\nc: |\n  two\n  lines\nd: 2026-01-01\ne: 0x1F\n"
     value: Any = parse_yaml(text, "x.yaml")
     assert value["a"] == {"b": [1, 2.5, True, None, "1e-3"]}
@@ -88,8 +88,8 @@ def test_plain_yaml():
     assert parse_yaml("", "x.yaml") is None
 
 
-def test_what_is_no_regular_file(tmp_path: Path):
-    """A pipe that nobody writes to does not hang, and a device that never ends is not read."""
+def test_only_regular_files_are_read(tmp_path: Path):
+    """A pipe without a writer does not block, and an endless device is not read."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "latin").write_bytes("é".encode("latin-1"))
     (tmp_path / "brace").write_text("{", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The model card: a whole one, word for word, and what it is made from."""
+"""The model card: one whole card, and its parts."""
 
 import json
 import re
@@ -51,7 +51,7 @@ def folder_of(model_class: type, folder: Path, results: dict[str, Any] | None = 
 
 
 def test_whole_card(tmp_path: Path):
-    """Every word of a card, from front-matter to citation."""
+    """The whole text of a card is that of the golden file."""
     folder = folder_of(DLRForSequenceClassification, tmp_path / "news", RESULTS)
     options = ["--language", "en", "--repo-id", "me/news", "--limit", "It knows British newspapers only."]
     assert main(["card", str(folder), *options]) == 0
@@ -78,7 +78,7 @@ def test_python_of_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_card_of_a_model_of_values(tmp_path: Path):
-    """No pipeline serves it, so the card names none, and shows its input."""
+    """No pipeline reads values, so the card names none, and shows how to call the model."""
     folder = folder_of(DLRForTokenClassification, tmp_path / "waves", input_size=3, vocab_size=None)
     write_card(folder, CardOptions(picture=False))
     card = ModelCard.load(folder / "README.md")
@@ -120,8 +120,8 @@ def test_card_of_a_model_of_values(tmp_path: Path):
     ],
     ids=["one layer", "DSS", "SGConv", "hybrid", "attention", "one value"],
 )
-def test_summary_says_what_the_layers_are(fields: dict[str, Any], words: str, tmp_path: Path):
-    """The first sentences name each kind of layer, and poles only where there are any."""
+def test_summary_names_the_layers(fields: dict[str, Any], words: str, tmp_path: Path):
+    """The first sentences name the kinds of layers, and the poles if there are any."""
     folder = folder_of(DLRModel, tmp_path / "model", **fields)
     write_card(folder, CardOptions(picture=False))
     assert words in (folder / "README.md").read_text(encoding="utf-8")
@@ -129,7 +129,7 @@ def test_summary_says_what_the_layers_are(fields: dict[str, Any], words: str, tm
 
 @pytest.mark.parametrize("auto_class", AUTO_CLASSES)
 def test_python_of_every_head_runs(auto_class: str, tmp_path: Path):
-    """The two steps without a pipeline, and a front-matter for that pipeline with something to try it on."""
+    """The code without a pipeline runs, and the front-matter has an example for the pipeline."""
     folder = tmp_path / "model"
     checkpoints.make_tiny(AUTO_CLASSES[auto_class], auto_class, folder)
     card = ModelCard.load(folder / "README.md")
@@ -148,7 +148,7 @@ def test_python_of_every_head_runs(auto_class: str, tmp_path: Path):
 
 
 def test_data_sets_of_the_hub_are_linked(tmp_path: Path):
-    """The front-matter names a data set only where the Hub has it: by its owner and name."""
+    """The front-matter names a data set only if its name has the form owner/name."""
     folder = folder_of(DLRForSequenceClassification, tmp_path / "news", RESULTS)
     write_card(folder, CardOptions(picture=False, dataset="me/news"))
     assert ModelCard.load(folder / "README.md").data.datasets == ["me/news"]
@@ -162,13 +162,13 @@ def test_data_sets_of_the_hub_are_linked(tmp_path: Path):
         ([1], "must hold a mapping, got a list"),
         ({"metrics": [0.5]}, "metrics must be a dict, got a list"),
         ({"recipe": "bbc-news"}, "recipe must be a dict, got a str"),
-        ({"log_history": {}}, "log_history must be a list, got a dict"),
+        ({"log_history": {}}, "log_history .*list.*dict"),
         ({"versions": None}, "versions must be a dict, got a NoneType"),
     ],
     ids=["list", "metrics", "recipe", "log", "versions"],
 )
-def test_results_of_another_kind(results: Any, message: str, tmp_path: Path):
-    """Each is one error that names the entry, and no card is written."""
+def test_malformed_results(results: Any, message: str, tmp_path: Path):
+    """The error names the entry, and no card is written."""
     folder = folder_of(DLRModel, tmp_path / "model", results)
     with pytest.raises(InputError, match=message):
         write_card(folder, CardOptions(picture=False))
@@ -176,7 +176,7 @@ def test_results_of_another_kind(results: Any, message: str, tmp_path: Path):
 
 
 def test_card_without_a_run(tmp_path: Path):
-    """Without results there are no results and no training, and nothing is made up."""
+    """Without results, the card has no scores and no training."""
     folder = folder_of(DLRModel, tmp_path / "bare", bidirectional=False)
     write_card(folder, CardOptions(picture=False))
     text = (folder / "README.md").read_text(encoding="utf-8")
@@ -187,7 +187,7 @@ def test_card_without_a_run(tmp_path: Path):
 
 
 def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """No model, results that cannot be read or told, a name that is none: one error each, and no card."""
+    """A folder without a model, malformed results or a malformed name is one error, and no card is written."""
     assert main(["card", str(tmp_path)]) == 2
     folder = folder_of(DLRModel, tmp_path / "model")
     (folder / "results.json").write_text("{", encoding="utf-8")
@@ -206,7 +206,7 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytes
 def test_without_matplotlib_the_card_has_no_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """It is an extra: a plain installation converts and trains without it, and is told what is missing."""
+    """The card is written without it, and a warning names the extra to install."""
     folder = folder_of(DLRModel, tmp_path / "model")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(["card", str(folder)]) == 0
@@ -215,8 +215,8 @@ def test_without_matplotlib_the_card_has_no_picture(
     assert not (folder / "kernels.png").exists()
 
 
-def test_what_a_run_has_left_is_no_hindrance(tmp_path: Path):
-    """A large log, or a link to the newest checkpoint: neither is read for a card."""
+def test_files_of_a_run_are_ignored(tmp_path: Path):
+    """A large log and a link to a checkpoint are not read."""
     folder = folder_of(DLRModel, tmp_path / "model")
     with (folder / "train.log").open("wb") as log:
         log.truncate(2**30)
@@ -232,7 +232,7 @@ def test_scores_of_this_library_are_no_baselines():
 
 
 def test_scores_are_those_of_the_weights(tmp_path: Path):
-    """Of the best step where the best weights were loaded, of each data set there is; none if that step had none."""
+    """The scores are of the best step if its weights were loaded, for each data set; none without an evaluation."""
     log = [{"step": step, f"eval_{name}_loss": step / 10} for step in (2, 4, 6) for name in ("seen", "unseen")]
     log.append({"step": 6, "train_runtime": 1.0})
     state = TrainerState(log_history=log, global_step=6, best_global_step=2)
@@ -247,7 +247,7 @@ def test_scores_are_those_of_the_weights(tmp_path: Path):
 
 
 def test_callback_writes_the_card(tmp_path: Path):
-    """A stock Trainer with the callback leaves model, tokenizer and a card with its log and its last evaluation."""
+    """A stock Trainer writes model, tokenizer, and a card with its log and its last evaluation."""
     tokenizer = byte_tokenizer()
     rows = [{**tokenizer(text), "labels": i} for i, text in enumerate(["good", "bad"])] * 4
     model = DLRForSequenceClassification(DLRConfig(hidden_size=3, num_hidden_layers=1, state_size=5, pad_token_id=0))

@@ -1,4 +1,4 @@
-"""The process in which the code of a folder runs: what it does not see, what it may not use, and when it ends."""
+"""The process that runs the code of a folder: what is hidden from it, its limits, and its end."""
 
 import json
 import os
@@ -24,8 +24,8 @@ def run(code: str, folder: Path, limits: Limits = SMALL, **environment: str) -> 
     return confined.run(str(script), ["argument"], folder, limits, environment)
 
 
-def test_it_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Neither in its environment, nor where libraries look for one at home."""
+def test_secrets_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither the environment nor the home folder has one."""
     secrets = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "WANDB_API_KEY", "SSH_AUTH_SOCK", "XYZ"]
     for name in secrets:
         monkeypatch.setenv(name, "secret")
@@ -45,8 +45,8 @@ def test_it_sees_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert (seen["ADDED"], arguments, token, home) == ("1", ["argument"], None, str(tmp_path / "job"))
 
 
-def test_a_long_loop_ends(tmp_path: Path):
-    """With everything that it has started."""
+def test_time_is_limited(tmp_path: Path):
+    """The process and its children end."""
     code = (
         "import os, subprocess, sys\n"
         "open('pids', 'w').write(str(subprocess.Popen([sys.executable, '-c', 'while True: pass']).pid))\n"
@@ -58,7 +58,7 @@ def test_a_long_loop_ends(tmp_path: Path):
 
 @linux
 def test_memory_and_files_are_limited(tmp_path: Path):
-    """Nor does this process read all that it is told."""
+    """The output that is read is limited, too."""
     finished = run("bytearray(2**29)", tmp_path)
     assert (finished.returncode, finished.errors.splitlines()[-1]) == (1, "MemoryError")
     assert "File too large" in run("open('x', 'wb').write(bytes(2**21))", tmp_path).errors
@@ -68,8 +68,8 @@ def test_memory_and_files_are_limited(tmp_path: Path):
 
 
 @linux
-def test_it_has_no_network(tmp_path: Path):
-    """Where the system lets a user leave it."""
+def test_network_is_disabled(tmp_path: Path):
+    """If the system allows users to do so."""
     code = "import os, sys; sys.exit(os.readlink('/proc/self/ns/net'))"
     if str(Path("/proc/self/ns/net").readlink()) in run(code, tmp_path).errors:
         pytest.skip("this system lets no user have a network of their own")
@@ -80,7 +80,7 @@ def test_it_has_no_network(tmp_path: Path):
 
 @pytest.mark.parametrize("way", ["as it is", "by the pipe alone"])
 def test_it_ends_with_its_parent(way: str, tmp_path: Path):
-    """Killed at any moment, a parent leaves no process behind."""
+    """No process is left if the parent is killed at any time."""
     (tmp_path / "script.py").write_text(
         "import os, time\nopen('pid.tmp', 'w').write(str(os.getpid()))\n"
         "os.rename('pid.tmp', 'pid')\nwhile True: time.sleep(1)\n",
@@ -109,7 +109,7 @@ def test_it_ends_with_its_parent(way: str, tmp_path: Path):
 
 
 def assert_ends(pid: int) -> None:
-    """Within some seconds; a process that nobody has asked how it ended is at an end, too."""
+    """Within some seconds; a zombie process has ended, too."""
     for _ in range(500):
         try:
             os.kill(pid, 0)

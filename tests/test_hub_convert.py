@@ -1,4 +1,4 @@
-"""Converting checkpoints: every golden backbone from file to folder, S4D and S4 layers, and what is refused."""
+"""Convert checkpoints: every golden backbone, S4D and S4 layers; and refusals."""
 
 import json
 import pickle
@@ -52,7 +52,7 @@ def state_dict_of(case: str) -> dict[str, Tensor]:
 
 
 def lightning_checkpoint(case: str, path: Path, **changes: Any) -> Path:
-    """A file as Lightning writes it, with everything beside the weights that it keeps."""
+    """A file in Lightning's format, with the entries that Lightning adds."""
     checkpoint = {
         "epoch": 3,
         "pytorch-lightning_version": "1.6.0",
@@ -92,7 +92,7 @@ def logits_of(case: str, model: DLRPreTrainedModel) -> Tensor:
 
 @pytest.mark.parametrize("case", RIGHT)
 def test_converted_model_is_the_official_one(case: str, tmp_path: Path):
-    """The folder answers with the official logits, and trains with the official gradients."""
+    """The folder has the official logits and gradients."""
     model = converted(case, tmp_path)
     data, spec = numbers_of(case), CASES[case]
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_converted_model_is_the_official_one(case: str, tmp_path: Path):
 
 
 def test_pairs_are_read_side_by_side(tmp_path: Path):
-    """The head of two documents, called as it is meant to be, gives the same answers without padding."""
+    """The head of two documents, called with its own input format, gives the same logits without padding."""
     case = "a_lra_aan__dlr"
     model = converted(case, tmp_path).eval()
     first, second = numbers_of(case)["batch.0"].long().chunk(2)
@@ -121,7 +121,7 @@ def test_pairs_are_read_side_by_side(tmp_path: Path):
 
 
 def test_wrong_lags_convert_but_are_not_reproduced(tmp_path: Path):
-    """The case whose official code reads taps at wrong lags converts whole; only its answers differ."""
+    """The model whose official code uses wrong lags converts; only its outputs differ."""
     model = converted(WRONG_LAGS, tmp_path).eval()
     data = numbers_of(WRONG_LAGS)
     with torch.no_grad():
@@ -130,14 +130,14 @@ def test_wrong_lags_convert_but_are_not_reproduced(tmp_path: Path):
     assert (states[-1][:1] - data["eval.backbone_out"]).abs().max() > 0.1 * data["eval.backbone_out"].abs().max()
 
 
-def test_every_official_model_is_there():
-    """No case is left out: those of both repositories, and the configuration of each."""
+def test_every_official_model_is_tested():
+    """The cases contain those of both repositories, and the configuration of each."""
     assert len(CASES) == 43
     assert CASES.keys() == HYPER_PARAMETERS.keys()
 
 
 def test_omegaconf_is_read_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A real checkpoint whose hyper-parameters are an OmegaConf object converts without OmegaConf."""
+    """A checkpoint with hyper-parameters in an OmegaConf object converts without OmegaConf."""
     monkeypatch.setitem(sys.modules, "omegaconf", None)
     case = "dssrepo_a_lra_listops__softmax"
     found = read_checkpoint(GOLDEN / "omegaconf.ckpt")
@@ -151,7 +151,7 @@ def test_omegaconf_is_read_as_data(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_interpolations_are_followed(tmp_path: Path):
-    """An entry that names another takes its value."""
+    """An entry that refers to another has its value."""
     config = json.loads(json.dumps(HYPER_PARAMETERS[CASE]))
     config["width"] = {"kernel": config["model"]["layer"]["kernel_to_real"]}
     config["model"]["layer"]["kernel_to_real"] = "${width.kernel}"
@@ -179,7 +179,7 @@ def as_json(folder: Path) -> Path:
 
 
 def as_yaml(folder: Path) -> Path:
-    """As Hydra writes it: block style, an empty string in quotes, null."""
+    """In Hydra's form: block style, a quoted empty string, null."""
     import yaml
 
     (folder / "run.yaml").write_text(yaml.safe_dump(HYPER_PARAMETERS[CASE]), encoding="utf-8")
@@ -187,7 +187,7 @@ def as_yaml(folder: Path) -> Path:
 
 
 def as_flat_json(folder: Path) -> Path:
-    """Only the arguments that no shape betrays, in one mapping: what docs/hub.md shows."""
+    """Only the arguments that the shapes do not give, in one mapping, as docs/hub.md shows."""
     layer = HYPER_PARAMETERS[CASE]["model"]["layer"]
     names = ("kernel_type", "version", "kernel_to_real", "Lambda_init", "d_state", "bidirectional", "activation")
     flat = {name: layer[name] for name in names} | {"postact": "glu", "transposed": True, "norm": "layer"}
@@ -199,7 +199,7 @@ def as_flat_json(folder: Path) -> Path:
 @pytest.mark.parametrize("weights", [bare_pickle, bare_safetensors])
 @pytest.mark.parametrize("settings", [as_json, as_yaml, as_flat_json])
 def test_bare_weights(weights: Callable[[Path], Path], settings: Callable[[Path], Path], tmp_path: Path):
-    """Weights alone convert with the hyper-parameters from a file, to the same model."""
+    """Weights without hyper-parameters convert to the same model with a file of hyper-parameters."""
     convert(weights(tmp_path), tmp_path / "bare", hyper_parameters=settings(tmp_path))
     (tmp_path / "whole").mkdir()
     expected = converted(CASE, tmp_path / "whole").state_dict()
@@ -208,7 +208,7 @@ def test_bare_weights(weights: Callable[[Path], Path], settings: Callable[[Path]
 
 
 class RunsCode:
-    """Pickles as a call of ``function``."""
+    """Its pickle calls ``function``."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any):
         self.call = function, arguments
@@ -222,7 +222,7 @@ def touch(path: str) -> None:
 
 
 def pretend_module(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[str], None]:
-    """``touch``, as a function of a module by this name, so that a pickle refers to it there."""
+    """``touch`` as a function of the module of this name, so that a pickle refers to that module."""
     module = types.ModuleType(name)
     for part in (name.split(".", maxsplit=1)[0], name):
         monkeypatch.setitem(sys.modules, part, module)
@@ -234,7 +234,7 @@ def pretend_module(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[str]
 
 @pytest.mark.parametrize("place", ["hyper_parameters", "state_dict", "callbacks"])
 def test_code_is_refused(place: str, tmp_path: Path):
-    """A pickle that asks for a function is refused by its name, wherever it hides; it is not called."""
+    """A pickle with a function is refused with the function's name, and the function is not called."""
     mark = tmp_path / "mark"
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", **{place: {"a": RunsCode(Path(mark).touch)}})
     with pytest.raises(InputError, match="was not run"):
@@ -249,8 +249,8 @@ def test_code_is_refused(place: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("library", ["pytorch_lightning.callbacks", "omegaconf.dictconfig"])
-def test_known_libraries_run_nothing(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A function under a known library's name is replaced by a stand-in that does nothing; the model converts."""
+def test_functions_of_known_libraries_do_not_run(library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are replaced by placeholders, and the model converts."""
     mark = tmp_path / "mark"
     function = pretend_module(monkeypatch, library)
     callbacks = {"a": RunsCode(function, str(mark))}
@@ -260,7 +260,7 @@ def test_known_libraries_run_nothing(library: str, tmp_path: Path, monkeypatch: 
 
 
 def test_pickles_of_another_kind_are_refused(tmp_path: Path):
-    """A plain pickle, and a pickle in torch's old format: neither runs."""
+    """A plain pickle and a file in torch's old format run no code."""
     mark = tmp_path / "mark"
     (tmp_path / "plain.ckpt").write_bytes(pickle.dumps(RunsCode(touch, str(mark))))
     old = tmp_path / "old.ckpt"
@@ -293,7 +293,7 @@ def cut(path: Path) -> Path:
     ids=["absent", "cut off", "cut off safetensors", "empty", "no tensors", "no hyper-parameters"],
 )
 def test_bad_checkpoints(make: Callable[[Path], Path], message: str, tmp_path: Path):
-    """Each is one clear error, and leaves no folder."""
+    """Each is one error, and no folder is written."""
     path = make(tmp_path)
     with pytest.raises(InputError, match=message):
         convert(path, tmp_path / "model")
@@ -324,7 +324,7 @@ def changed(**changes: Any) -> dict[str, Any]:
         (changed(layer={"version": "Lambda_imag"}), r"left over: .*decay_root"),
         (changed(layer={"d_state": 10**9}), r"weights \[1, 16, 12, 2\] instead of \[1, 16, 1000000000, 2\]"),
         (changed(layer={"d_state": 0}), "do not describe a model"),
-        (changed(layer={"activation": ["gelu"]}), r"activation must be a text or null, got \['gelu'\]"),
+        (changed(layer={"activation": ["gelu"]}), r"activation .* got \['gelu'\]"),
         (changed(layer={"postact": None}), r"out_proj.weight \[32, 16\] instead of \[16, 16\]"),
         (changed(model={"norm": "batch"}), r"missing: .*running_mean.*left over: .*norm.scale"),
         (changed(model={"norm": "group"}), "norm='group'"),
@@ -334,7 +334,7 @@ def changed(**changes: Any) -> dict[str, Any]:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_hyper_parameters(config: dict[str, Any], message: str, tmp_path: Path):
-    """Each is one error that names the argument, or lists the tensors that do not fit."""
+    """The error names the argument, or lists the tensors that do not fit."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", hyper_parameters=config)
     with pytest.raises(InputError, match=message):
         convert(path, tmp_path / "model")
@@ -351,8 +351,8 @@ def test_wrong_hyper_parameters(config: dict[str, Any], message: str, tmp_path: 
     ],
     ids=["complex", "integers", "not a number", "beyond float32"],
 )
-def test_weights_that_would_be_lost(spoil: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path):
-    """What a parameter cannot hold is refused, not rounded."""
+def test_weights_are_not_rounded(spoil: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path):
+    """A weight that the parameter's type cannot hold is refused."""
     state = state_dict_of(CASE)
     name = next(name for name, value in state.items() if value.dim() == 2)
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", state_dict=state | {name: spoil(state[name])})
@@ -369,7 +369,7 @@ def test_head_of_an_unknown_data_set(tmp_path: Path):
 
 
 def test_existing_folders_are_kept(tmp_path: Path):
-    """A folder with anything in it is not written into."""
+    """A folder that is not empty is refused."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "notes.txt").write_text("mine", encoding="utf-8")
@@ -379,7 +379,7 @@ def test_existing_folders_are_kept(tmp_path: Path):
 
 
 def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A disk that is full in the middle leaves nothing behind."""
+    """If the disk is full, no files are left."""
 
     def fail(model: DLRPreTrainedModel, folder: Path) -> None:
         (folder / "config.json").write_text("{", encoding="utf-8")
@@ -392,8 +392,8 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]
 
 
-def test_tokenizer_comes_along(tmp_path: Path):
-    """A tokenizer that fits is saved beside the model; one that is too large, or of no use, is refused."""
+def test_tokenizer_is_saved(tmp_path: Path):
+    """A tokenizer that is too large, or that the model does not need, is refused."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     byte_tokenizer().save_pretrained(tmp_path / "bytes")
     with pytest.raises(InputError, match="261 tokens, but the model knows 18"):
@@ -411,7 +411,7 @@ def test_tokenizer_comes_along(tmp_path: Path):
 
 
 def test_every_data_set_has_a_head():
-    """The heads that data sets ask for are those that there are."""
+    """The heads of the data sets exist."""
     from hub_upload.arguments import DATA_SETS
 
     assert set(DATA_SETS.values()) == set(convert_module.HEADS)

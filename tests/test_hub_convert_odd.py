@@ -1,4 +1,4 @@
-"""Converting from and to odd places, with tokenizers of strangers, and killed in the middle."""
+"""Conversions with unusual paths, foreign tokenizers, and a killed process."""
 
 import json
 import os
@@ -30,8 +30,8 @@ from modeling_dlr.tokenization import byte_tokenizer
         ("file/model", "could not be written"),
     ],
 )
-def test_odd_places(name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Where no folder can be made, one line of the command says so, before any work."""
+def test_paths_that_cannot_be_folders(name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Refused in one line before any work."""
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").write_text("mine", encoding="utf-8")
@@ -44,15 +44,15 @@ def test_odd_places(name: str, message: str, tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_folder_of_any_name(tmp_path: Path):
-    """Its name need not be one that a repository can have."""
+    """The name of a folder may be invalid as the name of a repository."""
     convert(lightning_checkpoint(CASE, tmp_path / "x.ckpt"), tmp_path / "my model (1)")
     assert "my model (1)" in (tmp_path / "my model (1)" / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device", "loop", "nul"])
 @pytest.mark.parametrize("option", [None, "--hyper-parameters"])
-def test_files_that_are_none(kind: str, option: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Neither a checkpoint nor hyper-parameters are waited for, or read without end."""
+def test_only_regular_files_are_read(kind: str, option: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A pipe as checkpoint or hyper-parameters does not block, and an endless file is not read."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     place = {"folder": str(tmp_path), "device": "/dev/zero", "nul": "nul\0"}.get(kind, str(tmp_path / kind))
@@ -83,7 +83,7 @@ convert.convert(Path(sys.argv[1]), Path(sys.argv[2]))
 @pytest.mark.slow
 @pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
 def test_killed(signal: str, tmp_path: Path):
-    """With weights written and the card not, there is no folder; the same command makes it then."""
+    """If the process is killed before the card is written, no folder is left, and the same command works."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     arguments = [sys.executable, "-c", _KILLED, str(path), str(tmp_path / "model"), signal]
     assert subprocess.run(arguments, capture_output=True, check=False).returncode < 0
@@ -92,22 +92,22 @@ def test_killed(signal: str, tmp_path: Path):
     assert (tmp_path / "model" / "model.safetensors").is_file()
 
 
-def code_of_its_own(folder: Path) -> None:
-    """A tokenizer whose class is in a file beside it, which marks that it has been run."""
+def tokenizer_with_code(folder: Path) -> None:
+    """A tokenizer whose class is in a file of its folder; the code leaves a mark if it runs."""
     auto_map = {"auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}, "tokenizer_class": "Own"}
     (folder / "tokenizer_config.json").write_text(json.dumps(auto_map), encoding="utf-8")
     (folder / "own.py").write_text(f"open({str(folder.parent / 'mark')!r}, 'w')\nOwn = int\n", encoding="utf-8")
 
 
 def written(name: str, content: str) -> Callable[[Path], Any]:
-    """A file of a tokenizer's folder."""
+    """The content of a file in a tokenizer's folder."""
     return lambda folder: (folder / name).write_text(content, encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (code_of_its_own, "it needs its own code, which is not run"),
+        (tokenizer_with_code, "its own code"),
         (written("tokenizer.json", ""), "."),
         (written("tokenizer.json", "{}"), "."),
         (written("tokenizer.json", "[" * 10**5), "."),
@@ -119,10 +119,10 @@ def written(name: str, content: str) -> Callable[[Path], Any]:
     ],
     ids=["code", "empty", "no model", "deep", "broken configuration", "list", "latin-1", "pipe", "device"],
 )
-def test_tokenizers_of_strangers(
+def test_foreign_tokenizers(
     spoil: Callable[[Path], Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """None of their code is run, nobody is asked whether to, and each error is one line."""
+    """Their code does not run, there is no prompt, and each error is one line."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked a question"))
     state = state_dict_of(CASE) | {"encoder.weight": torch.randn(261, 16)}
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt", state_dict=state)

@@ -1,4 +1,4 @@
-"""Checkpoints that were damaged on their way: each is refused in one line, or read to the bit as it was written."""
+"""Damaged checkpoints are refused in one line, or read bit for bit."""
 
 import io
 import json
@@ -62,7 +62,7 @@ DAMAGES: list[Damage] = [flip, overwrite, cut, lose, blank, swap, repeat]
 
 
 def outcome(path: Path) -> Checkpoint | str:
-    """What a file holds, or the one line that it is refused with."""
+    """The content of a file, or its error."""
     try:
         return read_checkpoint(path)
     except InputError as error:
@@ -76,8 +76,8 @@ def refused(path: Path) -> str:
     return message
 
 
-def is_same(found: Checkpoint, expected: Checkpoint) -> bool:
-    """To the bit."""
+def is_bit_identical(found: Checkpoint, expected: Checkpoint) -> bool:
+    """Whether two contents have the same bits."""
     return (
         found.hyper_parameters == expected.hyper_parameters
         and found.tensors.keys() == expected.tensors.keys()
@@ -92,7 +92,7 @@ def is_same(found: Checkpoint, expected: Checkpoint) -> bool:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_archives(damage: Damage, tmp_path: Path):
-    """Of 100 for each kind of damage, none becomes other weights or other hyper-parameters."""
+    """In 100 files of each kind of damage, none gives other weights or other hyper-parameters."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     whole, raw = read_checkpoint(path), path.read_bytes()
     outcomes: Counter[str] = Counter()
@@ -105,14 +105,14 @@ def test_damaged_archives(damage: Damage, tmp_path: Path):
             assert "\n" not in found
             outcomes["refused"] += 1
         else:
-            outcomes["same" if is_same(found, whole) else f"other weights, seed {seed}"] += 1
+            outcomes["same" if is_bit_identical(found, whole) else f"other weights, seed {seed}"] += 1
     assert outcomes.keys() <= {"same", "refused"}
     assert outcomes["refused"] > 30
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_headers_of_safetensors(damage: Damage, tmp_path: Path):
-    """A header has no checksum, but must describe every byte once: no name gets the numbers of another."""
+    """A header has no checksum, but must describe every byte once, so no tensor gets other numbers."""
     content = save(state_dict_of(CASE))
     end = 8 + int.from_bytes(content[:8], "little")
     whole = state_dict_of(CASE)
@@ -128,13 +128,13 @@ def test_damaged_headers_of_safetensors(damage: Damage, tmp_path: Path):
             outcomes["refused"] += 1
         else:
             known = {name: value for name, value in found.tensors.items() if name in whole}
-            assert is_same(Checkpoint(known, None), Checkpoint({name: whole[name] for name in known}, None))
+            assert is_bit_identical(Checkpoint(known, None), Checkpoint({name: whole[name] for name in known}, None))
             outcomes["same" if known.keys() == whole.keys() else "unknown names"] += 1  # are refused as left over
     assert outcomes["refused"] > 20
 
 
 def test_numbers_of_safetensors_are_not_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """One bit is another weight, which only the digest in the warning shows; a file that is too short is refused."""
+    """The digest in the warning shows a changed bit; a file that is too short is refused."""
     path = tmp_path / "x.safetensors"
     path.write_bytes(save(state_dict_of(CASE)))
     with caplog.at_level(logging.WARNING):
@@ -152,7 +152,7 @@ def test_numbers_of_safetensors_are_not_checked(tmp_path: Path, caplog: pytest.L
 
 
 def test_a_flipped_bit_names_its_entry(tmp_path: Path):
-    """The numbers of one weight are one entry."""
+    """The error names the entry of the weight."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     raw = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -160,7 +160,7 @@ def test_a_flipped_bit_names_its_entry(tmp_path: Path):
     place = raw.index(archive_content(path, entry.filename), entry.header_offset)
     raw[place + 3] ^= 1 << 6
     path.write_bytes(raw)
-    assert "damaged in its entry 'x/data/3' (Bad CRC-32" in refused(path)
+    assert "entry 'x/data/3' (Bad CRC-32" in refused(path)
 
 
 def archive_content(path: Path, name: str) -> bytes:
@@ -170,16 +170,16 @@ def archive_content(path: Path, name: str) -> bytes:
 
 @pytest.mark.parametrize("name", ["x/data/0", "x/DATA/0"])
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_an_entry_that_is_there_twice(name: str, tmp_path: Path):
-    """Also if only the case of its letters differs, which PyTorch's reader overlooks."""
+def test_duplicate_entries(name: str, tmp_path: Path):
+    """Also if their names differ in case only, which PyTorch's reader ignores."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, bytes(64))
     assert "holds the entry 'x/data/0' 2 times" in refused(path)
 
 
-def test_sizes_that_are_not_those_of_the_entry(tmp_path: Path):
-    """An entry that says it is longer or shorter than it is."""
+def test_wrong_sizes_of_entries(tmp_path: Path):
+    """An entry may claim to be longer or shorter than it is."""
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     raw = bytearray(path.read_bytes())
     start = raw.rindex(b"x/data/3") - 46  # its header in the directory, whose sizes are at 20 and 24
@@ -194,18 +194,18 @@ def test_sizes_that_are_not_those_of_the_entry(tmp_path: Path):
 
 
 def test_archives_without_checksums(tmp_path: Path):
-    """PyTorch can leave checksums out: what cannot be checked is not read."""
+    """PyTorch can omit checksums; such files are refused."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:
         path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     finally:
         torch.serialization.set_crc32_options(before)
-    assert "set_crc32_options(False), save it again" in refused(path)
+    assert "set_crc32_options(False)" in refused(path)
 
 
-def test_mapped_files_are_checked_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Whatever torch.load is set to."""
+def test_memory_mapped_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """For any setting of torch.load."""
     from torch.utils.serialization import config
 
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
@@ -228,10 +228,10 @@ def old_format() -> bytes:
     ("content", "message"),
     [
         (b"", "but empty"),
-        (b"\x00" * 4096, "of no format that is known here"),
+        (b"\x00" * 4096, "no format"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
         (b"<!DOCTYPE html><title>Sign in</title>", "a web page"),
-        (json.dumps({"weight_map": {}}).encode(), "a JSON text: name the file of weights itself"),
+        (json.dumps({"weight_map": {}}).encode(), "a JSON text"),
         ("weights: gewöhnlich".encode("latin-1"), "of no format"),
         (old_format(), r"before 1\.6, and has no checksums"),
         (b"PK\x03\x04", "not a complete archive"),
@@ -240,8 +240,8 @@ def old_format() -> bytes:
     ],
     ids=["empty", "zeros", "pointer", "page", "index", "latin-1", "old", "start of zip", "long header", "no tensors"],
 )
-def test_other_files_are_named(content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """By what they are, in one line of the command."""
+def test_other_formats_are_named(content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The command's error names the format in one line."""
     (tmp_path / "x.ckpt").write_bytes(content)
     assert main(["convert", str(tmp_path / "x.ckpt"), str(tmp_path / "model")]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("modeling-dlr")]

@@ -1,7 +1,4 @@
-"""A disk that is full in the middle of each verb: one error, and every file as it was.
-
-Of pushing, it is in test_hub_push.py.
-"""
+"""A disk that becomes full in each command: one error, and no file changes."""
 
 import os
 import shutil
@@ -22,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.mark.parametrize("size", [100, 2_500, 12_000], ids=["configuration", "weights", "code"])
 def test_convert(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """Whichever file does not fit, no folder appears, and nothing stays beside it."""
+    """Whichever file does not fit, no folder and no temporary file is left."""
     lightning_checkpoint(CASE, tmp_path / "x.ckpt")
     arguments = ["convert", str(tmp_path / "x.ckpt"), str(tmp_path / "model"), "--no-picture"]
     assert str(tmp_path / "model") in refused(size, arguments, capsys)
@@ -41,7 +38,7 @@ def test_card(ready: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("size", [100, 8_000], ids=["what is asked", "code of the other process"])
 def test_verify(size: int, ready: Path, capsys: pytest.CaptureFixture[str]):
-    """That there is no space to try a folder out in is not the folder's fault."""
+    """A full disk is not reported as a problem of the folder."""
     before = content(ready)
     assert "is not ready" not in refused(size, ["verify", str(ready)], capsys)
     assert content(ready) == before
@@ -49,7 +46,7 @@ def test_verify(size: int, ready: Path, capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("size", [1_000, 16_000], ids=["configuration", "code"])
 def test_checkpoints(size: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """An earlier folder stays whole."""
+    """The earlier folder does not change."""
     name = "tiny-random-DLRModel"
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
@@ -71,8 +68,8 @@ with folders.new_folder(Path("model")) as staging:
 """
 
 
-def test_what_a_killed_process_leaves_is_cleared_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """By the same command again; what a process that still runs is writing stays."""
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The next run removes them, but not the files of a running process."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "README.md").write_text("before", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Folders made to harm whoever looks at them: each is refused in time, in plain lines, and none of it is run here."""
+"""Malicious folders: each is refused in plain lines, and none of its code runs."""
 
 import json
 import os
@@ -87,7 +87,7 @@ def kernel(**entries: Any) -> Callable[[Path], None]:
 
 
 def code_of_tokenizer(folder: Path) -> None:
-    """The way in which a folder has a tokenizer of its own."""
+    """The files of a tokenizer with its own class."""
     write(
         "mine.py",
         CODE + "class Mine:\n    @classmethod\n    def from_pretrained(cls, *a, **k):\n        return cls()\n",
@@ -128,7 +128,7 @@ def other_weights(**entries: str) -> Callable[[Path], None]:
 
 PIPES = ["tokenizer.json", "README.md", "x.py", "results.json", "model.safetensors", "notes.txt"]
 
-# What is done to a folder, and what is said of it.
+# A change of a folder, and a pattern of its error.
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     # Files that never end, or hold whoever opens them.
     **{f"pipe as {name}": (pipe(name), rf"{re.escape(name)}, a pipe") for name in PIPES},
@@ -141,7 +141,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "link to nothing": (link("notes.txt", "absent"), "notes.txt, a link to nothing"),
     "link to a folder": (link("more", "/"), "more, a link to a folder"),
     "link to this folder": (link("more", "."), "more, a link to a folder"),
-    "link to a file elsewhere": (link("notes.txt", "/etc/hostname"), "notes.txt is a link to a file elsewhere"),
+    "link to a file elsewhere": (link("notes.txt", "/etc/hostname"), "notes.txt is a link"),
     "large text": (sparse("notes.txt", 6 * 10**9), "notes.txt of 6,000,000,000 bytes"),
     "large tokenizer": (sparse("tokenizer.json", 6 * 10**9), "tokenizer.json of 6,000,000,000 bytes"),
     "large code": (sparse("ops_dlr.py", 10**9), "ops_dlr.py of 1,000,000,000 bytes"),
@@ -171,27 +171,27 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "config as a list": (write("config.json", "[1]"), "must hold a mapping, got a list"),
     "config in latin-1": (write("config.json", '{"a": "é"}'.encode("latin-1")), "not UTF-8 text"),
     "config without an end": (write("config.json", "{"), "not valid JSON"),
-    "deep code": (write("ops_dlr.py", "(" * 10**5), "ops_dlr.py is not valid Python"),
-    "long code": (write("ops_dlr.py", "-" * 10**6 + "1"), "ops_dlr.py is not valid Python"),
-    "zeros as code": (write("ops_dlr.py", bytes(1000)), "ops_dlr.py is not valid Python"),
+    "deep code": (write("ops_dlr.py", "(" * 10**5), "ops_dlr.py .*Python"),
+    "long code": (write("ops_dlr.py", "-" * 10**6 + "1"), "ops_dlr.py .*Python"),
+    "zeros as code": (write("ops_dlr.py", bytes(1000)), "ops_dlr.py .*Python"),
     "tokenizer of brackets": (write("tokenizer.json", "[" * 10**5), "no tokenizer loads"),
     "zeros as weights": (write("model.safetensors", bytes(1000)), r"model\.safetensors is incomplete"),
     "header without an end": (write("model.safetensors", b"\xff" * 8 + b"{}"), r"model\.safetensors is incomplete"),
     # Code, and what would be run as such.
     "code of a tokenizer": (code_of_tokenizer, "no tokenizer loads"),
     "code of a pipeline": (code_of_pipeline, r"mine\.py.*--trust-folder-code"),
-    "code of a model": (code_of_model, r"its code is not that .* configuration_dlr\.py.*--trust-folder-code"),
+    "code of a model": (code_of_model, r"configuration_dlr\.py.*--trust-folder-code"),
     "code beside": (write("sitecustomize.py", CODE), r"sitecustomize\.py.*--trust-folder-code"),
     "code of generation": (write("custom_generate/generate.py", CODE), r"custom_generate/generate\.py.*--trust-folder"),
     "code of others": (change_json("config.json", auto_map={"AutoModel": "me/model--mine.Mine"}), "not there"),
     "name of a package": (write("torch.py", CODE), r"torch\.py.*--trust-folder-code"),
     "name of two lines": (write("a\nTraceback\x1b[31m.bin", "x"), r"a\\nTraceback\\x1b\[31m\.bin has a type"),
     "name that is no text": (write(os.fsdecode(b"a\xff.bin"), "x"), r"a\\udcff\.bin has a type"),
-    "compiled code": (write("ops_dlr.so", b"\x7fELF"), "a type that a model folder does not need"),
+    "compiled code": (write("ops_dlr.so", b"\x7fELF"), "type"),
     "pickle as vocabulary": (write("vocab.json", b"\x80\x04."), r"vocab\.json is a pickle"),
     "archive as a picture": (write("kernels.png", b"PK\x03\x04"), r"kernels\.png is an archive"),
     "adapter beside": (write("adapter_config.json", '{"base_model_name_or_path": "me/other"}'), "holds an adapter"),
-    "index of a file elsewhere": (index_elsewhere, "must map the name of each weight to a .safetensors"),
+    "index of a file elsewhere": (index_elsewhere, "must map .*safetensors"),
     "index as a pipe": (pipe("model.safetensors.index.json"), "a pipe"),
     "secret in the weights": (other_weights(note="glpat-" + "aB3dE5fG7h" * 2), r"model\.safetensors holds what looks"),
 }
@@ -204,8 +204,8 @@ def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture
-def no_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever starts a process is told that it failed."""
+def no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that loads the folder fails."""
     monkeypatch.setattr(verify_module.confined, "run", lambda *_: Finished(1, "not here"))
 
 
@@ -215,17 +215,17 @@ needs_named_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs 
 @needs_named_pipes
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_folders(
-    case: str, folder: Path, no_stranger: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    case: str, folder: Path, no_other_process: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    """Before any process is started, in lines that a terminal can show."""
+    """Refused before a process starts, in lines that a terminal can show."""
     monkeypatch.setattr("hub_upload.file_kinds._MOST_FILES", 90)
     spoil, message = HOSTILE[case]
     spoil(folder)
     assert main(["verify", str(folder)]) in (1, 2)
-    said = capfd.readouterr().err
-    assert re.search(message, said), said
-    assert "Traceback (" not in said
-    assert all(len(line) < 1000 for line in said.splitlines())
+    printed = capfd.readouterr().err
+    assert re.search(message, printed), printed
+    assert "Traceback (" not in printed
+    assert all(len(line) < 1000 for line in printed.splitlines())
     assert_nothing_ran(folder)
 
 
@@ -233,7 +233,7 @@ def test_hostile_folders(
 @pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_folders_and_their_cards(case: str, folder: Path, capfd: pytest.CaptureFixture[str]):
-    """Of what a card is not made from, nothing is looked at; of the rest, the same holds."""
+    """`card` reads only the files that it needs, and refuses the same problems in them."""
     HOSTILE[case][0](folder)
     assert main(["card", str(folder), "--no-picture"]) in (0, 2)
     assert "Traceback" not in capfd.readouterr().err
@@ -246,7 +246,7 @@ def assert_nothing_ran(folder: Path) -> None:
 
 
 def damaged(content: bytes, draw: random.Random) -> bytes:
-    """With some bytes changed, cut, or there twice."""
+    """The content with some bytes changed, cut off, or repeated."""
     at, length = draw.randrange(len(content)), draw.randrange(1, 40)
     match draw.randrange(3):
         case 0:
@@ -259,8 +259,8 @@ def damaged(content: bytes, draw: random.Random) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(60))
-def test_damaged_folders(seed: int, folder: Path, no_stranger: None, capfd: pytest.CaptureFixture[str]):
-    """Whatever is wrong with one of its files is said in plain lines."""
+def test_damaged_folders(seed: int, folder: Path, no_other_process: None, capfd: pytest.CaptureFixture[str]):
+    """A damaged file is reported in plain lines."""
     draw = random.Random(seed)
     path = draw.choice(sorted(path for path in folder.iterdir() if path.suffix != ".py" or draw.random() < 0.2))
     path.write_bytes(damaged(path.read_bytes(), draw))
@@ -269,8 +269,8 @@ def test_damaged_folders(seed: int, folder: Path, no_stranger: None, capfd: pyte
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_code_of_this_version_is_known(folder: Path):
-    """With its documentation and without; changed in one letter, or of a file that is none of ours, it is not."""
+def test_own_code_is_recognised(folder: Path):
+    """With and without docstrings; not with one letter changed, nor in a file that we do not have."""
     from checkpoints import without_documentation
 
     assert foreign_code(folder) == []
@@ -286,7 +286,7 @@ def test_code_of_this_version_is_known(folder: Path):
 @pytest.mark.parametrize("begin", ["# coding: {}\n", "\f\n#-*-coding={}-*-\n", "\r# vim: fileencoding: {}\r"])
 @pytest.mark.parametrize("encoding", ["raw_unicode_escape", "utf-7"])
 def test_code_in_another_encoding_is_not_ours(encoding: str, begin: str, folder: Path):
-    """Python may find a line of code in what is a comment in UTF-8."""
+    """In another encoding, Python may read code in what is a comment in UTF-8."""
     code = folder / "ops_dlr.py"
     text = code.read_text(encoding="utf-8")
     hidden = "# \\u000aimport os\n" if encoding == "raw_unicode_escape" else "# +AAo-import os\n"
@@ -294,8 +294,8 @@ def test_code_in_another_encoding_is_not_ours(encoding: str, begin: str, folder:
     assert "ops_dlr.py" in foreign_code(folder)[0]
 
 
-def test_a_stranger_meets_what_is_pushed(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Files that stay at home, code among them, are not there for the other process to load."""
+def test_only_uploaded_files_are_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """The other process cannot load files that are not uploaded, code included."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     home = {"atfevents": "atfevents.py", "runs/mine": "runs/mine.py", ".hidden": ".hidden.py"}
     for name in home.values():
@@ -324,7 +324,7 @@ def test_a_stranger_meets_what_is_pushed(folder: Path, monkeypatch: pytest.Monke
 def test_trusted_code_runs_in_the_other_process_alone(
     spoil: Callable[[Path], None], folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Where a person has said that it may, it sees no token there, and still none of it runs here."""
+    """With the option, the code runs without tokens in the other process, and never in this one."""
     monkeypatch.setenv("HF_TOKEN", "hf_" + "abcDEF123" * 4)
     spoil(folder)
     seen = folder.parent / "seen.json"
@@ -340,10 +340,10 @@ def test_trusted_code_runs_in_the_other_process_alone(
 
 
 @pytest.mark.slow
-def test_a_stranger_that_answers_with_other_things(
+def test_malformed_outputs_of_the_other_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    """What the other process leaves is read as what anybody may have written."""
+    """They are read as untrusted files."""
 
     def nothing(job: Path) -> None:
         return
@@ -353,14 +353,14 @@ def test_a_stranger_that_answers_with_other_things(
 
     def brackets(job: Path) -> None:
         save_file({}, job / "logits.safetensors")
-        (job / "answers.json").write_text("[" * 10**5, encoding="utf-8")
+        (job / "pipeline.json").write_text("[" * 10**5, encoding="utf-8")
 
     def other(job: Path) -> None:
         save_file({"AutoModel": load_file(folder / "model.safetensors")["classifier.bias"]}, job / "logits.safetensors")
-        (job / "answers.json").write_text("1", encoding="utf-8")
+        (job / "pipeline.json").write_text("1", encoding="utf-8")
 
-    unread = "answers that cannot be read"
-    differ = "AutoModel: its outputs without this package differ in their form"
+    unread = "outputs that cannot be read"
+    differ = "AutoModel: .* differ in their form"
     for leave, message in ((nothing, unread), (pipes, unread), (brackets, unread), (other, differ)):
 
         def run(_script: str, _given: list[str], job: Path, *_: Any, leave: Callable[[Path], None] = leave) -> Finished:
@@ -369,4 +369,4 @@ def test_a_stranger_that_answers_with_other_things(
 
         monkeypatch.setattr(confined, "run", run)
         assert main(["verify", str(folder)]) == 1
-        assert message in capfd.readouterr().err
+        assert re.search(message, capfd.readouterr().err)

@@ -1,4 +1,4 @@
-"""Hyper-parameters of a checkpoint: whatever is misspelt, missing or contradicts the weights never becomes a model."""
+"""Hyper-parameters that are misspelt, missing or contradict the weights are refused."""
 
 import json
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def config_of(case: str) -> dict[str, Any]:
 
 
 def flat_of(case: str) -> dict[str, Any]:
-    """The same in one mapping, as a person would write it: without what trains or reports."""
+    """The same in one mapping, without entries for training and logging."""
     config = config_of(case)
     layer, model = config["model"]["layer"], config["model"]
     flat = {"kernel_to_real": "real", "kernel_type": layer["_name_"]} | layer | model
@@ -52,7 +52,7 @@ def flat_of(case: str) -> dict[str, Any]:
 
 
 def meaning(model: DLRPreTrainedModel) -> dict[str, Any]:
-    """The configuration without what is only drawn by it or trains; layers that attend have no states."""
+    """The configuration without entries for initialisation and training; attention layers have no states."""
     config = model.config.to_dict()
     config["kernel_parameters"] = {k: v for k, v in (config["kernel_parameters"] or {}).items() if k not in DRAWN}
     attends = any(isinstance(part, DLRAttention) for part in model.modules())
@@ -65,8 +65,8 @@ def converted(case: str, config: dict[str, Any]) -> DLRPreTrainedModel:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_mapping_says_the_same(case: str):
-    """Every official model, from the configuration of its run and from one flat mapping."""
+def test_flat_mapping_gives_the_same_model(case: str):
+    """For every official model."""
     run, flat = converted(case, config_of(case)), converted(case, flat_of(case))
     assert type(run) is type(flat)
     assert meaning(run) == meaning(flat)
@@ -74,7 +74,7 @@ def test_one_mapping_says_the_same(case: str):
 
 
 def refused(tensors: dict[str, Tensor], config: dict[str, Any]) -> str | None:
-    """The one line of an error, if there is one."""
+    """The error, which must be one line; None without an error."""
     try:
         convert_tensors(tensors, config)
     except InputError as error:
@@ -83,8 +83,8 @@ def refused(tensors: dict[str, Tensor], config: dict[str, Any]) -> str | None:
 
 
 @pytest.mark.parametrize("case", DIFFERENT)
-def test_nothing_is_left_out_without_a_word(case: str):
-    """Without any one argument it is refused, or the model is the same: shapes say it, or it only draws."""
+def test_missing_arguments_are_refused(case: str):
+    """Without an argument the conversion is refused, or the model is the same."""
     whole = meaning(converted(case, config_of(case)))
     silent = set()
     for name, rest in shorter(flat_of(case)):
@@ -102,8 +102,8 @@ def shorter(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("case", DIFFERENT)
-def test_nothing_is_left_out_of_a_run(case: str):
-    """The same of the configuration of a run, entry by entry of each part."""
+def test_missing_entries_of_a_run_are_refused(case: str):
+    """The same for each entry of the configuration of a run."""
     whole = meaning(converted(case, config_of(case)))
     config = config_of(case)
     for part in (config, config["model"], config["model"]["layer"], config["decoder"], config["dataset"]):
@@ -117,7 +117,7 @@ def test_nothing_is_left_out_of_a_run(case: str):
 
 @pytest.mark.parametrize("case", DIFFERENT)
 def test_misspelt_names_are_refused(case: str):
-    """Each with the name that it resembles, flat and in its part of a run."""
+    """With the nearest known name, in one mapping and in the parts of a run."""
     flat = flat_of(case)
     for name in flat:
         wrong = name[:-1] if len(name) > 3 else name + name[-1]
@@ -134,7 +134,7 @@ def test_misspelt_names_are_refused(case: str):
             del part[name + "s"]
 
 
-# What is changed in a flat mapping of CASE, and what is said of it.
+# Changes of the flat mapping of CASE, and a pattern of the error.
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"n_layers": 10**8}, "n_layers 100000000 instead of 2"),
     "width": ({"d_model": 32}, "d_model 32 instead of 16"),
@@ -145,7 +145,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "other encoder": ({"encoder": "position"}, "contradict the tensors: encoder 'position'"),
     "states": ({"d_state": 10**9}, "weights .* instead of .*1000000000"),
     "other kernel": ({"sep_dt_re_im": False}, "'sep_dt_re_im'"),
-    "training": ({"batch_size": 32}, "do not know|does not know: 'batch_size'"),
+    "training": ({"batch_size": 32}, "'batch_size'"),
     "pooling": ({"pool": {"_name_": "sample", "pool": 2, "expand": 1}}, "pool between layers"),
     "repeated": ({"n_repeat": 2}, r"n_repeat must be one of \[1\]"),
     "no residual": ({"residual": None}, "residual must be a text, got None"),
@@ -160,13 +160,13 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not a number": ({"dt_min": float("nan")}, "must be > 0 and <= 1000, got nan"),
     "long": ({"encoder": "x" * 10**5}, "encoder 'xxx"),
     "lines": ({"norm": "a\n" * 10**5}, "norm='a"),
-    "number as text": ({"max_kernel_length": "many"}, "max_kernel_length must be a whole number or null"),
+    "number as text": ({"max_kernel_length": "many"}, "max_kernel_length must be"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_values(case: str):
-    """What contradicts the weights, or has no meaning here, is named before anything is built."""
+    """Values that contradict the weights or are not supported are refused before a model is built."""
     changes, message = WRONG[case]
     with pytest.raises(InputError, match=message) as error:
         converted(CASE, flat_of(CASE) | changes)
@@ -174,8 +174,8 @@ def test_wrong_values(case: str):
     assert len(str(error.value)) < 1000
 
 
-def test_what_is_missing_comes_with_what_is_usual():
-    """As JSON, to be copied into the file."""
+def test_error_shows_the_usual_values():
+    """As JSON that can be copied into the file."""
     flat = flat_of(CASE)
     del flat["residual"], flat["max_kernel_length"]
     with pytest.raises(InputError, match=r'mostly have \{"max_kernel_length": null, "residual": "R"\}\.$'):
@@ -185,12 +185,12 @@ def test_what_is_missing_comes_with_what_is_usual():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": "relu"}, r"decoder.activation must be one of \['gelu'\], got 'relu'"),
+        ({"activation": "relu"}, r"decoder.activation .*\['gelu'\], got 'relu'"),
         ({"nli": False}, r"nli must be one of \[True\]"),
     ],
 )
 def test_other_heads_of_pairs(change: dict[str, Any], message: str):
-    """The official head of pairs has a form that ours has not: its shapes are the same, its answers are not."""
+    """The official head of pairs has forms with the same shapes and other outputs, which ours lacks."""
     config = config_of("a_lra_aan__dlr")
     config["decoder"] |= change
     with pytest.raises(InputError, match=message):
@@ -200,7 +200,7 @@ def test_other_heads_of_pairs(change: dict[str, Any], message: str):
 def test_an_argument_beside_its_part():
     config = config_of(CASE)
     config["max_kernel_length"] = 32
-    with pytest.raises(InputError, match=r"\['max_kernel_length'\] must stand in 'model'"):
+    with pytest.raises(InputError, match=r"\['max_kernel_length'\] .*'model'"):
         converted(CASE, config)
 
 
@@ -210,14 +210,14 @@ def test_layers_with_a_gap():
         convert_tensors(tensors, config_of(CASE))
 
 
-def test_scales_that_no_memory_holds():
-    """Each scale of SGConv doubles the kernel, however small its tensors are."""
+def test_too_many_scales():
+    """Each scale of SGConv doubles the kernel, so a small file can describe a huge kernel."""
     case = "d_seq1d_shift__sgconv"
     tensors = state_dict_of(case)
     for layer in range(2):
         place = f"model.layers.{layer}.layer.kernel.ws"
         tensors |= {f"{place}.{i}": tensors[f"{place}.0"] for i in range(60)}
-    with pytest.raises(InputError, match="60 scales of 128 numbers, whose kernel would have more than"):
+    with pytest.raises(InputError, match="60 scales of 128"):
         convert_tensors(tensors, config_of(case))
 
 
@@ -231,7 +231,7 @@ ENDS = ("encoder.weight", "encoder.bias", "decoder.weight", "decoder.bias")
 
 
 def s4_run(case: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A model of state-spaces/s4 as its training script saves it, with the configuration of its run."""
+    """A model of state-spaces/s4 as saved by its training script, with the configuration of the run."""
     ends = {name: name.replace("decoder.", "decoder.output_transform.") for name in ENDS}
     tensors: dict[str, Tensor] = {}
     for name, value in example_model(case).items():
@@ -251,12 +251,12 @@ def s4_run(case: str, **changes: Any) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def test_runs_of_s4():
-    """Its own names: final_act for postact, and l_max for the taps that are kept."""
+    """S4 has other names: final_act for postact, and l_max for the maximum length of the kernel."""
     config = convert_tensors(*s4_run("s4block_diag")).model.config
     assert config.output_gate == "glu"
     assert config.kernel_parameters["max_length"] == 40
     assert config.kernel_parameters["discretization"] == "zoh"
-    with pytest.raises(InputError, match=r"dt_transform must be one of \['exp'\], got 'softplus'"):
+    with pytest.raises(InputError, match=r"dt_transform .*\['exp'\], got 'softplus'"):
         convert_tensors(*s4_run("s4block_diag", dt_transform="softplus"))
     with pytest.raises(InputError, match="bandlimit must be one of"):
         convert_tensors(*s4_run("s4block_diag", bandlimit=0.5))

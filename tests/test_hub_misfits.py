@@ -1,4 +1,4 @@
-"""Checkpoints whose tensors or hyper-parameters are not what they should be: one error each, never a traceback."""
+"""Checkpoints with wrong tensors or hyper-parameters: one error each, no traceback."""
 
 import contextlib
 import json
@@ -33,26 +33,26 @@ MISSHAPEN: list[Callable[[Tensor], Tensor]] = [
 VALUES: list[Any] = [None, True, 0, -1, 1.5, 10**30, torch.nan, "", "many", ["x"], {"a": 1}, {"_name_": ["x"]}]
 
 
-def given(case: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A state dict and its hyper-parameters, to change."""
+def checkpoint(case: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state dict and its hyper-parameters, which the tests change."""
     if case in EXAMPLES:
         return example_model(case, layers=1), settings_of(case)
     return state_dict_of(case), json.loads(json.dumps(HYPER_PARAMETERS[case]))
 
 
-def places(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every entry of the parts that describe the model, and of what is in it."""
+def entries(config: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every entry of the configuration, at any depth."""
     for name, value in config.items():
         yield config, name
         if isinstance(value, dict):
-            yield from places(value)
+            yield from entries(value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OFFICIAL + EXAMPLES)
-def test_misshapen_tensors(case: str):
-    """Whichever tensor has whichever shape or numbers, nothing but our own error comes out."""
-    tensors, config = given(case)
+def test_tensors_of_another_shape_or_type(case: str):
+    """Only our own error is raised, whichever tensor is changed."""
+    tensors, config = checkpoint(case)
     for name, value in tensors.items():
         for change in MISSHAPEN:
             with contextlib.suppress(HubUploadError):
@@ -62,10 +62,10 @@ def test_misshapen_tensors(case: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", OFFICIAL)
 def test_hyper_parameters_of_another_type(case: str):
-    """Likewise of every hyper-parameter."""
-    tensors, config = given(case)
+    """Only our own error is raised, whichever hyper-parameter is changed."""
+    tensors, config = checkpoint(case)
     parts = {name: config[name] for name in ("model", "decoder", "dataset")}
-    for target, name in list(places(parts)):
+    for target, name in list(entries(parts)):
         before = target[name]
         for value in VALUES:
             target[name] = value
@@ -77,8 +77,8 @@ def test_hyper_parameters_of_another_type(case: str):
 @pytest.mark.parametrize(
     ("case", "name", "change", "message"),
     [
-        (CASE, "decoder.output_transform.weight", lambda x: x[0, 0], r"weight must be a matrix, got the shape \[\]"),
-        (CASE, "encoder.weight", lambda x: x[0], r"encoder.weight must be a matrix, got the shape \[16\]"),
+        (CASE, "decoder.output_transform.weight", lambda x: x[0, 0], r"weight .*matrix.* \[\]"),
+        (CASE, "encoder.weight", lambda x: x[0], r"encoder.weight .*matrix.* \[16\]"),
         (
             SGCONV,
             "model.layers.0.layer.kernel.ws.1",
@@ -100,8 +100,8 @@ def test_hyper_parameters_of_another_type(case: str):
             lambda x: x[..., 0],
             r"kernel.B must be of shape \[1, 6, 8, 2\], got \[1, 6",
         ),
-        (S4, "s4_layers.0.kernel.inv_dt", lambda x: x[:5], r"inv_dt must be of shape \[6, 1\], got \[5, 1\]"),
-        (S4, "s4_layers.0.kernel.C", lambda x: x * 1j, "C must hold real, finite numbers, got torch.complex64"),
+        (S4, "s4_layers.0.kernel.inv_dt", lambda x: x[:5], r"inv_dt .*\[6, 1\], got \[5, 1\]"),
+        (S4, "s4_layers.0.kernel.C", lambda x: x * 1j, "C .*real.* got torch.complex64"),
         (S4, "s4_layers.0.kernel.P", lambda x: x * torch.nan, "P must hold real, finite numbers"),
         (S4, "s4_layers.0.kernel.P", lambda x: x * 0 + 1e30, "cannot be made diagonal"),
         (S4, "s4_layers.0.kernel.l_kernel", lambda x: -x - 1, "l_kernel must be a length, got -"),
@@ -109,27 +109,27 @@ def test_hyper_parameters_of_another_type(case: str):
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_tensor_that_does_not_fit_is_named(case: str, name: str, change: Callable[[Tensor], Tensor], message: str):
-    tensors, config = given(case)
+    tensors, config = checkpoint(case)
     with pytest.raises(InputError, match=message):
         convert_tensors(tensors | {name: change(tensors[name])}, config, dtype=torch.float64)
 
 
 def test_poles_of_another_number_of_channels():
-    """Channels share poles in turn, so that their number must divide."""
-    tensors, config = given(S4)
+    """Channels share poles cyclically, so one number must divide the other."""
+    tensors, config = checkpoint(S4)
     shared = {"A_real", "A_imag", "B", "P"}
     fewer = {
         name: value.narrow(value.dim() - (2 if name.rpartition(".")[2].startswith("A") else 3), 0, 4)
         for name, value in tensors.items()
         if name.rpartition(".")[2] in shared
     }
-    with pytest.raises(InputError, match="has 6 channels, which must be a multiple of the 4 of"):
+    with pytest.raises(InputError, match=r"6 channels.* multiple of the 4"):
         convert_tensors(tensors | fewer, config, dtype=torch.float64)
 
 
 @pytest.mark.parametrize(("channels", "states"), [(1, 600), (200, 200)])
-def test_matrices_that_take_too_long(channels: int, states: int):
-    """The full matrices of an S4 layer are larger than its tensors by the number of its states."""
+def test_too_large_matrices(channels: int, states: int):
+    """The full matrices of an S4 layer are larger than its tensors by the number of states."""
     place = "s4_layers.0.kernel."
     shapes = {"C": (1, channels, states, 2), "B": (1, 1, states, 2), "P": (1, 1, states, 2)}
     shapes |= {"A_real": (1, states), "A_imag": (1, states), "inv_dt": (channels, 1)}
@@ -145,24 +145,24 @@ def test_matrices_that_take_too_long(channels: int, states: int):
         (CASE, "model.layers.0.layer.D", "model.layers.0.layer.layer.D"),
     ],
 )
-def test_two_tensors_of_one_place(case: str, name: str, other: str):
-    """Neither is left out without a word."""
-    tensors, config = given(case)
+def test_two_tensors_with_one_name(case: str, name: str, other: str):
+    """Two official tensors with the same name in our model are refused."""
+    tensors, config = checkpoint(case)
     with pytest.raises(InputError, match=f"{name} and {other} are both "):
         convert_tensors(tensors | {other: tensors[name] + 1}, config)
 
 
 def test_a_scale_of_another_name():
     """01 is not 1."""
-    tensors, config = given(SGCONV)
+    tensors, config = checkpoint(SGCONV)
     name = "model.layers.0.layer.kernel.ws.1"
     with pytest.raises(InputError, match=r"left over: .*ws\.01"):
         convert_tensors(tensors | {name.replace("ws.1", "ws.01"): tensors[name]}, config)
 
 
 def test_scales_with_a_gap():
-    """A scale that is nowhere is not left out without a word."""
-    tensors, config = given(SGCONV)
+    """A missing scale is refused."""
+    tensors, config = checkpoint(SGCONV)
     with pytest.raises(InputError, match=r"kernel\.ws, but no .*kernel\.ws\.1: is it whole"):
         convert_tensors({name: value for name, value in tensors.items() if not name.endswith("ws.1")}, config)
 
@@ -171,18 +171,18 @@ def test_scales_with_a_gap():
     ("name", "value", "message"),
     [
         ("version", ["x"], r"version must be a text, got \['x'\]"),
-        ("d_state", "many", "d_state must be a whole number, got 'many'"),
-        ("d_state", True, "d_state must be a whole number, got True"),
+        ("d_state", "many", "d_state .* got 'many'"),
+        ("d_state", True, "d_state .* got True"),
         ("kernel_to_real", ["real"], "kernel_to_real must be a text"),
         ("postact", ["glu"], "postact must be a text or null"),
         ("dt_min", "1e-3", "dt_min must be a number, got '1e-3'"),
-        ("bidirectional", 1, "bidirectional must be true or false, got 1"),
-        ("_name_", ["dlr"], "kernel_type must be a text or null"),
+        ("bidirectional", 1, "bidirectional .* got 1"),
+        ("_name_", ["dlr"], "kernel_type must be"),
         ("W_scale", 10**30, "do not describe a model: int too"),
     ],
 )
 def test_a_hyper_parameter_of_another_type_is_named(name: str, value: Any, message: str):
-    tensors, config = given(CASE)
+    tensors, config = checkpoint(CASE)
     config["model"]["layer"].pop("kernel_type")
     with pytest.raises(InputError, match=message):
         convert_tensors(
@@ -192,12 +192,12 @@ def test_a_hyper_parameter_of_another_type_is_named(name: str, value: Any, messa
 
 @pytest.mark.parametrize("dataset", [["aan"], {"_name_": ["aan"]}])
 def test_a_data_set_of_another_type_is_named(dataset: Any):
-    tensors, config = given(CASE)
-    with pytest.raises(InputError, match=r"dataset must be a text or null, got \['aan'\]"):
+    tensors, config = checkpoint(CASE)
+    with pytest.raises(InputError, match=r"dataset .* got \['aan'\]"):
         convert_tensors(tensors, config | {"dataset": dataset})
 
 
-def test_heads_are_those_that_there_are():
-    tensors, config = given(CASE)
-    with pytest.raises(InputError, match=r"head must be one of \['sequence', 'pair', 'token'\], got 'all'"):
+def test_unknown_head():
+    tensors, config = checkpoint(CASE)
+    with pytest.raises(InputError, match=r"head .*\['sequence', 'pair', 'token'\], got 'all'"):
         convert_tensors(tensors, config, head="all")

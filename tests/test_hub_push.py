@@ -1,4 +1,4 @@
-"""Pushing to a stand-in Hub: one whole commit or none, never over somebody else's, and what a stranger then loads."""
+"""Pushing to a fake Hub: one complete commit or none, and never over newer commits."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def environment(hub: hub_server.Hub, home: Path, **changes: str) -> dict[str, str]:
-    """Of another process that knows this Hub, has its token, an empty cache, and not this package."""
+    """The environment of a process that uses the fake Hub, with a token, an empty cache, and without this package."""
     return os.environ | {
         "HF_ENDPOINT": hub.address,
         "HF_HUB_OFFLINE": "0",
@@ -60,9 +60,9 @@ def environment(hub: hub_server.Hub, home: Path, **changes: str) -> dict[str, st
     }
 
 
-def stranger(hub: hub_server.Hub, tmp_path: Path, repository: str, *revisions: str) -> list[dict[str, Any]]:
-    """What a process without this package and with an empty cache is answered, by each revision."""
-    found = tmp_path / "answers.json"
+def outputs_of(hub: hub_server.Hub, tmp_path: Path, repository: str, *revisions: str) -> list[dict[str, Any]]:
+    """The outputs of each revision in a process without this package and with an empty cache."""
+    found = tmp_path / "outputs.json"
     worker = Path(__file__).with_name("hub_worker.py")
     finished = subprocess.run(
         [sys.executable, "-S", str(worker), repository, str(found), *revisions],
@@ -99,8 +99,8 @@ def card_of_words() -> CardCallback:
     return CardCallback(CardOptions(picture=False, dataset="two words", repo_id="me/words"), {"accuracy_chance": 0.5})
 
 
-def test_from_training_to_a_stranger(hub: hub_server.Hub, tmp_path: Path):
-    """Train, card, verify, push; then a process without this package answers the same, from main and by revision."""
+def test_from_training_to_loading(hub: hub_server.Hub, tmp_path: Path):
+    """Train, write the card, verify, push; a process without this package gets the same outputs."""
     trainer = trainer_of_words(tmp_path / "words", card_of_words())
     trainer.train()
     trainer.save_model()
@@ -112,15 +112,15 @@ def test_from_training_to_a_stranger(hub: hub_server.Hub, tmp_path: Path):
     assert "training_args.bin" in sent
     expected = {name: content for name, content in sent.items() if name != "training_args.bin"}
     assert {name: content for name, content in repository.files().items() if name != ".gitattributes"} == expected
-    ours = json.loads(json.dumps(hub_worker.answers(str(tmp_path / "words"))))
+    ours = json.loads(json.dumps(hub_worker.outputs_of(str(tmp_path / "words"))))
     first = repository.references["main"]
     repository.commit("main", repository.commits[first][1] | {"more.txt": hub_server.File(b"more", False)}, "more")
-    assert stranger(hub, tmp_path, "me/words", "main", first) == [ours, ours]
+    assert outputs_of(hub, tmp_path, "me/words", "main", first) == [ours, ours]
     assert len(list((tmp_path / "home" / "hub" / "models--me--words" / "snapshots").iterdir())) == 2
 
 
 def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
-    """The plan lists every file; after a push, what is the same, has changed, is new, or is only there."""
+    """The plan lists every file as new, changed, unchanged, or only on the Hub."""
     before = files_of(folder)
     assert main(["push", str(folder), "me/model", "--dry-run"]) == 0
     printed = capfd.readouterr().out
@@ -139,8 +139,8 @@ def test_dry_run_writes_nothing(hub: hub_server.Hub, folder: Path, capfd: pytest
     assert "model.safetensors" in plan.same
 
 
-def test_what_is_shown_is_what_is_sent(hub: hub_server.Hub, folder: Path):
-    """The plan, the verification and the upload read one list, whatever the names of its files."""
+def test_plan_and_upload_have_the_same_files(hub: hub_server.Hub, folder: Path):
+    """Whatever their names are, for the plan, the verification and the upload."""
     for name in (".env", "wandb/run.log", "notes [1].txt", "more/deep.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("x", encoding="utf-8")
@@ -153,7 +153,7 @@ def test_what_is_shown_is_what_is_sent(hub: hub_server.Hub, folder: Path):
 
 
 def test_one_commit_where_hf_xet_is_installed(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """It would make several, and send the files in a way that no time limit ends."""
+    """hf_xet would make several commits, and no time limit ends its requests."""
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     pytest.importorskip("hf_xet")
     push(folder, "me/model")
@@ -162,7 +162,7 @@ def test_one_commit_where_hf_xet_is_installed(hub: hub_server.Hub, folder: Path,
 
 
 def test_second_push_sends_what_changed(hub: hub_server.Hub, folder: Path):
-    """The folder knows what it pushed, and builds upon it."""
+    """It builds on the commit that the folder recorded."""
     push(folder, "me/model")
     hub.requests.clear()
     (folder / "README.md").write_text((folder / "README.md").read_text(encoding="utf-8") + "More.\n", encoding="utf-8")
@@ -174,7 +174,7 @@ def test_second_push_sends_what_changed(hub: hub_server.Hub, folder: Path):
 
 
 def test_newer_remote_is_never_overwritten(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
-    """Somebody else's commit stays, until its name is given."""
+    """A newer commit is kept until --parent-commit names it."""
     push(folder, "me/model")
     repository = hub.repositories["models/me/model"]
     files = repository.commits[repository.references["main"]][1]
@@ -195,7 +195,7 @@ def test_newer_remote_is_never_overwritten(hub: hub_server.Hub, folder: Path, ca
 
 
 def test_commit_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """A commit that lands between the plan and the upload is not overwritten either."""
+    """A commit between the plan and the upload is not overwritten."""
     push(folder, "me/model")
     repository = hub.repositories["models/me/model"]
     (folder / "README.md").write_text((folder / "README.md").read_text(encoding="utf-8") + "More.\n", encoding="utf-8")
@@ -212,7 +212,7 @@ def test_commit_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytes
 
 
 def test_pull_request_and_branch(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
-    """Both leave main as it is, and load by their revision."""
+    """main does not change, and each revision can be loaded."""
     push(folder, "me/model")
     repository = hub.repositories["models/me/model"]
     main_before = repository.references["main"]
@@ -234,7 +234,7 @@ def test_pull_request_and_branch(hub: hub_server.Hub, folder: Path, capfd: pytes
 
 @pytest.mark.parametrize("place", ["PUT /large", "POST .*/batch", "POST /verify"])
 def test_server_that_fails_twice(place: str, hub: hub_server.Hub, folder: Path):
-    """The client tries again, and the third time it works: one commit, complete."""
+    """The third attempt of the client makes one complete commit."""
     hub.trouble(place, 503, times=2)
     push(folder, "me/model")
     sent = {name: content for name, content in files_of(folder).items() if name != "training_args.bin"}
@@ -247,7 +247,7 @@ def test_server_that_fails_twice(place: str, hub: hub_server.Hub, folder: Path):
 def test_failed_requests_leave_nothing(
     place: str, kind: int | str, hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whatever fails, with an error or half an answer: one error, an unharmed folder, and it can be done again."""
+    """For every kind of failure: one error, no change of the folder, and the next push works."""
     HfApi().create_repo("me/model")
     repository = hub.repositories["models/me/model"]
     before, local = repository.files(), files_of(folder)
@@ -265,7 +265,7 @@ def test_failed_requests_leave_nothing(
 
 
 def test_killed_upload(hub: hub_server.Hub, folder: Path, tmp_path: Path):
-    """A process that is killed while it sends the weights leaves a repository in which nothing is visible."""
+    """If the process is killed while it uploads weights, the repository has no new file."""
     hub.trouble("PUT /large", "hang")
     code = (
         "import hub_upload.push as p; p.verify = lambda folder, **options: None; from pathlib import Path; "
@@ -290,7 +290,7 @@ def test_killed_upload(hub: hub_server.Hub, folder: Path, tmp_path: Path):
 
 
 def test_interrupted_upload(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C ends with its own exit code, and nothing is visible."""
+    """Ctrl-C has its own exit code, and the repository has no new file."""
 
     def interrupt(*_arguments: Any, **_options: Any) -> None:
         raise KeyboardInterrupt
@@ -301,7 +301,7 @@ def test_interrupted_upload(hub: hub_server.Hub, folder: Path, monkeypatch: pyte
 
 
 def test_truncated_download_is_noticed(hub: hub_server.Hub, folder: Path, tmp_path: Path):
-    """Half a body never becomes a file in the cache: the client asks again, and what it keeps is whole."""
+    """An incomplete file never enters the cache: the client repeats the request."""
     push(folder, "me/model")
     hub.trouble("GET .*/model.safetensors", "cut")
     with contextlib.suppress(OSError):
@@ -311,7 +311,7 @@ def test_truncated_download_is_noticed(hub: hub_server.Hub, folder: Path, tmp_pa
 
 
 def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The demo page is a Space whose program loads the model and answers with its pipeline."""
+    """The program of the demo page loads the model and runs its pipeline."""
     push(folder, "me/model")
     options = ["--repo-type", "space", "--model-id", "me/model"]
     assert main(["push", str(folder), "me/demo", *options, "--dry-run"]) == 0
@@ -343,7 +343,7 @@ def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_space_has_the_license_of_its_model(folder: Path):
-    """As the model's card says it; nothing, where there is no card, and an error, where it cannot be read."""
+    """From the model's card; none without a card, and an error for an unreadable one."""
     card = (folder / "README.md").read_text(encoding="utf-8")
     (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: mit"), encoding="utf-8")
     with space_folder(folder, "me/model") as page:
@@ -357,7 +357,7 @@ def test_space_has_the_license_of_its_model(folder: Path):
 
 
 def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A stock Trainer with push_to_hub sends this card with what it measured, and the files that `push` sends."""
+    """A stock Trainer with push_to_hub uploads this card with its scores, and the files that `push` uploads."""
     monkeypatch.setattr(push_module, "verify", lambda _folder, **_options: None)
     folder = tmp_path / "words"
     trainer = trainer_of_words(folder, card_of_words(), push_to_hub=True, hub_model_id="me/trainer")
@@ -376,7 +376,7 @@ def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monk
 
 
 def test_trainer_alone_replaces_the_card(hub: hub_server.Hub, tmp_path: Path):
-    """Why `attach` is there: of a callback alone the card stays at home, and push_to_hub sends transformers' own."""
+    """Without `attach`, push_to_hub uploads transformers' own card."""
     trainer = trainer_of_words(tmp_path / "words", card_of_words(), push_to_hub=True, hub_model_id="me/trainer")
     del trainer.create_model_card
     trainer.train()
@@ -386,7 +386,7 @@ def test_trainer_alone_replaces_the_card(hub: hub_server.Hub, tmp_path: Path):
 
 
 def test_models_push_the_same_files(hub: hub_server.Hub, folder: Path):
-    """`push_to_hub` of model and tokenizer changes nothing of what was pushed, its card included."""
+    """`push_to_hub` of model and tokenizer changes no pushed file, card included."""
     push(folder, "me/model")
     ours = hub.repositories["models/me/model"].files()
     DLRForSequenceClassification.from_pretrained(folder).push_to_hub("me/model")
@@ -397,7 +397,7 @@ def test_models_push_the_same_files(hub: hub_server.Hub, folder: Path):
 def test_push_on_a_full_disk(
     hub: hub_server.Hub, folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ):
-    """All that a push writes is a note of its commit: without space, the commit is whole and the note missing."""
+    """The commit is complete, and a warning says that the folder could not record it."""
     before = content(folder)
     with files_of_at_most(10):
         assert main(["push", str(folder), "me/model"]) == 0
@@ -408,13 +408,13 @@ def test_push_on_a_full_disk(
 
 
 def test_page_on_a_full_disk(hub: hub_server.Hub, folder: Path, capsys: pytest.CaptureFixture[str]):
-    """The demo page is made before anything is asked of the Hub."""
+    """The demo page is written before the first request."""
     refused(10, ["push", str(folder), "me/demo", "--repo-type", "space"], capsys)
     assert not hub.requests
 
 
 def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
-    """Every verb's help has examples, and each is a command that the parser takes."""
+    """Every command's help has examples, and the parser accepts them."""
     for verb in ("convert", "card", "verify", "push"):
         with pytest.raises(SystemExit) as finished:
             main([verb, "--help"])
@@ -430,7 +430,7 @@ def test_help_shows_examples_that_parse(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.slow
 def test_three_commands_of_the_readme(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Convert, verify, push: as the README shows them, on a checkpoint of the official code."""
+    """Convert, verify and push work as in README.md, with an official checkpoint."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = re.findall(r"^modeling-dlr ((?:convert|card|verify|push) .+)$", text, flags=re.MULTILINE)
     assert [shlex.split(command)[0] for command in commands] == ["convert", "verify", "push"]

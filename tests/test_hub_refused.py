@@ -1,4 +1,4 @@
-"""Pushes that are refused, by us before anything is sent or by the Hub: each with its exit code and its reason."""
+"""Pushes that this package or the Hub refuses: exit codes and reasons."""
 
 import shutil
 import signal
@@ -41,7 +41,7 @@ def test_bad_input(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ):
-    """Each has its exit code and its sentence; nothing is made."""
+    """Each has its exit code and one line; no repository is created."""
     monkeypatch.setenv("HF_TOKEN", token)
     assert main(["push", str(folder), repo_id]) == code
     assert message in capfd.readouterr().err
@@ -49,7 +49,7 @@ def test_bad_input(
 
 
 def test_folder_that_is_not_ready_is_not_pushed(hub: hub_server.Hub, ready: Path, tmp_path: Path):
-    """Pushing begins with verifying."""
+    """A push verifies the folder first."""
     spoiled = Path(shutil.copytree(ready, tmp_path / "model"))
     (spoiled / "README.md").unlink()
     assert main(["push", str(spoiled), "me/model"]) == 1
@@ -83,8 +83,8 @@ def test_wrong_parents_make_no_repository(hub: hub_server.Hub, folder: Path):
     assert not hub.repositories
 
 
-def test_private_is_not_pushed_to_what_is_public(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
-    """Nothing is sent, nor is it shown as if it could be; what is private already is pushed to."""
+def test_private_refuses_a_public_repository(hub: hub_server.Hub, folder: Path, capfd: pytest.CaptureFixture[str]):
+    """Also with --dry-run; an existing private repository is accepted."""
     HfApi().create_repo("me/model")
     for options in ([], ["--dry-run"]):
         assert main(["push", str(folder), "me/model", "--private", *options]) == 2
@@ -96,12 +96,12 @@ def test_private_is_not_pushed_to_what_is_public(hub: hub_server.Hub, folder: Pa
 
 
 @pytest.mark.parametrize("kind", [409, 500, "cut"])
-def test_repository_that_is_not_made(kind: int | str, hub: hub_server.Hub, folder: Path):
-    """Nor is anything sent where no repository can be made."""
+def test_repository_that_cannot_be_created(kind: int | str, hub: hub_server.Hub, folder: Path):
+    """No file is sent."""
     before = content(folder)
     hub.trouble("POST /api/repos/create", kind)
-    said = "nothing was sent" if kind == "cut" else rf"was not written to: .* \(the Hub says: trouble {kind}\)"
-    with pytest.raises(RemoteError, match=said):
+    reason = "nothing was sent" if kind == "cut" else rf"the Hub says: trouble {kind}\)"
+    with pytest.raises(RemoteError, match=reason):
         push(folder, "me/model")
     assert not [request for request in hub.requests if request.endswith("/commit/main")]
     assert content(folder) == before
@@ -112,13 +112,13 @@ def test_repository_that_is_not_made(kind: int | str, hub: hub_server.Hub, folde
 @pytest.mark.parametrize(
     ("place", "status", "message"),
     [
-        ("POST .*/commit/", 400, r"the Hub answered 400 \(the Hub says: trouble 400\)"),
-        ("PUT /large", 403, r"the access token may not write there: .* \(the Hub says: trouble 403\)"),
-        ("POST .*/commit/", 412, r"it has changed while this was prepared: push again \(the Hub says: trouble 412\)"),
+        ("POST .*/commit/", 400, r"400 \(the Hub says: trouble 400\)"),
+        ("PUT /large", 403, r"token .* \(the Hub says: trouble 403\)"),
+        ("POST .*/commit/", 412, r"push again \(the Hub says: trouble 412\)"),
     ],
 )
-def test_the_reason_of_the_hub_is_told(place: str, status: int, message: str, hub: hub_server.Hub, folder: Path):
-    """Also where the client has wrapped it into an error of its own."""
+def test_reason_of_the_hub_is_reported(place: str, status: int, message: str, hub: hub_server.Hub, folder: Path):
+    """Also if the client has wrapped it in its own error."""
     hub.trouble(place, status, times=9)
     with pytest.raises(RemoteError, match=message):
         push(folder, "me/model")
@@ -133,7 +133,7 @@ def commit_of_somebody_else(hub: hub_server.Hub) -> hub_server.Repository:
 
 @pytest.mark.parametrize("listing", ["empty", 404])
 def test_a_wrong_listing_overwrites_nothing(listing: int | str, hub: hub_server.Hub, folder: Path):
-    """It is the commit that must be known: what the Hub lists as its files proves nothing."""
+    """The newest commit must be known, whatever files the Hub lists."""
     push(folder, "me/model")
     repository = commit_of_somebody_else(hub)
     hub.trouble("GET .*/tree/", listing, times=9)
@@ -146,17 +146,17 @@ def test_a_wrong_listing_overwrites_nothing(listing: int | str, hub: hub_server.
 
 
 def test_a_repository_that_names_no_commit(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Without one, the Hub would not notice that somebody else's is overwritten."""
+    """Without a parent commit, the Hub would not notice that it overwrites a newer one."""
     push(folder, "me/model")
     repository = commit_of_somebody_else(hub)
     monkeypatch.setattr(HfApi, "repo_info", lambda *_, **__: types.SimpleNamespace(sha=None))
-    with pytest.raises(RemoteError, match="does not say its newest commit, and was not written to"):
+    with pytest.raises(RemoteError, match="newest commit"):
         push(folder, "me/model")
     assert repository.files()["README.md"] == b"theirs"
 
 
-def test_a_branch_that_somebody_else_has_made(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """In between, it is not written to."""
+def test_branch_created_in_between(hub: hub_server.Hub, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """A branch that another user creates meanwhile is not written to."""
     push(folder, "me/model")
     repository = hub.repositories["models/me/model"]
     create = HfApi.create_branch
@@ -171,8 +171,8 @@ def test_a_branch_that_somebody_else_has_made(hub: hub_server.Hub, folder: Path,
     assert repository.files("v2")["README.md"] == b"theirs"
 
 
-def test_what_is_there_already_is_not_sent(hub: hub_server.Hub, folder: Path):
-    """A folder that forgot what it pushed, as one that was killed after its commit, learns it again."""
+def test_unchanged_files_are_not_sent(hub: hub_server.Hub, folder: Path):
+    """A folder without its record, as after a killed push, learns the commit again."""
     first = push(folder, "me/model")
     shutil.rmtree(folder / ".cache")
     assert push(folder, "me/model").oid == first.oid
@@ -184,13 +184,11 @@ def test_what_is_there_already_is_not_sent(hub: hub_server.Hub, folder: Path):
 
 @pytest.mark.parametrize("place", ["GET .*/models/me/model", "POST .*/preupload/", "PUT /large", "POST .*/commit/"])
 @pytest.mark.parametrize("kind", ["hang", "drip"])
-def test_a_hub_that_holds_on_is_let_go(place: str, kind: str, hub: hub_server.Hub, folder: Path):
-    """Silent, or with a letter now and then: one line when the time is up, and it can be done again."""
+def test_slow_hub(place: str, kind: str, hub: hub_server.Hub, folder: Path):
+    """A silent or slow Hub is one error at the time limit, and the next push works."""
     before = content(folder)
     hub.trouble(place, kind, times=99)
-    with pytest.raises(
-        RemoteError, match=r"did not finish its answer within 1 s|\(ReadTimeout: timed out\)"
-    ) as refused:
+    with pytest.raises(RemoteError, match=r"within 1 s|ReadTimeout") as refused:
         push(folder, "me/model", PushOptions(timeout=1))
     assert "\n" not in str(refused.value)
     hub.troubles.clear()
@@ -201,7 +199,7 @@ def test_a_hub_that_holds_on_is_let_go(place: str, kind: str, hub: hub_server.Hu
 @pytest.mark.parametrize("place", ["GET .*/models/me/model", "POST .*/batch", "PUT /large", "POST .*/commit/"])
 def test_a_hub_that_asks_to_wait_for_hours(place: str, hub: hub_server.Hub, folder: Path):
     hub.trouble(place, "wait", times=99)
-    with pytest.raises(RemoteError, match="asks to wait 7,200 s: try again after that"):
+    with pytest.raises(RemoteError, match="wait 7,200 s"):
         push(folder, "me/model")
 
 
@@ -213,23 +211,23 @@ def test_an_answer_without_an_end(hub: hub_server.Hub, folder: Path, monkeypatch
 
 
 def test_dry_run_without_a_network(folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Lists what would be uploaded, verifies nothing, and says what cannot be said."""
+    """It lists the files to upload, and says that the comparison needs the Hub."""
     monkeypatch.setattr("hub_upload.push.verify", None)
     for offline in (True, False):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
         monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
         assert main(["push", str(folder), "me/model", "--dry-run"]) == 3
-        said = capfd.readouterr()
-        assert "  config.json (" in said.out
-        (line,) = [line for line in said.err.splitlines() if line.startswith("modeling-dlr")]
-        assert line.endswith("what a push would change there cannot be said without the Hub.")
+        printed = capfd.readouterr()
+        assert "  config.json (" in printed.out
+        (line,) = [line for line in printed.err.splitlines() if line.startswith("modeling-dlr")]
+        assert line.endswith("without the Hub.")
         assert "--dry-run" not in line
 
 
 @pytest.mark.parametrize("name", ["absent", "x" * 300, "a\0b", "loop", "loop/x", "file", "file/x", ""])
 @pytest.mark.parametrize("arguments", [["verify"], ["card"], ["push", "me/model"], ["push", "me/model", "--dry-run"]])
-def test_odd_folders(arguments: list[str], name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    """One line each, whatever a folder is called."""
+def test_unusual_folders(arguments: list[str], name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    """One line each, whatever the name of the folder is."""
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert main([arguments[0], str(tmp_path / name), *arguments[1:]]) == 2
@@ -238,7 +236,7 @@ def test_odd_folders(arguments: list[str], name: str, tmp_path: Path, capfd: pyt
 
 
 def test_a_folder_with_a_space_in_its_name(folder: Path, capfd: pytest.CaptureFixture[str]):
-    """What the card calls its repository can be typed; what is typed is checked as it was typed."""
+    """The card suggests a valid name for the repository; a given name is checked unchanged."""
     odd = folder.rename(folder.with_name('my "model" (new)'))
     assert main(["card", str(odd), "--no-picture"]) == 0
     assert '"your-name/my-model-new"' in (odd / "README.md").read_text(encoding="utf-8")
@@ -246,8 +244,8 @@ def test_a_folder_with_a_space_in_its_name(folder: Path, capfd: pytest.CaptureFi
     assert "'my model' is not a repository id" in capfd.readouterr().err
 
 
-def test_a_command_that_is_told_to_end_cleans_up(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """As one that is interrupted at the keyboard."""
+def test_sigterm_cleans_up(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Like Ctrl-C."""
     monkeypatch.setattr("hub_upload.__main__.verify", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     assert main(["verify", str(folder)]) == 130

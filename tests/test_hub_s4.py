@@ -1,4 +1,4 @@
-"""Layers of state-spaces/s4: the minimal S4D as it is, S4 by diagonalisation with its residual."""
+"""Layers of state-spaces/s4: the minimal S4D, and S4 by diagonalisation with its residual."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def part_of(case: str, prefix: str) -> dict[str, Tensor]:
 
 
 def kernel_of(case: str, prefix: str, dtype: torch.dtype) -> tuple[S4DKernel, Diagonalised]:
-    """One stored kernel of S4 as ours."""
+    """A stored kernel of S4, converted."""
     found = diagonalise({f"kernel.{name}": value for name, value in part_of(case, prefix).items()}, dtype)
     ours = {"log_dt": "log_time_step", "log_A_real": "log_decay", "A_imag": "frequency", "C": "weights"}
     values = {ours[name.removeprefix("kernel.")]: value for name, value in found.tensors.items()}
@@ -47,7 +47,7 @@ def kernel_of(case: str, prefix: str, dtype: torch.dtype) -> tuple[S4DKernel, Di
     ],
 )
 def test_diagonal_kernel_is_that_of_s4(case: str, dtype: torch.dtype):
-    """Diagonalised from what S4 saves after its first call, and from before it, the kernel is S4's own."""
+    """Before and after S4's first call, the diagonalised kernel is S4's own."""
     expected = NUMBERS[f"{case}/K"]
     for prefix, folded in (("param.", "buffer."), ("before.", "before.")):
         name = f"{case}/{prefix}l_kernel"
@@ -60,14 +60,14 @@ def test_diagonal_kernel_is_that_of_s4(case: str, dtype: torch.dtype):
 
 
 def test_legs_does_not_fit_into_float32():
-    """The eigenvectors of HiPPO-LegS are nearly parallel: in float32 it is refused, with the residual and the cure."""
+    """The eigenvectors of HiPPO-LegS are nearly parallel, so float32 is refused with the residual and the cure."""
     with pytest.raises(InputError, match=r"off by .* try --dtype float64") as refused:
         kernel_of("s4_dplr_legs", "param.", torch.float32)
     assert float(str(refused.value).split("off by ")[1].split()[0]) > 100 * LARGEST_RESIDUAL
 
 
 def example_model(case: str, layers: int = 2) -> dict[str, Tensor]:
-    """A state dict of the small model of state-spaces/s4, every layer of it the stored one."""
+    """A state dict of the small model of state-spaces/s4; every layer is the stored one."""
     layer = {name.removeprefix("layer."): value for name, value in part_of(case, "sd.").items()}
     model = {f"s4_layers.{i}.{name}": value for i in range(layers) for name, value in layer.items()}
     for i in range(layers):
@@ -112,7 +112,7 @@ def converted(case: str, **options: Any) -> Conversion:
     ],
 )
 def test_layers_of_a_model(case: str, options: dict[str, Any], tmp_path: Path):
-    """A whole model converts, is saved and loaded, and each of its layers is the stored one."""
+    """A whole model converts, is saved and loaded, and each layer is the stored one."""
     conversion = converted(case, **options)
     conversion.model.save_pretrained(tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path).double().eval()
@@ -126,7 +126,7 @@ def test_layers_of_a_model(case: str, options: dict[str, Any], tmp_path: Path):
 
 
 def test_model_is_built_as_the_example(tmp_path: Path):
-    """Projection, layer, residual, norm, mean, projection: as the small model of state-spaces/s4 does it."""
+    """Projection, layer, residual, norm, mean, projection, as in the small model of state-spaces/s4."""
     state = example_model("s4d_block_transposed1")
     model = convert_tensors(state, {"prenorm": False}).model.double().eval()
     x = torch.randn(2, 63, 3).double()

@@ -1,4 +1,4 @@
-"""Folders of StripedHyena on their way to the Hub: inspected, described, and used by a stranger."""
+"""Folders of StripedHyena are inspected, described, pushed, and loaded without this package."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def make_folder(folder: Path, auto_class: str) -> Path:
 
 @pytest.mark.parametrize("auto_class", STRIPED_HYENA_CLASSES)
 def test_inspected(auto_class: str, tmp_path: Path):
-    """Nothing is wrong with a saved folder, and its card says what it is."""
+    """A saved folder has no problem, and its card describes it."""
     folder = make_folder(tmp_path / "model", auto_class)
     assert {title: found for title, inspect in INSPECTIONS.items() if (found := inspect(folder))} == {}
     card = (folder / "README.md").read_text()
@@ -42,8 +42,8 @@ def test_inspected(auto_class: str, tmp_path: Path):
     assert not (folder / "kernels.png").exists()
 
 
-def test_what_is_wrong_is_found(tmp_path: Path):
-    """Weights of another model, and a class that no folder of this family has."""
+def test_problems_are_found(tmp_path: Path):
+    """Weights of another model, and a class that the code does not have."""
     folder = make_folder(tmp_path / "model", "AutoModelForCausalLM")
     weights = load_file(folder / "model.safetensors")
     del weights["backbone.blocks.0.filter.poles"]
@@ -61,7 +61,7 @@ def test_what_is_wrong_is_found(tmp_path: Path):
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 @pytest.mark.parametrize("auto_class", HEADS)
 def test_pushed(auto_class: str, hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A dry run sends nothing; what a push sends loads from the Hub by its name, and answers the same."""
+    """A dry run sends nothing; a pushed folder loads from the Hub with the same outputs."""
     folder = make_folder(tmp_path / "model", auto_class)
     monkeypatch.setattr(push_module, "verify", lambda _folder, **_options: None)
     plan = dry_run(folder, "me/evo")
@@ -84,7 +84,7 @@ def test_pushed(auto_class: str, hub: hub_server.Hub, tmp_path: Path, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("auto_class", HEADS)
 def test_verified(auto_class: str, tmp_path: Path):
-    """Every class loads in a process without this package and answers to the bit, and so does the pipeline."""
+    """Without this package, every class and the pipeline have bit-identical outputs."""
     facts = verify(make_folder(tmp_path / "model", auto_class)).facts
     for name in STRIPED_HYENA_CLASSES:
         assert f"{name} loads without this package, with bit-identical outputs" in facts

@@ -1,4 +1,4 @@
-"""Verifying: a folder is met in a process without this package, and everything that would trip a stranger is found."""
+"""Verify folders: inspect their files, and load them in a process without this package."""
 
 import json
 import re
@@ -53,18 +53,18 @@ SERVED = [
 
 
 def test_every_auto_class_has_a_sample():
-    """A new head is tried out when it is verified."""
+    """So that every head is loaded when a folder is verified."""
     assert SAMPLES.keys() == AUTO_CLASSES.keys()
 
 
 @pytest.fixture
 def folder(ready: Path, tmp_path: Path) -> Path:
-    """A copy of it to spoil."""
+    """A copy that the tests change."""
     return Path(shutil.copytree(ready, tmp_path / "model"))
 
 
 def test_ready_folder(ready: Path, capfd: pytest.CaptureFixture[str]):
-    """It loads under every Auto class and answers to the bit, in a process that cannot import the package."""
+    """Every Auto class has bit-identical outputs in a process that cannot import the package."""
     before = {path: path.stat().st_mtime_ns for path in ready.rglob("*")}
     assert main(["verify", str(ready)]) == 0
     facts = capfd.readouterr().out
@@ -75,23 +75,23 @@ def test_ready_folder(ready: Path, capfd: pytest.CaptureFixture[str]):
     assert {path: path.stat().st_mtime_ns for path in ready.rglob("*")} == before
 
 
-def test_other_answers_are_found(folder: Path):
-    """Code beside the weights that computes something else than the installed package is noticed."""
+def test_other_outputs_are_found(folder: Path):
+    """Code in the folder that computes something else than the installed package is a problem."""
     code = folder / "modeling_dlr.py"
     text = code.read_text(encoding="utf-8")
     assert "return hidden_states + branch" in text
     code.write_text(
         text.replace("return hidden_states + branch", "return hidden_states + 2 * branch"), encoding="utf-8"
     )
-    with pytest.raises(VerificationError, match=r"AutoModel: its outputs without this package differ by"):
+    with pytest.raises(VerificationError, match=r"AutoModel: .* differ by"):
         verify(folder, trust_folder_code=True)
 
 
-def test_what_a_stranger_cannot_load_is_found(folder: Path):
-    """An error of the other process is reported by its last line."""
+def test_errors_of_the_other_process_are_reported(folder: Path):
+    """By their last line."""
     code = folder / "configuration_dlr.py"
     code.write_text(code.read_text(encoding="utf-8") + "\nraise RuntimeError('not here')\n", encoding="utf-8")
-    with pytest.raises(VerificationError, match="without this package cannot use it: RuntimeError: not here"):
+    with pytest.raises(VerificationError, match="RuntimeError: not here"):
         verify(folder, trust_folder_code=True)
 
 
@@ -104,8 +104,8 @@ def test_what_a_stranger_cannot_load_is_found(folder: Path):
     ],
     ids=["code", "words", "signal"],
 )
-def test_a_stranger_that_ends_without_an_exception(ending: str, message: str, folder: Path):
-    """Its return code is named, and nothing that it has said before is taken for the reason."""
+def test_other_process_ends_without_an_exception(ending: str, message: str, folder: Path):
+    """The return code is reported, not earlier output."""
     code = folder / "configuration_dlr.py"
     warning = "import sys\nprint('x.py:3: UserWarning: old\\nW0102 03:04:05 x.py: old', file=sys.stderr, flush=True)"
     code.write_text(f"{code.read_text(encoding='utf-8')}\n{warning}\n{ending}\n", encoding="utf-8")
@@ -113,8 +113,8 @@ def test_a_stranger_that_ends_without_an_exception(ending: str, message: str, fo
         verify(folder, trust_folder_code=True)
 
 
-def test_a_stranger_that_ends_late_is_not_quoted(folder: Path):
-    """What libraries say of themselves while they load is no reason either."""
+def test_other_process_reaches_its_time_limit(folder: Path):
+    """Output of libraries is not reported as the reason."""
     code = folder / "stop.py"
     code.write_text("import sys\n\n\ndef stop():\n    sys.exit(4)\n", encoding="utf-8")
     heads = folder / "heads_dlr.py"
@@ -184,7 +184,7 @@ def link_elsewhere(folder: Path) -> None:
     (folder / "notes.txt").symlink_to("../letter.txt")
 
 
-def link_to_what_stays_at_home(folder: Path) -> None:
+def link_to_a_file_that_is_not_uploaded(folder: Path) -> None:
     (folder / ".env").write_text("PASSWORD=mine", encoding="utf-8")
     (folder / "notes.txt").symlink_to(".env")
 
@@ -220,7 +220,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "auto_map with a gap": (rewrite("config.json", r'"AutoModelForSequenceC.*\n', ""), "auto_map lacks"),
     "auto_map to no file": (rewrite("config.json", '"modeling_dlr.DLRModel"', '"other.DLRModel"'), "not there"),
     "auto_map to no class": (rewrite("config.json", '"modeling_dlr.DLRModel"', '"modeling_dlr.No"'), "no such class"),
-    "missing code": (remove("ops_dlr.py"), r"imports ops_dlr\.py, which is not in the folder"),
+    "missing code": (remove("ops_dlr.py"), r"imports ops_dlr\.py"),
     "import of the package": (
         rewrite("ops_dlr.py", "import torch\n", "import torch\nimport modeling_dlr\n"),
         "other users do not have",
@@ -243,7 +243,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "not a number": (spoil_number, r"not finite, in classifier\.bias"),
     "missing weights": (
         with_weights(lambda weights: {name: value for name, value in weights.items() if name != "classifier.bias"}),
-        r"not those of DLRForSequenceClassification \(missing: classifier\.bias\): save",
+        r"DLRForSequenceClassification \(missing: classifier\.bias\)",
     ),
     "weights left over": (
         with_weights(lambda weights: weights | {"other.bias": torch.zeros(2)}),
@@ -251,14 +251,14 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "misshapen weights": (
         with_weights(lambda weights: weights | {"classifier.bias": torch.zeros(1)}),
-        r"\(of another shape: classifier\.bias \[1\] instead of \[2\]\)",
+        r"classifier\.bias \[1\] instead of \[2\]",
     ),
     "weights of another head": (
         rewrite("config.json", "DLRForSequenceClassification", "DLRForQuestionAnswering"),
         r"missing: qa_outputs.*left over: classifier\.bias, classifier\.weight",
     ),
-    "link": (link_elsewhere, r"notes\.txt is a link to a file elsewhere: put a copy in its place"),
-    "link to what stays at home": (link_to_what_stays_at_home, r"notes\.txt is a link to a file elsewhere"),
+    "link": (link_elsewhere, r"notes\.txt is a link"),
+    "link to what stays at home": (link_to_a_file_that_is_not_uploaded, r"notes\.txt is a link"),
     "no tokenizer": (remove("tokenizer*"), "no tokenizer loads"),
     "other padding": (
         rewrite("config.json", '"pad_token_id": 0', '"pad_token_id": 3'),
@@ -268,16 +268,16 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "no license": (rewrite("README.md", "license: .*\n", ""), "names no license"),
     "no pipeline tag": (rewrite("README.md", "pipeline_tag: .*\n", ""), "pipeline_tag: text-classification"),
     "bad front-matter": (rewrite("README.md", "tags:", "tags: ]"), "front-matter cannot be read"),
-    "token": (write("notes.txt", f"login with {FAKE_TOKEN}"), r"notes\.txt holds what looks like an access token"),
+    "token": (write("notes.txt", f"login with {FAKE_TOKEN}"), r"notes\.txt .*access token"),
     "path": (write("results.json", json.dumps({"command": "python /home/me/x.py"})), r"one machine, /home/me/x\.py"),
     "path of Windows": (write("results.json", json.dumps({"command": r"C:\Users\me\x.py"})), "path of one machine"),
-    "path in metadata": (leave_a_path, r"model\.safetensors holds a path of one machine, /home/me/run"),
+    "path in metadata": (leave_a_path, r"model\.safetensors .*path.* /home/me/run"),
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda name: name)
-def test_spoiled_folders(spoil: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each is found by reading the files, before any process is started."""
+def test_damaged_folders(spoil: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each problem is found in the files, before a process starts."""
     monkeypatch.setattr(verify_module.confined, "run", None)
     change, message = SPOILED[spoil]
     change(folder)
@@ -285,8 +285,8 @@ def test_spoiled_folders(spoil: str, folder: Path, monkeypatch: pytest.MonkeyPat
         verify(folder)
 
 
-def test_everything_wrong_is_listed(folder: Path, capfd: pytest.CaptureFixture[str]):
-    """One report names all that is wrong, and the exit code says so."""
+def test_all_problems_are_listed(folder: Path, capfd: pytest.CaptureFixture[str]):
+    """In one error, with exit code 1."""
     for name in ("no card", "no tokenizer", "token"):
         SPOILED[name][0](folder)
     assert main(["verify", str(folder)]) == 1
@@ -303,8 +303,8 @@ WEIGHTS = "its weights are those of its architecture"
 
 
 @pytest.mark.parametrize("case", ["no weights", "cut weights", "architectures as a number"])
-def test_weights_are_compared_where_there_are_some_to_compare(case: str, folder: Path):
-    """What another inspection says of configuration and weights is not said twice."""
+def test_each_problem_is_reported_once(case: str, folder: Path):
+    """Missing weights or a broken configuration are not reported as other weights, too."""
     SPOILED[case][0](folder)
     assert verify_module.INSPECTIONS[WEIGHTS](folder) == []
 
@@ -316,7 +316,7 @@ def language_model(folder: Path, tie: bool, **saving: str) -> Path:
 
 
 def test_tied_weights_need_one_name(tmp_path: Path):
-    """The weights that a head shares with the embedding are saved once."""
+    """Weights that the head shares with the embedding are saved once."""
     assert verify_module.INSPECTIONS[WEIGHTS](language_model(tmp_path / "tied", tie=True)) == []
     alone = language_model(tmp_path / "alone", tie=False)
     with_weights(lambda weights: {name: value for name, value in weights.items() if name != "lm_head.weight"})(alone)
@@ -324,7 +324,7 @@ def test_tied_weights_need_one_name(tmp_path: Path):
 
 
 def test_weights_in_several_files(tmp_path: Path):
-    """Those that the index names count, and no file beside them."""
+    """The files in the index count, and no other file."""
     folder = language_model(tmp_path / "model", tie=False, max_shard_size="1KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     assert verify_module.INSPECTIONS[WEIGHTS](folder) == []
@@ -336,8 +336,8 @@ def test_weights_in_several_files(tmp_path: Path):
     assert "lm_head.weight" in verify_module.INSPECTIONS[WEIGHTS](folder)[0]
 
 
-def test_what_stays_at_home(folder: Path):
-    """What is hidden, and what a run leaves for itself, is not uploaded: nothing that is in it is a problem."""
+def test_files_that_are_not_uploaded(folder: Path):
+    """Hidden files and files of a training run are neither uploaded nor inspected."""
     before = uploaded_files(folder)
     for name in AT_HOME:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -348,19 +348,19 @@ def test_what_stays_at_home(folder: Path):
 
 
 def test_another_model(folder: Path, capfd: pytest.CaptureFixture[str]):
-    """It is named, before anything is made of it."""
+    """A folder of another model is refused with its type."""
     rewrite("config.json", '"model_type": "dlr"', '"model_type": "bert"')(folder)
     for arguments in (["verify"], ["card"], ["push", "me/model"], ["push", "me/model", "--repo-type", "space"]):
         assert main([arguments[0], str(folder), *arguments[1:]]) == 2
-        assert "holds no model of this package: this is a bert model" in capfd.readouterr().err
+        assert "bert model" in capfd.readouterr().err
 
 
 def test_no_model(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
-    """A folder without a model, and none at all, are wrong input."""
+    """A folder without a model and a missing folder are invalid input."""
     with pytest.raises(InputError, match="holds no model"):
         verify(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(InputError, match=r"holds an adapter of PEFT .*merge_and_unload"):
+    with pytest.raises(InputError, match=r"PEFT .*merge_and_unload"):
         verify(tmp_path)
     assert main(["verify", str(tmp_path / "absent")]) == 2
     assert "holds no model" in capfd.readouterr().err

@@ -169,7 +169,7 @@ def test_mean_over_batches(metric: type[evaluate.Metric]):
 
 @pytest.mark.parametrize("metric", [*BATCHED.values(), BatchR2])
 def test_batch_too_large(metric: type[evaluate.Metric]):
-    with pytest.raises(ValueError, match="batch_size=5 must be at most the number of references, 4"):
+    with pytest.raises(ValueError, match=r"batch_size=5 .* 4"):
         metric().compute(predictions=[1, 0, 1, 1], references=[1, 1, 0, 1], batch_size=5)
 
 
@@ -209,7 +209,7 @@ def test_any_shape(name: str):
 def test_batches_are_checked_when_they_are_added():
     """And may have any shape: nothing is cut to whole numbers, as datasets would do it."""
     metric = MaskedAccuracy()
-    with pytest.raises(ValueError, match="must be class indices"):
+    with pytest.raises(ValueError, match="class indices"):
         metric.add_batch(predictions=np.array([0.4, 0.6]), references=np.array([0, 1]))
     metric.add_batch(predictions=np.ones((2, 3), int), references=np.ones((2, 3), int))
     metric.add_batch(predictions=np.ones((2, 3, 1), int), references=np.zeros((2, 3, 1), int))
@@ -229,11 +229,11 @@ def test_values_are_not_stored_one_by_one(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"same shape, got \[2, 3\] and \[2\]: give one prediction per reference"):
+    with pytest.raises(ValueError, match=r"same shape, got \[2, 3\] and \[2\]"):
         MaskedAccuracy().compute(predictions=np.zeros((2, 3)), references=np.zeros(2))
 
 
 @pytest.mark.parametrize("wrong", [[0.5, 1.0], [float("nan"), 1.0], ["a", "b"]], ids=str)
 def test_classes_are_whole_numbers(wrong: list[Any]):
-    with pytest.raises(ValueError, match="predictions must be class indices"):
+    with pytest.raises(ValueError, match="class indices"):
         MaskedAccuracy().compute(predictions=wrong, references=[0, 1])

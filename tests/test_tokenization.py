@@ -304,11 +304,11 @@ def test_bpe_reads_its_texts_once():
 @pytest.mark.parametrize(
     ("texts", "error", "says"),
     [
-        ("the cat", TypeError, r"must be a list of texts, got the string 'the cat': give \[text\]"),
-        ([], ValueError, r"at least one text, got none: byte_tokenizer\(\) needs no texts"),
+        ("the cat", TypeError, r"list of texts.* 'the cat'"),
+        ([], ValueError, r"at least one text.*byte_tokenizer"),
         (iter(()), ValueError, "at least one text, got none"),
-        (["the cat", None], TypeError, "must be strings, got None at index 1: drop rows with empty cells"),
-        ([None, "the cat"], TypeError, "must be strings, got None at index 0"),
+        (["the cat", None], TypeError, "strings, got None at index 1"),
+        ([None, "the cat"], TypeError, "strings, got None at index 0"),
     ],
     ids=["one string", "nothing", "an empty stream", "an empty cell", "an empty first cell"],
 )
@@ -432,10 +432,10 @@ SYMBOLS_REFUSED = {
     "twice": (["<unk>", "a", "a"], {"unk_token": "<unk>"}, False, r"unique and without spaces, got \['a'\]"),
     "space": (["<unk>", "a b"], {"unk_token": "<unk>"}, False, r"without spaces.*\['a b'\]"),
     "nothing": (["<unk>", ""], {"unk_token": "<unk>"}, False, r"got \[''\]"),
-    "not a symbol": (["a"], {"unk_token": "<unk>"}, False, r"unk_token.*: add '<unk>' to the symbols"),
+    "not a symbol": (["a"], {"unk_token": "<unk>"}, False, r"unk_token.*'<unk>'"),
     "no such role": (["a"], {"unk_token": "a", "end": "a"}, False, r"some of pad_token, .* got .*'end'"),
     "none for the unknown": (["a"], {"pad_token": "a"}, False, "must contain unk_token, got"),
-    "no end to append": (["a"], {"unk_token": "a"}, True, "must contain eos_token and unk_token, got"),
+    "no end to append": (["a"], {"unk_token": "a"}, True, "eos_token and unk_token"),
 }
 
 
@@ -451,9 +451,9 @@ def test_symbols_refused(symbols: list[str], special: dict[str, str], append_eos
 @pytest.mark.parametrize(
     ("symbols", "options", "says"),
     [
-        (["<unk>", "ATG"], {"separated": False}, r"be single characters, got \['ATG'\]: set separated=True"),
-        (["<unk>", "a", "B"], {"case": "upper"}, r"case='upper' the symbols \['a'\] never occur"),
-        (["<unk>", "a"], {"case": "title"}, "must be 'lower', 'upper' or None, got 'title'"),
+        (["<unk>", "ATG"], {"separated": False}, r"\['ATG'\].*separated=True"),
+        (["<unk>", "a", "B"], {"case": "upper"}, r"case='upper'.*\['a'\]"),
+        (["<unk>", "a"], {"case": "title"}, "'lower', 'upper'.* got 'title'"),
     ],
     ids=["several characters", "the other case", "no such case"],
 )
