@@ -65,6 +65,7 @@ def write_files_of_a_reader(folder: Path) -> None:
         rows.writerow(["text", "label"])
         for thing, verb, word in itertools.product(things, ["is", "was"], good + bad):
             rows.writerow([f"I thought the {thing} {verb} {word}.", "good" if word in good else "bad"])
+    (folder / "new.csv").write_text("text\nI thought the plot was superb.\nA dull book.\n", encoding="utf-8")
     genes = ">gene1 first\nACGTTGCATTAGC\n>gene2 second\nGATTACAGATTACA\n"
     (folder / "genes.fa").write_text(genes, encoding="utf-8")
     (folder / "genes.fa.gz").write_bytes(gzip.compress(genes.encode()))
