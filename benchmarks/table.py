@@ -3,8 +3,8 @@
     python benchmarks/table.py --json                       # every run; each is printed when it is done
     python benchmarks/table.py --json --save --rows 0 1 2   # save to results/; saved runs are skipped
 
-A run trains a twin recipe of configuration/recipes/ with examples/train.py, in a separate process. To add other seeds,
-models, lengths or recipes, add rows.
+A run trains a twin recipe of configuration/recipes/ with `modeling-dlr recipes`, in a separate process. To add
+other seeds, models, lengths or recipes, add rows.
 """
 
 import json
@@ -19,7 +19,6 @@ from measure import RESULTS, run_benchmark
 
 from modeling_dlr.tasks import TASKS
 
-TRAIN = Path(__file__).resolve().parent.parent / "examples" / "train.py"
 ATOMIC = [name for name in TASKS if not name.startswith(("listops", "pathfinder"))]
 CHEAP = ("shift", "cumsum")
 
@@ -49,11 +48,11 @@ def measure(row: Row) -> dict[str, Any]:
     """Run the recipe; return the score after the last step, the earlier scores, seconds, and the command."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *("examples/train.py", row.recipe, "--task", row.task, "--max_steps", str(row.steps)),
+            *("recipes", "run", row.recipe, "--task", row.task, "--max_steps", str(row.steps)),
             *("--eval_steps", str(row.steps // 5), "--num_validation", "160", "--save_strategy", "no"),
             *("--load_best_model_at_end", "False", "--seed", str(row.seed), "--data_seed_of_task", str(row.seed)),
         ]
-        run = [sys.executable, str(TRAIN), *command[1:], "--output_dir", folder, "--disable_tqdm", "True"]
+        run = [sys.executable, "-m", "modeling_dlr.cli", *command, "--output_dir", folder, "--disable_tqdm", "True"]
         started = time.perf_counter()
         subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
@@ -67,7 +66,7 @@ def measure(row: Row) -> dict[str, Any]:
         "batch_mean": round(scored[-1][f"{name}_batch_mean"], 4),
         "curve": list(curve.items()),
         "seconds": round(seconds),
-        "command": " ".join(["python", *command]),
+        "command": " ".join(["modeling-dlr", *command]),
     }
 
 

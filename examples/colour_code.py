@@ -18,7 +18,6 @@ from common import (
     Options,
     build_config,
     load_columns,
-    load_recipe,
     output_folder,
     parse,
     seeded,
@@ -35,6 +34,7 @@ from transformers import DataCollatorForTokenClassification, EvalPrediction, Pre
 from modeling_dlr import DLRForTokenClassification
 from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.metrics import MaskedAccuracy
+from modeling_dlr.recipes.folders import load_recipe
 from modeling_dlr.tokenization import byte_tokenizer
 
 IGNORED = -100

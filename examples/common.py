@@ -4,10 +4,8 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,6 @@ from typing import Any, TypeVar
 
 import psutil
 import torch
-from data_files import count_copies, load_rows, split_apart, without_empty_cells
 from datasets import Dataset, DatasetDict
 from scipy.stats import binomtest
 from transformers import (
@@ -34,9 +31,10 @@ from hub_upload.folders import replaced_folder
 from modeling_dlr import DLRConfig
 from modeling_dlr.finetuning.resuming import newest_whole, problem_of
 from modeling_dlr.finetuning.stopping import StopCallback, Stopped
+from modeling_dlr.recipes.files import count_copies, load_rows, split_apart, without_empty_cells
+from modeling_dlr.recipes.folders import check_place, last_part
 from modeling_dlr.training import optimizer_for_trainer
 
-RECIPES = Path(__file__).resolve().parent.parent / "configuration" / "recipes"
 RESULTS = "results.json"
 
 
@@ -69,15 +67,6 @@ def parse(kind: type[AnyOptions], arguments: Sequence[str] | None) -> AnyOptions
     parser = HfArgumentParser([kind])
     parsed: Any = parser.parse_args_into_dataclasses(args=None if arguments is None else list(arguments))
     return parsed[0]
-
-
-def load_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Load the model fields and the training options of ``configuration/recipes/NAME``."""
-    config, training = (
-        json.loads((RECIPES / name / file).read_text(encoding="utf-8")) for file in ("config.json", "training.json")
-    )
-    config.pop("model_type")
-    return config, training
 
 
 def load_columns(
@@ -169,25 +158,6 @@ def output_folder(options: Options) -> Iterator[Path]:
 def kept_checkpoint(options: Options) -> Path:
     """The folder of a stopped run's checkpoint."""
     return Path(options.checkpoint_dir or f"{options.output_dir.rstrip('/')}-checkpoint").resolve()
-
-
-def check_place(option: str, path: str) -> None:
-    """Check, before any work, that ``path`` is a folder or can become one.
-
-    Raises:
-        ValueError: if it cannot; the message gives the reason.
-    """
-    shown = path if len(path) <= 80 else f"{path[:80]}…"
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISDIR(Path(path).stat().st_mode):
-                raise NotADirectoryError(None, "it is a file")
-        nearest = next(folder for folder in (Path(path), *Path(path).absolute().parents) if folder.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-            raise PermissionError(None, f"{nearest} is not a writable folder")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{option} must be a folder that can be written, got {shown!r}: {reason}.") from error
 
 
 def foreign_files(folder: Path) -> list[str]:
@@ -309,11 +279,6 @@ def write_results(
         "files": sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()),
     }
     (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-
-
-def last_part(value: Any) -> Any:
-    """Reduce an absolute path to its last part, which says nothing about the machine; keep other values."""
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def peak_memory() -> int:

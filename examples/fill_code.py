@@ -14,7 +14,6 @@ import numpy as np
 from common import (
     Options,
     load_columns,
-    load_recipe,
     output_folder,
     parse,
     seeded,
@@ -29,6 +28,7 @@ from transformers import DataCollatorForLanguageModeling, EvalPrediction, PreTra
 from modeling_dlr import DLRConfig, DLRForMaskedLM
 from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.metrics import MaskedAccuracy
+from modeling_dlr.recipes.folders import load_recipe
 from modeling_dlr.tokenization import byte_tokenizer
 
 

@@ -18,7 +18,6 @@ from common import (
     build_config,
     interval,
     load_columns,
-    load_recipe,
     output_folder,
     parse,
     seeded,
@@ -42,6 +41,7 @@ from transformers import (
 from modeling_dlr import DLRForSequenceClassification
 from modeling_dlr.finetuning.stopping import command_line
 from modeling_dlr.metrics import MaskedAccuracy
+from modeling_dlr.recipes.folders import load_recipe
 from modeling_dlr.tokenization import train_bpe_tokenizer
 
 NAMED = Features({"text": Value("string"), "label": Value("string")})

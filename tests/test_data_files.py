@@ -8,10 +8,11 @@ import colour_code
 import fill_code
 import pytest
 import quickstart
-import train
 from common import load_columns
-from data_files import load_rows, load_tables, without_empty_cells
 from datasets import Dataset, DatasetDict
+
+from modeling_dlr.cli.recipes import main
+from modeling_dlr.recipes.files import load_rows, load_tables, without_empty_cells
 
 
 @pytest.fixture(autouse=True)
@@ -63,15 +64,15 @@ def test_bad_files_on_command_lines(main: Callable[..., Any], tmp_path: Path):
 
 
 def test_bad_files_of_recipes(tmp_path: Path):
-    """So does train.py, also for the files without a header."""
+    """So do recipes, also for the files without a header."""
     (tmp_path / "a.csv").write_bytes("text,label\nü,0\n".encode("latin-1"))
     arguments = ["--smoke", "--output_dir", str(tmp_path / "out"), "--dataset"]
-    with pytest.raises(SystemExit, match=r"^train\.py: a\.csv must be UTF-8"):
-        train.main(["lra-imdb-dss", *arguments, str(tmp_path / "a.csv")])
+    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: a\.csv must be UTF-8"):
+        main(["lra-imdb-dss", *arguments, str(tmp_path / "a.csv")])
     for split in ("train", "eval", "test"):
         (tmp_path / f"new_aan_pairs.{split}.tsv").write_bytes(b"1.0\ta\tb\tc\td\n0.0\ta\n")
     with pytest.raises(SystemExit, match=r"must have 5 cells, but the one that ends in line 2 has 2"):
-        train.main(["lra-aan-dss", *arguments, str(tmp_path)])
+        main(["lra-aan-dss", *arguments, str(tmp_path)])
 
 
 def test_cells_are_what_they_say(tmp_path: Path):

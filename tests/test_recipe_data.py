@@ -10,15 +10,16 @@ import datasets
 import numpy as np
 import pytest
 import torch
-import train
 from datasets import Audio, Dataset, DatasetDict, Features, Value
 from PIL import Image
-from recipe_data import KINDS, Prepared, build_kind, character_tokenizer
-from recipe_sources import load_splits, parted, some
 from scipy.io import wavfile
 from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoTokenizer
 
 from modeling_dlr import DLRForSequenceClassification
+from modeling_dlr.cli.recipes import main
+from modeling_dlr.recipes import running as train
+from modeling_dlr.recipes.data import KINDS, Prepared, build_kind, character_tokenizer
+from modeling_dlr.recipes.sources import load_splits, parted, some
 from modeling_dlr.signal_heads_dlr import raster
 
 RATE = 8000
@@ -168,7 +169,7 @@ def test_recipe_trains_on_files(recipe: str, tmp_path: Path):
     write, options = WRITTEN[recipe]
     (tmp_path / "data").mkdir()
     source = write(tmp_path / "data")
-    metrics = train.main([
+    metrics = main([
         recipe, "--smoke", "--output_dir", str(tmp_path / "out"), "--dataset", source, "--data_options", "label=label",
         *options, "--disable_tqdm", "True", "--dataloader_pin_memory", "False",
     ])  # fmt: skip
@@ -263,14 +264,14 @@ def test_a_data_set_whose_first_rows_are_not_as_they_must_be(tmp_path: Path):
     smoke = ["speech-commands-dss", "--smoke", "--output_dir", str(tmp_path / "out"), "--dataset", str(tmp_path)]
     wavfile.write(tmp_path / "a.wav", RATE, WAVE)
     with pytest.raises(SystemExit, match="has no training rows: put the recordings into one folder per class"):
-        train.main(smoke)
+        main(smoke)
     for name in "ab":
         (tmp_path / name).mkdir()
         for i in range(4):
             wavfile.write(tmp_path / name / f"{i}.wav", RATE, WAVE)
     options = ["classes=null", "sampling_rate=16000", "validation_share=0.3"]
     with pytest.raises(SystemExit, match=f"sampling_rate=16000 .* rate {RATE}"):
-        train.main([*smoke, "--data_options", *options])
+        main([*smoke, "--data_options", *options])
 
 
 def test_sources_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -72,8 +72,8 @@ def test_links_of_pages():
     assert doctest.testmod(site_links).failed == 0
     text = "[a](../configuration/FIELDS.md#fields) `[b](../c.md)` [d](evo.md) [e](https://e.org)"
     assert site_links.translated(text, "docs/heads.md", "heads.md") == text.replace("../conf", "conf")
-    text = "[a](../docs/tasks.md) [b](../examples/train.py) [c](FIELDS.md)"
-    answer = "[a](../tasks.md) [b](../examples/train.py.md) [c](FIELDS.md)"
+    text = "[a](../docs/tasks.md) [b](../examples/walkthrough.py) [c](FIELDS.md)"
+    answer = "[a](../tasks.md) [b](../examples/walkthrough.py.md) [c](FIELDS.md)"
     assert site_links.translated(text, "configuration/README.md", "configuration/README.md") == answer
     text = "![a](figures/poles.svg)"
     answer = "![a](figures/poles.svg#only-light)\n![a](figures/poles-dark.svg#only-dark)"

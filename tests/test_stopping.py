@@ -11,13 +11,14 @@ import common
 import pytest
 import quickstart
 import torch
-import train
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import TrainerState
 
+from modeling_dlr.cli.recipes import main
 from modeling_dlr.finetuning import stopping
 from modeling_dlr.finetuning.stopping import StopCallback, Stopped, command_line
+from modeling_dlr.recipes import running as train
 
 
 @pytest.fixture(autouse=True)
@@ -137,22 +138,24 @@ def test_asked_twice(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_recipe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """train.py keeps its checkpoint in its folder, makes no model of half a training, and names the command."""
+    """A recipe keeps its checkpoint in its folder, makes no model of half a training, and names the command."""
     said = ["--smoke", "--disable_tqdm", "True", "--dataloader_pin_memory", "False", "--max_steps", "4"]
     said += ["--save_steps", "4", "--eval_steps", "4", "--hub_token", "secret", "--output_dir"]
     recipe = "twin-atomic-dlr"
-    train.main([recipe, *said, str(tmp_path / "whole")])
+    main([recipe, *said, str(tmp_path / "whole")])
     with monkeypatch.context() as patch:
         patch.setattr(train, "StopCallback", stops_at(3, signal.SIGTERM))
         with pytest.raises(SystemExit) as ended:
-            train.main([recipe, *said, str(tmp_path / "out")])
+            main([recipe, *said, str(tmp_path / "out")])
     assert ended.value.code == 143
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-3"]
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"train.py: stopped. To resume from checkpoint-3: python examples/train.py {recipe} --smoke")
+    assert line.startswith(
+        f"modeling-dlr recipes: stopped. To resume from checkpoint-3: modeling-dlr recipes run {recipe} --smoke"
+    )
     assert line.endswith("--resume_from_checkpoint True")
     assert "secret" not in line
-    train.main([recipe, *said, str(tmp_path / "out"), "--resume_from_checkpoint", "True"])
+    main([recipe, *said, str(tmp_path / "out"), "--resume_from_checkpoint", "True"])
     weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "out")]
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
@@ -171,7 +174,7 @@ def test_an_evaluation_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(train, "StopCallback", Sent)
     said = ["--smoke", "--disable_tqdm", "True", "--dataloader_pin_memory", "False", "--eval_steps", "1"]
     with pytest.raises(SystemExit):
-        train.main(["twin-atomic-dlr", *said, "--save_steps", "1", "--output_dir", str(tmp_path / "out")])
+        main(["twin-atomic-dlr", *said, "--save_steps", "1", "--output_dir", str(tmp_path / "out")])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-1"]
 
 
@@ -261,7 +264,7 @@ def test_odd_places(place: str, tmp_path: Path):
     path, says = PLACES[place][0](tmp_path), PLACES[place][1]
     commands: dict[str, Callable[[], Any]] = {
         "quickstart.py: --output-dir": lambda: quickstart.main(["--output-dir", path]),
-        "train.py: --output_dir": lambda: train.main(["twin-atomic-dlr", "--output_dir", path]),
+        "modeling-dlr recipes: --output_dir": lambda: main(["twin-atomic-dlr", "--output_dir", path]),
         "checkpoints.py: --output-dir": lambda: checkpoints.main(["--only", "tiny", "--output-dir", path]),
     }
     for begins, command in commands.items():

@@ -23,8 +23,8 @@ _LINK = re.compile(r"(!?\[[^\]]*\]\()(?![a-z]+:|#)([^)#]+)(#[^)]*)?\)")
 def path_in_repository(site_path: str) -> str:
     """The file that a page of the site shows.
 
-    >>> path_in_repository("heads.md"), path_in_repository("examples/train.py.md")
-    ('docs/heads.md', 'examples/train.py')
+    >>> path_in_repository("heads.md"), path_in_repository("examples/walkthrough.py.md")
+    ('docs/heads.md', 'examples/walkthrough.py')
     """
     inner = site_path.removesuffix(".md")
     if inner.endswith(".py"):
@@ -35,8 +35,8 @@ def path_in_repository(site_path: str) -> str:
 def path_on_site(path: str) -> str:
     """The page that shows a file of the repository.
 
-    >>> path_on_site("docs/heads.md"), path_on_site("examples/train.py"), path_on_site("README.md")
-    ('heads.md', 'examples/train.py.md', 'index.md')
+    >>> path_on_site("docs/heads.md"), path_on_site("examples/walkthrough.py"), path_on_site("README.md")
+    ('heads.md', 'examples/walkthrough.py.md', 'index.md')
     """
     if path == "README.md":
         return "index.md"

@@ -3,6 +3,7 @@
 import typer
 
 from .hub import add_verbs
+from .recipes import recipes
 from .sequences import score
 from .tables import embed, predict
 from .training import evaluate, train
@@ -13,6 +14,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(embed)
 app.command()(score)
+app.add_typer(recipes, name="recipes")
 add_verbs(app)
 
 

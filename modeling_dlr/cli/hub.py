@@ -1,5 +1,7 @@
 """`modeling-dlr convert | card | verify | push`: the verbs of `hub_upload`, loaded when one is called."""
 
+from typing import Any
+
 import typer
 
 VERBS = {
@@ -17,6 +19,14 @@ def add_verbs(app: typer.Typer) -> None:
     """Give an app the verbs of the Hub."""
     for verb, summary in VERBS.items():
         app.command(verb, help=summary, add_help_option=False, context_settings=_UNPARSED)(_run)
+
+
+def card_callback(dataset: str | None, picture: bool, run: dict[str, Any]) -> Any:
+    """The callback that writes the model card of a run."""
+    from hub_upload.callback import CardCallback
+    from hub_upload.card import CardOptions
+
+    return CardCallback(CardOptions(dataset=dataset, picture=picture), run=run)
 
 
 def _run(context: typer.Context) -> None:

@@ -14,7 +14,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
 from sklearn.model_selection import GroupShuffleSplit
 
-from hub_upload.errors import reason_of
+from modeling_dlr.finetuning.stopping import one_line
 
 FILE_KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -121,7 +121,7 @@ def _loaded(name: str, kind: str, **options: Any) -> DatasetDict:
     try:
         loaded = load_dataset(kind, **options)
     except (DatasetGenerationError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"{name} could not be read: {reason_of(error.__cause__ or error)}") from error
+        raise ValueError(f"{name} could not be read: {one_line(error.__cause__ or error)}") from error
     finally:
         datasets.logging.set_verbosity(verbosity)
     if "train" not in loaded:

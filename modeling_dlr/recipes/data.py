@@ -16,14 +16,15 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import datasets
 import numpy as np
 import torch
-from data_files import without_empty_cells
 from datasets import Dataset, DatasetDict
-from recipe_sources import SPLITS, parted, some
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from modeling_dlr.processing import pixel_processor, sound_extractor
+
+from .files import without_empty_cells
+from .sources import SPLITS, parted, some
 
 Batch = dict[str, Tensor]
 DataKind = Literal["texts", "text_pairs", "grey_images", "recordings"]

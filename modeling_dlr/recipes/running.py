@@ -1,10 +1,5 @@
 """Train a recipe of configuration/recipes/ on its task or data set, with the stock Trainer.
 
-    python examples/train.py twin-atomic-dlr --output_dir outputs/shift
-    python examples/train.py twin-atomic-dlr --task cumsum --task_options length=256 --learning_rate 1e-3
-    python examples/train.py listops-subtrees-dlr --report_to trackio --push_to_hub
-    python examples/train.py lra-cifar-dss --dataset folder/of/images --data_options image=image
-
 Options override the recipe: `--model_options`, `--task_options` and `--data_options` take `name=value` pairs, and every
 field of `TrainingArguments` is an option. The best checkpoint is kept. `--resume_from_checkpoint True` resumes from the
 newest complete checkpoint, and `--push_to_hub` uploads the model. Ctrl-C and SIGTERM save a checkpoint and stop. The
@@ -18,28 +13,11 @@ import difflib
 import json
 import math
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import RECIPES, last_part, load_recipe
-from recipe_card import card_of
-from recipe_checks import check_answers, check_best, check_model, check_options
-from recipe_data import ClassifiedData, Prepared, View, build_kind
-from recipe_options import (
-    DrawnTask,
-    RecipeOptions,
-    Run,
-    asks_for_smoke,
-    examples_to_draw,
-    merged,
-    options_parser,
-    parse_pairs,
-    state_rate,
-)
-from recipe_sources import load_splits
 from transformers import EvalPrediction, Trainer, TrainingArguments, default_data_collator, set_seed
 
 from modeling_dlr import (
@@ -51,7 +29,7 @@ from modeling_dlr import (
     DLRForTokenClassification,
 )
 from modeling_dlr.finetuning.resuming import newest_whole
-from modeling_dlr.finetuning.stopping import StopCallback, Stopped, command_line
+from modeling_dlr.finetuning.stopping import StopCallback, Stopped
 from modeling_dlr.metrics import (
     R2,
     BalancedAccuracy,
@@ -62,9 +40,27 @@ from modeling_dlr.metrics import (
     MacroF1,
     MaskedAccuracy,
 )
+from modeling_dlr.presets import preset_names
 from modeling_dlr.tasks import TASKS, build_task, load_task
 from modeling_dlr.training import optimizer_for_trainer
 from modeling_dlr.weighted_loss import class_weighted_loss
+
+from .card import MakeCard, card_of
+from .checks import check_answers, check_best, check_model, check_options
+from .data import ClassifiedData, Prepared, View, build_kind
+from .folders import last_part, load_recipe
+from .options import (
+    DrawnTask,
+    RecipeOptions,
+    Run,
+    asks_for_smoke,
+    examples_to_draw,
+    merged,
+    options_parser,
+    parse_pairs,
+    state_rate,
+)
+from .sources import load_splits
 
 HEADS: dict[str, Any] = {
     "per_step": DLRForTokenClassification,
@@ -173,18 +169,22 @@ def sizes_of_task(recipe: str, source: DrawnTask, *, reads_values: bool) -> dict
     return {"num_labels": source.task.num_labels} | values
 
 
+def recipe_names() -> list[str]:
+    """The recipes that can be run here."""
+    return [name for name in preset_names("recipes") if name not in OTHER_EXAMPLES]
+
+
 def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the model fields and training.json of a recipe.
 
     Raises:
         ValueError: for an unknown recipe, a recipe of another example, or an unknown key.
     """
-    known = sorted(path.parent.name for path in RECIPES.glob("*/training.json"))
-    if recipe not in known:
+    known = recipe_names()
+    if recipe not in [*known, *OTHER_EXAMPLES]:
         near = difflib.get_close_matches(recipe, known, n=1)
-        mine = [name for name in known if name not in OTHER_EXAMPLES]
-        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {mine}."
-        raise ValueError(f"There is no recipe {recipe!r} in {RECIPES.name}/; {hint}")
+        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {known}."
+        raise ValueError(f"There is no recipe {recipe!r}; {hint}")
     fields, written = load_recipe(recipe)
     if recipe in OTHER_EXAMPLES:
         raise ValueError(f"Recipe {recipe!r} belongs to another example: python examples/{OTHER_EXAMPLES[recipe]}.")
@@ -287,7 +287,7 @@ def scores(answers: str, batch_size: int) -> Callable[[EvalPrediction], dict[str
     return compute
 
 
-def train(run: Run, prepared: Prepared) -> dict[str, float]:
+def train(run: Run, prepared: Prepared, make_card: MakeCard | None = None) -> dict[str, float]:
     """Train, score the best checkpoint and save it with its card; return validation and test metrics."""
     options, training = run.options, run.training
     run.config.update(dict(prepared.sizes))
@@ -309,7 +309,8 @@ def train(run: Run, prepared: Prepared) -> dict[str, float]:
         ),
     )
     trainer.add_callback(StopCallback())
-    card_of(run, prepared).attach(trainer)
+    if make_card is not None:
+        card_of(run, prepared, make_card).attach(trainer)
     trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     metrics = trainer.evaluate()
     for name, view in prepared.at_the_end.items():
@@ -338,26 +339,24 @@ def says_how_to_go_on(run: Run) -> Iterator[None]:
     except Stopped as stop:
         checkpoint, _ = newest_whole(Path(str(run.training.output_dir)), run.training.world_size)
         if checkpoint is not None:
-            command = shlex.join(["python", "examples/train.py", run.recipe, *run.arguments])
+            command = shlex.join(["modeling-dlr", "recipes", "run", run.recipe, *run.arguments])
             command = command.replace(run.training.hub_token or "\n", "…")
             stop.advice = f"To resume from {checkpoint.name}: {command} --resume_from_checkpoint True"
         raise
 
 
-def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
-    """Run a recipe and return the metrics."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or arguments[0].startswith("-"):
-        raise SystemExit(f"{__doc__}\nRecipes are the folders of {RECIPES}.")
-    with command_line("train.py"):
-        run = read_run(arguments[0], arguments[1:])
-        with says_how_to_go_on(run):
-            metrics = train(run, prepare(run))
-    for name, value in metrics.items():
-        print(f"{name} {value:.4f}")
-    print(f"The model is in {Path(str(run.training.output_dir))}")
-    return metrics
+def run_recipe(recipe: str, arguments: Sequence[str], make_card: MakeCard | None = None) -> dict[str, float]:
+    """Run a recipe and return the metrics.
 
+    Args:
+        recipe: its name.
+        arguments: options, as `modeling-dlr recipes run` takes them.
+        make_card: makes the callback that writes the model card; without it, no card is written.
 
-if __name__ == "__main__":
-    main()
+    Raises:
+        ValueError: for an unknown recipe or invalid options.
+        Stopped: if training was stopped; its advice names the checkpoint.
+    """
+    run = read_run(recipe, arguments)
+    with says_how_to_go_on(run):
+        return train(run, prepare(run), make_card)

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from recipe_data import ClassifiedData, DataKind
 from transformers import HfArgumentParser, TrainingArguments
 
 from modeling_dlr import DLRConfig
 from modeling_dlr.tasks import TaskName
+
+from .data import ClassifiedData, DataKind
 
 
 @dataclass

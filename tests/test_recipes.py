@@ -1,4 +1,4 @@
-"""examples/train.py: every recipe of a task runs, what is said on the command line holds, and mistakes are named."""
+"""`modeling-dlr recipes`: every recipe runs, what the command line says holds, and mistakes are named."""
 
 import json
 import shutil
@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import train
 from test_resuming import write_checkpoint
 from transformers import AutoModelForTokenClassification
+from typer.testing import CliRunner
 
 from hub_upload.card import CardOptions, write_card
 from hub_upload.inspect_folder import INSPECTIONS
+from modeling_dlr.cli import app
+from modeling_dlr.cli.recipes import main
 from modeling_dlr.configuration_docs import FOLDER
+from modeling_dlr.presets import preset_folder
+from modeling_dlr.recipes import running as train
 
 RECIPES = sorted(
     path.parent.name
@@ -29,7 +33,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def smoke(recipe: str, folder: Path, *arguments: str) -> dict[str, float]:
     fixed = ["--smoke", "--output_dir", str(folder), "--disable_tqdm", "True", "--dataloader_pin_memory", "False"]
-    return train.main([recipe, *fixed, *arguments])
+    return main([recipe, *fixed, *arguments])
 
 
 @pytest.mark.slow
@@ -144,7 +148,7 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
     "recipe, nearly": (
         "twin-atomic-drl",
         [],
-        "There is no recipe 'twin-atomic-drl' .*; did you mean 'twin-atomic-dlr'",
+        "There is no recipe 'twin-atomic-drl'; did you mean 'twin-atomic-dlr'",
     ),
     "demo": ("bbc-news", [], "another example: python examples/quickstart.py"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
@@ -241,7 +245,7 @@ def test_card(recipe: str, tmp_path: Path):
     for card in (folder / "README.md", write_card(folder, CardOptions(picture=False))):
         text = card.read_text(encoding="utf-8")
         assert f"| {metric} | {metrics[f'eval_{metric}']:.4f} |" in text
-        assert f"Command: `python examples/train.py {recipe} --smoke --output_dir out" in text
+        assert f"Command: `modeling-dlr recipes run {recipe} --smoke --output_dir out" in text
         assert "secret" not in text
         assert [each for each in named if each not in text] == []
 
@@ -273,12 +277,14 @@ def test_mistakes(mistake: str, tmp_path: Path):
 def test_a_mistake_ends_in_its_sentence():
     """What a terminal shows is no traceback."""
     with pytest.raises(SystemExit) as ended:
-        train.main(["twin-atomic-dlr", "--max_steps", "0"])
-    assert str(ended.value).startswith("train.py: A recipe on a task needs the number of steps")
-    with pytest.raises(SystemExit, match=r"^train.py: .*'hidden_size': ValueError: must be >= 1.*got -8$"):
-        train.main(["twin-atomic-dlr", "--model_options", "hidden_size=-8"])
-    with pytest.raises(SystemExit, match=r"train.py: The data set '/nope' was not found on this machine or on the Hub"):
-        train.main(["lra-cifar-dss", "--dataset", "/nope"])
+        main(["twin-atomic-dlr", "--max_steps", "0"])
+    assert str(ended.value).startswith("modeling-dlr recipes: A recipe on a task needs the number of steps")
+    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: .*'hidden_size': ValueError: must be >= 1.*got -8$"):
+        main(["twin-atomic-dlr", "--model_options", "hidden_size=-8"])
+    with pytest.raises(
+        SystemExit, match=r"modeling-dlr recipes: The data set '/nope' was not found on this machine or"
+    ):
+        main(["lra-cifar-dss", "--dataset", "/nope"])
 
 
 @pytest.mark.parametrize(
@@ -316,3 +322,29 @@ def test_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     smoke("twin-atomic-dlr", tmp_path / "out", "--max_steps", "3", "--eval_steps", "1", "--save_steps", "1")
     saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").classifier.weight
     assert [bool((saved == each).all()) for each in weights] == [False, True, False, True]
+
+
+def test_listed(capsys: pytest.CaptureFixture[str]):
+    """One line for each recipe that can be run."""
+    result = CliRunner().invoke(app, ["recipes"])
+    assert [line.split()[0] for line in result.output.splitlines()] == RECIPES
+    assert max(map(len, result.output.splitlines())) < 140
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_help(recipe: str):
+    """A screen of what can be said, with the values of the recipe."""
+    result = CliRunner().invoke(app, ["recipes", "run", recipe, "--help"])
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) <= 50
+    written = json.loads((preset_folder("recipes", recipe) / "training.json").read_text(encoding="utf-8"))
+    assert {f"--{name}" for name in written["training_arguments"]} <= set(result.output.split())
+    options = written.get("task_options", written.get("data_options", {}))
+    assert all(name in result.output for name in options)
+
+
+def test_help_of_another_name():
+    result = CliRunner().invoke(app, ["recipes", "run", "twin-atomic-drl", "--help"])
+    assert result.exit_code == 1
+    assert "did you mean 'twin-atomic-dlr'" in str(result.exception)
+    assert "twin-atomic-dlr" in CliRunner().invoke(app, ["recipes", "run"]).output

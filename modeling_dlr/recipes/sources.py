@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_files import load_rows, load_tables
 from datasets import Audio, Dataset, DatasetDict, Features, Value
+
+from .files import load_rows, load_tables
 
 SPLITS = ("train", "validation", "test")
 

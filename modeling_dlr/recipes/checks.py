@@ -8,14 +8,15 @@ from typing import Any
 
 import datasets
 import torch
-from common import check_place
-from recipe_data import DataKind
-from recipe_options import DrawnTask, RecipeOptions, Run, state_rate
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from modeling_dlr.finetuning.resuming import newest_whole, problem_of
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
+
+from .data import DataKind
+from .folders import check_place
+from .options import DrawnTask, RecipeOptions, Run, state_rate
 
 # Options of recipes on a task only, and of recipes on a data set only.
 OF_TASK = ("task", "task_options", "streaming", "data_seed_of_task", "num_proc")

@@ -1,23 +1,24 @@
 """The model card of a recipe: what was run, on which data, and the scores."""
 
 import shlex
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import last_part
 from datasets import Dataset
-from recipe_data import Prepared
-from recipe_options import DrawnTask, Run, examples_to_draw
 
-from hub_upload.callback import CardCallback
-from hub_upload.card import CardOptions
+from .data import Prepared
+from .folders import last_part
+from .options import DrawnTask, Run, examples_to_draw
+
+# Makes the callback that writes the card, of the name of the data, whether to draw the kernels, and what was run.
+MakeCard = Callable[[str | None, bool, dict[str, Any]], Any]
 
 
-def card_of(run: Run, prepared: Prepared) -> CardCallback:
+def card_of(run: Run, prepared: Prepared, make_card: MakeCard) -> Any:
     """The callback that writes the card after training and after each later evaluation."""
-    options = CardOptions(dataset=name_of_data(run), picture=not run.options.smoke)
-    return CardCallback(options, run=what_was_run(run, prepared))
+    return make_card(name_of_data(run), not run.options.smoke, what_was_run(run, prepared))
 
 
 def what_was_run(run: Run, prepared: Prepared) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def what_was_run(run: Run, prepared: Prepared) -> dict[str, Any]:
     if "test" in prepared.at_the_end:
         rows["test"] = len(prepared.at_the_end["test"].data)
     said = ["=".join(map(last_part, argument.split("="))) for argument in run.arguments]
-    command = shlex.join(["python", "examples/train.py", run.recipe, *said])
+    command = shlex.join(["modeling-dlr", "recipes", "run", run.recipe, *said])
     return {
         "recipe": asdict(run.options) | {"name": run.recipe, "dataset": name_of_data(run)},
         "data": {"rows": rows},

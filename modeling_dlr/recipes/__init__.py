@@ -1,0 +1,8 @@
+"""Run the recipes of the papers, and their small twins, as `modeling-dlr recipes` does."""
+
+from .checks import OF_DATA, OF_TASK
+from .data import KINDS
+from .options import RecipeOptions
+from .running import read_run, recipe_names, run_recipe
+
+__all__ = ["KINDS", "OF_DATA", "OF_TASK", "RecipeOptions", "read_run", "recipe_names", "run_recipe"]
