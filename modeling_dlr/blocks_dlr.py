@@ -1,5 +1,7 @@
 """The block of the model: norm, mixer and residual, with the layers that the configuration chooses by name."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -9,11 +11,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import maybe_autocast
 
 from .attention_dlr import DLRAttention
-from .cache_dlr import DLRCacheLayer, LookaheadTables, lookahead_tables, may_decode, state_layer, stream
+from .cache_dlr import DLRCacheLayer, LookaheadTables, lookahead_tables, may_decode, stream
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .kernel_parameters_dlr import refuse_unknown_names
-from .kernels_dlr import KERNELS, recurrence_of, runs_as_written, tensors_of
+from .kernels_dlr import KERNELS, recurrence_of, runs_as_written
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, without_padding
 from .ops_dlr import State, at_least_float32
 from .vandermonde_dlr import Memo
@@ -210,12 +212,13 @@ class DLRMixer(Mixer):
             u = without_padding(u, mask)
         if order is not None:
             u = take_steps(u, order.steps)
-        if cache is None:
+        layer = None if cache is None else cast("DLRCacheLayer", cache.layers[self.layer_idx])
+        if layer is None:
             y = self.convolve(u)
-        elif layout.in_block or (u.shape[1] == 1 and mask is None and self.begin_block(cache, u[:, 0])):
-            y = state_layer(cache, self.layer_idx).decode(u[:, 0]).unsqueeze(1)
+        elif layout.in_block or (u.shape[1] == 1 and mask is None and self.begin_block(layer, u[:, 0])):
+            y = layer.decode(u[:, 0]).unsqueeze(1)
         else:
-            y = self.update_state(state_layer(cache, self.layer_idx), u, None if mask is None else mask.sum(1))
+            y = self.update_state(layer, u, None if mask is None else mask.sum(1))
         return y if order is None else take_steps(y, order.places)
 
     def convolve(self, u: Tensor) -> Tensor:
@@ -238,19 +241,18 @@ class DLRMixer(Mixer):
         There are none while gradients are recorded, and in layers with hooks, parametrisations, pruning or adapters.
         These compute every token from the present kernel.
         """
-        tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if tracing or torch.is_grad_enabled() or not runs_as_written(self, (DLRMixer,)):
+        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled():
             return ()
-        found = tensors_of(self.kernel)
-        return (*found, self.D) if found else ()
+        kernel = self.kernel
+        if not runs_as_written(self, (DLRMixer,)) or not runs_as_written(kernel, KERNELS.values()):
+            return ()
+        # None for a tensor that was removed from the kernel, as sharding does.
+        parameters = map(kernel._parameters.get, kernel.parameter_names)
+        return *parameters, *map(kernel._buffers.get, kernel.buffer_names), self.D
 
-    def is_in_block(self, cache: Cache) -> bool:
-        """Whether the next token belongs to the present block of this layer of a cache."""
-        return state_layer(cache, self.layer_idx).is_in_block_of(self.block_tensors())
-
-    def begin_block(self, cache: Cache, u: Tensor) -> bool:
+    def begin_block(self, layer: DLRCacheLayer, u: Tensor) -> bool:
         """Begin a block whose next token is u [B, H], unless one is begun; False if there are no blocks."""
-        tensors, layer = self.block_tensors(), state_layer(cache, self.layer_idx)
+        tensors = self.block_tensors()
         if layer.is_in_block_of(tensors):
             return True
         if not may_decode(tensors):

@@ -6,7 +6,7 @@ piece, so that a block needs little more memory than its input and output.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import maybe_autocast
 
 from .attention_dlr import NOWHERE, attend, check_not_exported, rotate, visible
-from .cache_dlr import HyenaCacheLayer, state_layer, stream
+from .cache_dlr import HyenaCacheLayer, stream
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, without_padding
@@ -301,8 +301,7 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
         return take_steps(mixed, order.places)
 
     def _mix(self, x: Tensor, keep: Tensor | None, cache: Cache | None) -> Tensor:
-        # pyrefly: ignore[bad-assignment] - check_cache has seen to it
-        layer: HyenaCacheLayer | None = None if cache is None else state_layer(cache, self.layer_idx)
+        layer = None if cache is None else cast("HyenaCacheLayer", cache.layers[self.layer_idx])
         contents = None if layer is None else layer.contents()
         gate, u, recent = self._project(x, keep, None if layer is None else layer.recent)
         with maybe_autocast(x.device.type, enabled=False):

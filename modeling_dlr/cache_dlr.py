@@ -356,12 +356,6 @@ def kind_of(layer: object) -> str:
     return getattr(layer, "kind", "full_attention")
 
 
-def state_layer(cache: Cache, layer_idx: int) -> DLRCacheLayer:
-    """The layer of a cache with the state of layer ``layer_idx`` of the model."""
-    # pyrefly: ignore[bad-return] - by check_cache
-    return cache.layers[layer_idx]
-
-
 def pooling_layer(cache: Cache, num_layers: int) -> PoolingCacheLayer:
     """The layer of a cache with the state of a pooling head, after the layers of the model."""
     if len(cache.layers) == num_layers:

@@ -392,15 +392,3 @@ def runs_as_written(module: nn.Module, classes: Collection[type[nn.Module]]) -> 
     """
     own = type(module) in classes and "forward" not in module.__dict__
     return own and not module._forward_pre_hooks and not module._forward_hooks
-
-
-def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
-    """The tensors that determine `recurrence_of` a kernel, or an empty tuple if other code can change it.
-
-    A tensor that was removed from the kernel, as sharding does, is None.
-    """
-    if not runs_as_written(kernel, KERNELS.values()):
-        return ()
-    assert isinstance(kernel, Kernel)  # noqa: S101 - this tells the type checker
-    parameters = map(kernel._parameters.get, kernel.parameter_names)
-    return *parameters, *map(kernel._buffers.get, kernel.buffer_names)

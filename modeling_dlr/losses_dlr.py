@@ -120,7 +120,8 @@ def loss_by_problem_type(
     Returns:
         A scalar; 0 if every label is ignored.
     """
-    config.problem_type = config.problem_type or problem_type_of(labels, logits.shape[-1])
+    if config.problem_type is None:
+        config.problem_type = problem_type_of(labels, logits.shape[-1])
     logits, labels = at_least_float32(logits), labels.to(logits.device)
     if config.problem_type == "single_label_classification":
         return cross_entropy(logits, labels, num_items_in_batch)

@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention_dlr import DLRAttention
 from .blocks_dlr import DLRBlock, DLRMixer, MaskedBatchNorm, ScalarLayerNorm, build_norm, normalise
-from .cache_dlr import check_cache
+from .cache_dlr import DLRCacheLayer, check_cache
 from .checks_dlr import (
     check_attention_weights,
     check_finite,
@@ -122,6 +122,8 @@ class DLRModel(DLRPreTrainedModel):
             self.main_input_name = "input_values"
         self.layer_types = list(config.layer_types or [])
         self.attends = any(kind != "dlr" for kind in self.layer_types)
+        H, heads = config.hidden_size, config.num_attention_heads
+        self.state_shape, self.head_shape = (H, config.state_size), (heads, H // heads)
         self.layers = nn.ModuleList([DLRBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
@@ -160,7 +162,10 @@ class DLRModel(DLRPreTrainedModel):
         if input_ids is not None and input_ids.shape[1] and values_are_cheap(input_ids):
             self.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
         carries_state = self._carries_state(cache, use_cache)
-        past = 0 if cache is None else self._check_cache(cache, inputs.shape[0])
+        past = 0
+        if cache is not None:
+            dtype = torch.promote_types(self.dtype, torch.float32)
+            past = check_cache(cache, self.layer_types, inputs.shape[0], self.state_shape, dtype, self.head_shape)
         layout = build_layout(inputs, attention_mask, position_ids, cu_seq_lens_q, past, self.attends, carries_state)
         layout = self._check_layout(layout, inputs, cache, carries_state, kwargs.get("output_attentions"))
         if cache is None and carries_state:
@@ -192,11 +197,6 @@ class DLRModel(DLRPreTrainedModel):
             refuse_checkpointing()
         return True
 
-    def _check_cache(self, cache: Cache, batch_size: int) -> int:
-        H, heads = self.config.hidden_size, self.config.num_attention_heads
-        dtype = torch.promote_types(self.dtype, torch.float32)
-        return check_cache(cache, self.layer_types, batch_size, (H, self.config.state_size), dtype, (heads, H // heads))
-
     def _check_layout(
         self, layout: Layout, inputs: Tensor, cache: Cache | None, carries_state: bool, output_attentions: bool | None
     ) -> Layout:
@@ -211,10 +211,15 @@ class DLRModel(DLRPreTrainedModel):
             check_attention_weights(self.config._attn_implementation, layout.documents is not None)
         if not carries_state:  # a row of padding may have steps earlier or later
             warn_of_empty_rows(inputs.shape[1], layout.current_mask)
-        mixers = [layer.mixer for layer, kind in zip(self.layers, self.layer_types, strict=True) if kind == "dlr"]
-        may_be_in_block = cache is not None and inputs.shape[1] == 1 and layout.current_mask is None
-        if may_be_in_block and all(isinstance(mixer, DLRMixer) and mixer.is_in_block(cache) for mixer in mixers):
-            return layout._replace(in_block=True)
+        if cache is not None and inputs.shape[1] == 1 and layout.current_mask is None:
+            mixers = [layer.mixer for layer in self.layers]
+            states = [cast("DLRCacheLayer", layer) for layer in cache.layers]
+            if all(
+                isinstance(mixer, DLRMixer) and state.is_in_block_of(mixer.block_tensors())
+                for mixer, state, kind in zip(mixers, states, self.layer_types, strict=False)
+                if kind == "dlr"
+            ):
+                return layout._replace(in_block=True)
         self._check_finite()
         return layout
 
