@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 RESULTS = "results.json"
-_LIBRARIES = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers")
+_LIBRARIES = ("modeling-dlr", "torch", "transformers", "datasets", "accelerate", "tokenizers", "scikit-learn")
 
 
 def library_versions() -> dict[str, str]:

@@ -1,9 +1,10 @@
 """Which columns of a table are the text and the label, and what the text is."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from modeling_dlr.kernel_parameters_dlr import did_you_mean
 
 from .options import TrainOptions
 from .tables import IMAGES, SOUNDS, Row
@@ -70,9 +71,9 @@ def check_column(name: str, option: str, names: Sequence[str]) -> None:
         ValueError: with the nearest name.
     """
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"There is no column {name!r} for --{option}: {hint}The columns are {list(names)}.")
+        hint = did_you_mean(name, names, cutoff=0.5)
+        listed = f"The columns are {list(names)}."
+        raise ValueError(f"There is no column {name!r} for --{option}: {f'{hint} {listed}' if hint else listed}")
 
 
 def input_of(cells: Sequence[Any]) -> InputName:

@@ -2,9 +2,7 @@
 
 import json
 import math
-import platform
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from modeling_dlr.results import RESULTS, library_versions
+
 from .task import Task
 
-RESULTS = "results.json"
-PACKAGES = ("modeling-dlr", "torch", "transformers", "datasets", "scikit-learn")
 # Of the Hub, by what is predicted.
 _PIPELINES = {
     ("classes", "image"): "image-classification",
@@ -91,7 +89,7 @@ class Report:
         return {
             "options": options,
             "task": self.task.task,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "versions": library_versions(),
             "data": {"rows": self.rows},
             "metrics": metrics,
             "baselines": self.baselines,

@@ -5,7 +5,6 @@ Nothing is held in memory but the row that is read.
 
 import contextlib
 import csv
-import difflib
 import gzip
 import json
 import sys
@@ -17,6 +16,8 @@ import datasets
 import pyarrow as pa
 from huggingface_hub import HfApi
 from pyarrow import parquet
+
+from modeling_dlr.kernel_parameters_dlr import did_you_mean
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FASTA = (".fa", ".fasta", ".fna", ".faa")
@@ -289,5 +290,5 @@ def _quiet_hub(name: str) -> Generator[None]:
 def _nearest_file(path: Path) -> str:
     """A hint at a file with a similar name, beside the one that is missing."""
     folder = path.parent if path.parent.is_dir() else Path()
-    near = difflib.get_close_matches(path.name, [each.name for each in folder.iterdir()], n=1)
-    return f" (did you mean {str(folder / near[0])!r}?)" if near else ""
+    hint = did_you_mean(path.name, [each.name for each in folder.iterdir()])
+    return f" ({hint})" if hint else ""

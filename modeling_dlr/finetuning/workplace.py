@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Generator
 from pathlib import Path
 
-from .report import RESULTS
+from modeling_dlr.results import RESULTS
 
 # Free space that a run needs beside what it writes, in bytes.
 _SPARE = 50 * 2**20

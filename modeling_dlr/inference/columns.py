@@ -1,9 +1,9 @@
 """Which columns of a table are read, and how new ones are called."""
 
-import difflib
 from collections.abc import Sequence
 
 from modeling_dlr.finetuning import Task
+from modeling_dlr.kernel_parameters_dlr import did_you_mean
 
 # How the columns of an input are often called, by what a model reads.
 USUAL: dict[str, tuple[str, ...]] = {
@@ -28,8 +28,7 @@ def columns_to_read(columns: Sequence[str], given: Sequence[str] | None, task: T
     if given is not None:
         for name in given:
             if name not in columns:
-                near = difflib.get_close_matches(name, columns, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"name one of {list(columns)} with --text."
+                hint = did_you_mean(name, columns) or f"name one of {list(columns)} with --text."
                 raise ValueError(f"The table has no column {name!r}: {hint}")
         if (len(given) == 2) < (task.task == "pairs"):
             raise ValueError(f"A model of pairs reads two columns, got {list(given)}.")
