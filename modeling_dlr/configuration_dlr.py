@@ -170,8 +170,10 @@ class DLRConfig(BaseConfig):
     classifier_dropout: float | int | None = config_field(
         None, "dropout before the projection of a head; None is hidden_dropout_prob", PROBABILITY
     )
-    pooling: Literal["mean", "last", "first", "max"] = config_field(
-        "mean", "how a sequence head reduces the steps, without padding, to one"
+    pooling: Literal["mean", "last", "first", "max", "mean_max"] = config_field(
+        "mean",
+        "how a sequence head reduces the steps, without padding, to one; 'mean_max' is the mean in half of the "
+        "channels and the maximum in the others",
     )
     layer_types: list[str] | None = config_field(
         None,

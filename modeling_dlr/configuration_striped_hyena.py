@@ -84,7 +84,7 @@ class StripedHyenaConfig(BaseConfig):
     max_seqlen: int = config_field(8192, "length of the sequences in pretraining; longer ones are accepted", SIZE)
     initializer_range: float | int = config_field(0.02, "standard deviation of new weights", NOT_NEGATIVE)
     classifier_dropout: float | int = config_field(0.0, "dropout before a classifier", PROBABILITY)
-    pooling: Literal["mean", "last", "first", "max"] = config_field(
+    pooling: Literal["mean", "last", "first", "max", "mean_max"] = config_field(
         "mean", "how a sequence classifier reduces the steps, without padding, to one"
     )
     use_cache: bool = config_field(True, "return the states as cache from every forward pass")

@@ -26,6 +26,7 @@ class Pooled(NamedTuple):
 
     Attributes:
         value: [B, H], the sum, maximum, first or last of the steps that are not padding; undefined if there are none.
+            Of "mean_max", the sum in the first half of the channels and the maximum in the others.
         count: [B, 1], the number of those steps.
     """
 
@@ -39,10 +40,12 @@ class Pooling(NamedTuple):
     Attributes:
         reduce: pools a chunk: hidden states [B, L, H] and mask [B, L] to [B, H].
         join: joins the values of two chunks, the earlier and the later one, to [B, H].
+        features: of the value and the count, [B, H].
     """
 
     reduce: Callable[[Tensor, Tensor], Tensor]
     join: Callable[[Pooled, Pooled], Tensor]
+    features: Callable[[Pooled], Tensor] = lambda total: total.value
 
 
 def _sum(hidden_states: Tensor, mask: Tensor) -> Tensor:
@@ -65,8 +68,33 @@ def _pick(hidden_states: Tensor, steps: Tensor) -> Tensor:
     return hidden_states[torch.arange(hidden_states.shape[0], device=hidden_states.device), steps]
 
 
+def _mean(total: Pooled) -> Tensor:
+    return total.value / total.count.clamp(min=1)
+
+
+def _halves(values: Tensor) -> tuple[Tensor, ...]:
+    """The first half of the channels, rounded down, and the others."""
+    return values.tensor_split([values.shape[-1] // 2], dim=-1)
+
+
+def _sum_and_max(hidden_states: Tensor, mask: Tensor) -> Tensor:
+    first, others = _halves(hidden_states)
+    return torch.cat([_sum(first, mask), _max(others, mask)], dim=-1)
+
+
+def _join_sum_and_max(earlier: Pooled, later: Pooled) -> Tensor:
+    (first, others), (next_first, next_others) = _halves(earlier.value), _halves(later.value)
+    return torch.cat([first + next_first, torch.maximum(others, next_others)], dim=-1)
+
+
+def _mean_and_max(total: Pooled) -> Tensor:
+    first, others = _halves(total.value)
+    return torch.cat([first / total.count.clamp(min=1), others], dim=-1)
+
+
 POOLINGS: dict[str, Pooling] = {
-    "mean": Pooling(_sum, lambda earlier, later: earlier.value + later.value),
+    "mean": Pooling(_sum, lambda earlier, later: earlier.value + later.value, _mean),
+    "mean_max": Pooling(_sum_and_max, _join_sum_and_max, _mean_and_max),
     "max": Pooling(_max, lambda earlier, later: torch.maximum(earlier.value, later.value)),
     "first": Pooling(_first, lambda earlier, later: torch.where(earlier.count > 0, earlier.value, later.value)),
     "last": Pooling(_last, lambda earlier, later: torch.where(later.count > 0, later.value, earlier.value)),
@@ -77,7 +105,8 @@ def pool(name: str, hidden_states: Tensor, mask: Tensor | None, earlier: Pooled 
     """Pool the steps that are not padding, of this chunk and of earlier ones.
 
     Args:
-        name: "mean", "max", "first" or "last".
+        name: "mean", "max", "first", "last", or "mean_max": the mean in the first half of the channels (rounded down),
+            which tells what a sequence is about, and the maximum in the others, which tells what occurs in it.
         hidden_states: [B, L, H].
         mask: [B, L], False where a step is padding; None if no step is.
         earlier: the state after earlier chunks.
@@ -95,7 +124,7 @@ def pool(name: str, hidden_states: Tensor, mask: Tensor | None, earlier: Pooled 
     total = Pooled(pooling.reduce(states, mask), mask.sum(1, keepdim=True).to(states.dtype))
     if earlier is not None:
         total = Pooled(pooling.join(earlier, total), earlier.count + total.count)
-    features = total.value / total.count.clamp(min=1) if name == "mean" else total.value
+    features = pooling.features(total)
     return features.masked_fill(total.count == 0, 0).to(hidden_states.dtype), total
 
 

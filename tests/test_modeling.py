@@ -127,6 +127,7 @@ REDUCE = {
     "max": lambda steps: steps.amax(0),
     "first": lambda steps: steps[0],
     "last": lambda steps: steps[-1],
+    "mean_max": lambda steps: torch.cat([steps.mean(0)[: steps.shape[1] // 2], steps.amax(0)[steps.shape[1] // 2 :]]),
 }
 
 

@@ -22,6 +22,7 @@ from modeling_dlr import (
     checks_dlr,
     detach_cache,
 )
+from modeling_dlr.losses_dlr import POOLINGS
 
 by_variant = pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
 by_side = pytest.mark.parametrize("side", ["left", "right", "holes"])
@@ -333,7 +334,7 @@ def test_classifiers(head: str, side: str):
     model_class, shape = HEADS[head]
     rows = [tokens(n) for n in (12, 1, 5)]
     ids, mask = padded(rows, side)
-    for pooling in ("mean", "last", "first", "max"):
+    for pooling in POOLINGS:
         model = tiny_striped(model_class, pooling=pooling)
         outputs = model(ids, attention_mask=mask, labels=torch.randint(4, shape))
         assert outputs.loss.isfinite()

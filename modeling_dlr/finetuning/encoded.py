@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor, nn
 
 from .encoding import IGNORED, Encoder
 from .rows import rows_of
@@ -93,7 +92,7 @@ class Collator:
     def _labels(self, rows: list[dict[str, Any]]) -> Tensor:
         labels = [torch.as_tensor(row["labels"]) for row in rows]
         if self.task.task == "tokens":
-            return pad_sequence(labels, batch_first=True, padding_value=IGNORED).long()
+            return nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORED).long()
         if self.task.is_number:
             return ((torch.stack(labels) - self.mean) / self.std).float().unsqueeze(-1)
         return torch.stack(labels)
@@ -102,6 +101,6 @@ class Collator:
         ids = [torch.as_tensor(each).long() for each in sequences]
         masks = [torch.ones_like(each) for each in ids]
         return {
-            "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.padding),
-            "attention_mask": pad_sequence(masks, batch_first=True),
+            "input_ids": nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.padding),
+            "attention_mask": nn.utils.rnn.pad_sequence(masks, batch_first=True),
         }

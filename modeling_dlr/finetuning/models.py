@@ -33,7 +33,7 @@ class Recipe:
     batch_size: int
     epochs: float
     label_smoothing: float = 0.0
-    pooling: str = "mean"
+    pooling: str = "mean_max"
 
 
 # As many as there are bytes, and some.
