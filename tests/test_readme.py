@@ -69,6 +69,8 @@ def write_files_of_a_reader(folder: Path) -> None:
     genes = ">gene1 first\nACGTTGCATTAGC\n>gene2 second\nGATTACAGATTACA\n"
     (folder / "genes.fa").write_text(genes, encoding="utf-8")
     (folder / "genes.fa.gz").write_bytes(gzip.compress(genes.encode()))
+    rows = "".join(f"{'ACGT' * (4 + i % 5)}{'GC' * i},{'EEII' * (4 + i % 5)}{'EI' * i}\n" for i in range(30))
+    (folder / "structure.csv").write_text(f"sequence,structure\n{rows}", encoding="utf-8")
     variants = "name,position,reference,alternative\ngene1,3,G,T\ngene2,1,G,C\n"
     (folder / "variants.csv").write_text(variants, encoding="utf-8")
 

@@ -14,7 +14,10 @@ import site_figures
 import site_notebook
 from test_public import promised
 
+from hub_upload import official
+
 ROOT = Path(__file__).resolve().parent.parent
+MIGRATE = (ROOT / "docs" / "migrate.md").read_text(encoding="utf-8")
 API = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
 
 
@@ -78,3 +81,18 @@ def test_links_of_pages():
     text = "![a](figures/poles.svg)"
     answer = "![a](figures/poles.svg#only-light)\n![a](figures/poles-dark.svg#only-dark)"
     assert site_links.translated(text, "docs/idea.md", "idea.md") == answer
+
+
+def test_names_of_the_official_code():
+    """The tables of docs/migrate.md are those by which checkpoints are converted."""
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)`(?: \| `(\w+)`)? \|$", MIGRATE, re.MULTILINE)
+    tensors = {(kernel, theirs): ours for theirs, ours, kernel in rows if kernel}
+    families = official.FAMILIES
+    wanted = {(kind, theirs): ours for kind in ("dlr", "dss") for theirs, ours in families[kind].names.items()}
+    assert wanted == {("dss", "W"): "weights"} | tensors
+    renamed = families["dlr"].renamed | families["dss"].renamed
+    chosen = {"kernel_to_real": "read_out", "Lambda_init": "pole_init", "sep_dt_re_im": "separate_time_steps"}
+    pairs = {theirs: ours for theirs, ours, kernel in rows if not kernel}
+    s4 = families["s4d"].names | families["s4d"].renamed
+    assert renamed.items() | chosen.items() <= pairs.items()
+    assert {theirs: ours for theirs, ours in pairs.items() if theirs in s4}.items() <= s4.items()
