@@ -18,7 +18,7 @@ from .ops_dlr import at_least_float32
 from .vandermonde_dlr import in_float64
 
 # The position of padding, and of the chunks before the first and after the last one.
-NOWHERE = -1
+PADDING_POSITION = -1
 
 
 class LocalAttentionLayer(DynamicLayer):
@@ -165,7 +165,7 @@ class Windows(NamedTuple):
 
     def of_positions(self, positions: Tensor) -> Tensor:
         """Cut positions [B, K] into [B, count, width · size]."""
-        return self.of(positions[:, None, :, None], fill=NOWHERE)[:, 0, ..., 0]
+        return self.of(positions[:, None, :, None], fill=PADDING_POSITION)[:, 0, ..., 0]
 
 
 class DLRAttention(nn.Module):
@@ -234,9 +234,9 @@ class DLRAttention(nn.Module):
         length = hidden_states.shape[1]
         positions = layout.positions(length, hidden_states.device)
         if layout.mask is not None:
-            positions = positions.masked_fill(~layout.mask, NOWHERE)
+            positions = positions.masked_fill(~layout.mask, PADDING_POSITION)
         q, k, v = self._project(hidden_states, positions[:, layout.past :])
-        if cache is not None:  # a static cache returns all that it has room for
+        if cache is not None:  # a static cache returns also its unused places
             k, v = (x[:, :, : layout.past + length] for x in cache.update(k, v, self.layer_idx))
         if layout.mask is None and layout.past == 0:
             return self._softmax(q, k, v)
@@ -254,8 +254,8 @@ class DLRAttention(nn.Module):
         packed = take_steps(hidden_states, order.steps)
         y, weights = self._attend_chunks(packed, past.sum(1, keepdim=True), current.sum(1, keepdim=True), cache)
         if weights is not None:
-            kept, new = weights.tensor_split([weights.shape[3] - current.shape[1]], dim=3)
-            weights = take_steps(torch.cat([kept, take_steps(new, order.places, dim=3)], dim=3), order.places, dim=2)
+            cached, new = weights.tensor_split([weights.shape[3] - current.shape[1]], dim=3)
+            weights = take_steps(torch.cat([cached, take_steps(new, order.places, dim=3)], dim=3), order.places, dim=2)
         return take_steps(y, order.places, dim=2), weights
 
     def _attend_chunks(
@@ -264,15 +264,15 @@ class DLRAttention(nn.Module):
         """The same for rows with ``past`` earlier steps [B, 1]; steps after the first ``counts`` [B, 1] are padding."""
         length, window = hidden_states.shape[1], self.window
         steps = torch.arange(length, device=hidden_states.device).unsqueeze(0)
-        queries_at = past + steps if counts is None else (past + steps).masked_fill(steps >= counts, NOWHERE)
+        queries_at = past + steps if counts is None else (past + steps).masked_fill(steps >= counts, PADDING_POSITION)
         q, k, v = self._project(hidden_states, queries_at)
         if cache is not None:
             k, v = cache.update(k, v, self.layer_idx, window=window, counts=counts)
-        kept = k.shape[2] - length
-        keys_at = torch.cat([past + torch.arange(-kept, 0, device=k.device).unsqueeze(0), queries_at], dim=1)
+        cached = k.shape[2] - length
+        keys_at = torch.cat([past + torch.arange(-cached, 0, device=k.device).unsqueeze(0), queries_at], dim=1)
         within_chunk = isinstance(length, int) and length <= window  # one that torch.export leaves open is no int
         if within_chunk or self.shows_weights:
-            reads_all = within_chunk and counts is None and kept == 0
+            reads_all = within_chunk and counts is None and cached == 0
             return self._softmax(q, k, v, None if reads_all else visible(queries_at, keys_at, self.causal, window))
         return self._softmax_of_blocks(q, k, v, queries_at, keys_at), None
 
@@ -281,11 +281,11 @@ class DLRAttention(nn.Module):
 
         Blocks are chunks if the cache has no keys. Otherwise they may begin inside a chunk, and read two blocks back.
         """
-        (B, _, length, _), size, kept = q.shape, self.window, k.shape[2] - q.shape[2]
+        (B, _, length, _), size, cached = q.shape, self.window, k.shape[2] - q.shape[2]
         # For a symbolic length of torch.export: one too many, and never 1, which it would fix.
         count = -(-length // size) if isinstance(length, int) else length // size + 2
-        back, ahead = 2 if kept else 1, 0 if self.causal else 1
-        own, around = Windows(size, 1, count), Windows(size, back + 1 + ahead, count, back * size - kept)
+        back, ahead = 2 if cached else 1, 0 if self.causal else 1
+        own, around = Windows(size, 1, count), Windows(size, back + 1 + ahead, count, back * size - cached)
         reads = visible(own.of_positions(queries_at), around.of_positions(keys_at), self.causal, size)
         blocks = [windows.of(x).transpose(1, 2) for x, windows in ((q, own), (k, around), (v, around))]
         q, k, v, reads = (x.flatten(0, 1) for x in (*blocks, reads.expand(B, -1, -1, -1)))

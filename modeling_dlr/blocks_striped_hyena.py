@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import maybe_autocast
 
-from .attention_dlr import NOWHERE, attend, check_not_exported, rotate, visible
+from .attention_dlr import PADDING_POSITION, attend, check_not_exported, rotate, visible
 from .cache_dlr import HyenaCacheLayer, stream
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
@@ -25,24 +25,24 @@ from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, 
 from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, log_uniform, logarithm, powers_of, step
 from .vandermonde_dlr import Memo, in_float64
 
-# Numbers of an activation that are computed at a time where no gradient is taken: 32 MB of float32.
+# Numbers of an activation to compute at a time without a gradient: 32 MB of float32.
 _NUMBERS_PER_PIECE = 2**23
-# Numbers of a long filter, likewise, and the channels of one that are computed at least: those of two cache lines.
+# Numbers of a long filter to compute at a time, and the fewest channels: two lines of the processor's cache.
 _NUMBERS_PER_FILTER, _FEWEST_CHANNELS = 2**21, 64
 
 
 def at_once() -> bool:
-    """Whether all is computed in one piece: a backward pass keeps every piece, and a traced program has no loop."""
+    """Whether to compute in one piece: a backward pass saves every piece, and traced programs have no loops."""
     return torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def piece_length(x: Tensor, width: int) -> int:
-    """Steps of x [B, L, H] to compute at a time where each becomes ``width`` numbers."""
+    """The number of steps of x [B, L, H] to compute at a time if each gives ``width`` numbers."""
     return x.shape[1] if at_once() else max(1, _NUMBERS_PER_PIECE // max(1, x.shape[0] * width))
 
 
 def in_pieces(function: Callable[..., Tensor], width: int, *inputs: Tensor) -> Tensor:
-    """``function`` of tensors [B, L, ...], step by step, to [B, L, ...]; it makes ``width`` numbers of each step."""
+    """Apply ``function`` to tensors [B, L, ...], some steps at a time; it computes ``width`` numbers for each step."""
     L, size = inputs[0].shape[1], piece_length(inputs[0], width)
     if size >= L:
         return function(*inputs)
@@ -96,7 +96,7 @@ class StripedHyenaRMSNorm(nn.Module):
         wide = at_least_float32(x)
         square = wide.square().mean(-1, keepdim=True)
         root = (square + self.eps).sqrt() if self.under_root else square.sqrt() + self.eps
-        # Of a step that is 0, with eps = 0, the norm is 0.
+        # If eps is 0, the norm of a step of zeros is 0.
         return (self.scale * (wide / root.clamp(min=torch.finfo(wide.dtype).tiny))).to(x.dtype)
 
 
@@ -136,7 +136,7 @@ class StripedHyenaFilter(nn.Module):
         self.remembered: Memo[tuple[Tensor, ...]] = Memo()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StripedHyenaFilter":
-        # Every cast and move of torch comes by here.
+        # Every cast and move of torch calls this method.
         exact = {id(x) for pair in ((p, p.grad) for p in (self.poles, self.residues)) for x in pair if x is not None}
 
         def unrounded(tensor: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class StripedHyenaFilter(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw fresh values: poles inside the unit circle that last between two and a thousand steps."""
+        """Initialise the parameters. Poles are inside the unit circle and decay within two to a thousand steps."""
         shape = self.poles.shape[:-1]
         angle = 2 * torch.pi * torch.rand(shape)
         magnitude = (-log_uniform(1e-3, 0.5, *shape).exp()).exp()
@@ -169,7 +169,7 @@ class StripedHyenaFilter(nn.Module):
         return Modes(decay, angle, residues[None, ..., 0], residues[None, ..., 1])
 
     def filter_short(self, p: Tensor, recent: Tensor | None, padding: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of p [B, L, 3H], in at least float32, and the inputs that later steps need; see `short_filter`."""
+        """The short filter of p [B, L, 3H], in at least float32, and its last inputs; see `short_filter`."""
         taps = at_least_float32(self.short_filter_weight[:, 0])
         q, inputs = short_filter(p.to(taps.dtype), taps, None if recent is None else recent.to(taps.dtype), padding)
         if self.short_filter_bias is not None:
@@ -234,13 +234,13 @@ class StripedHyenaFilter(nn.Module):
         modes, factors = self._poles_and_powers()
         wide = u[:, 0].to(modes.weights_real.dtype)
         y, moved = step(modes, at_least_float32(self.D).unsqueeze(0), wide, state, factors)
-        if counts is not None and state is not None:  # without a state it is 0 after padding, as u is
+        if counts is not None and state is not None:  # without a state, the state after padding is 0
             real = (counts > 0).view(-1, 1, 1)
             moved = State(*(torch.where(real, new, old) for new, old in zip(moved, state, strict=True)))
         return (y * gate).to(u.dtype), moved
 
     def _poles_and_powers(self) -> tuple[Modes, Tensor]:
-        """The modes, and what moves a state by one step, computed once while the parameters stay the same."""
+        """The modes and the powers for one step, computed once while the parameters do not change."""
         parameters = (self.poles, self.residues)
         if at_once():
             modes = self.modes()
@@ -248,7 +248,7 @@ class StripedHyenaFilter(nn.Module):
 
         def compute() -> tuple[Tensor, ...]:
             modes = self.modes()
-            # Copies: the weights are views of the parameters, which may be written into.
+            # Copies, because these weights are views of the parameters, which training overwrites.
             weights = (part.clone() for part in (modes.weights_real, modes.weights_imag))
             return powers_of(modes, 1), modes.decay, modes.angle, *weights
 
@@ -267,14 +267,14 @@ class StripedHyenaBlock(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: Tensor, layout: Layout = ONE_DOCUMENT_PER_ROW, cache: Cache | None = None
     ) -> Tensor:
-        """[B, L, H] to [B, L, H]; the cache is moved on by these steps."""
+        """[B, L, H] to [B, L, H]; updates the cache."""
         if not hidden_states.shape[1]:
             return hidden_states
         mixed = self.mix(hidden_states, layout, cache)
         return in_pieces(lambda x: x + self.mlp(self.post_norm(x)), self.inner_size, mixed)
 
     def mix(self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
-        """The first of the two lines."""
+        """The residual branch of the mixer: [B, L, H] to [B, L, H]; updates the cache."""
         raise NotImplementedError
 
 
@@ -343,7 +343,7 @@ class StripedHyenaConvolutionBlock(StripedHyenaBlock):
 
 
 class StripedHyenaRotary(nn.Module):
-    """The rotary frequencies as the published files have them. Nothing reads them: rounded to bfloat16 they are wrong.
+    """The rotary frequencies that the published files hold. They are not used, because bfloat16 rounds them too much.
 
     Whatever was loaded, what is saved are those of the configuration.
     """
@@ -396,12 +396,12 @@ class StripedHyenaAttention(nn.Module):
         rotated = in_pieces(self._project, 2 * self.Wqkv.out_features, x, here)
         heads = rotated.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.key_heads, self.key_heads], dim=1)
-        if cache is not None:  # a static cache returns all that it has room for
+        if cache is not None:  # a static cache returns also its unused places
             k, v = (part[:, :, : past + length] for part in cache.update(k, v, self.layer_idx))
         reads = None
         if layout.mask is not None or (past and length > 1):
             if layout.mask is not None:
-                positions = positions.masked_fill(~layout.mask, NOWHERE)
+                positions = positions.masked_fill(~layout.mask, PADDING_POSITION)
             reads = visible(positions[:, past:], positions, causal=True).unsqueeze(1)
         y, weights = self._softmax(q, k, v, reads, causal=reads is None and not past)
         return in_pieces(self.out_proj, x.shape[2], y.transpose(1, 2).flatten(2)), weights
@@ -410,7 +410,7 @@ class StripedHyenaAttention(nn.Module):
         """[B, l, H] and [B, l] to rotated queries and keys, and values, [B, l, (heads + 2 key_heads) · d]."""
         qkv = self.Wqkv(x)
         rotated, v = qkv.tensor_split([(self.heads + self.key_heads) * self.head_dim], dim=2)
-        # Channels i and i + d/2 side by side, which is how `rotate` pairs them; queries and keys alike.
+        # Puts channels i and i + d/2 of queries and keys side by side, because `rotate` pairs neighbours.
         pairs = rotated.unflatten(2, (-1, 2, self.head_dim // 2)).transpose(3, 4).flatten(3).transpose(1, 2)
         rotated = rotate(pairs, in_float64(positions) / self.stretch, self.theta).transpose(1, 2).flatten(2)
         return torch.cat([rotated.to(v.dtype), v], dim=2)
@@ -433,7 +433,7 @@ class StripedHyenaAttentionBlock(StripedHyenaBlock):
         self.inner_mha_cls = StripedHyenaAttention(config, layer_idx)
 
     def mix(self, hidden_states: Tensor, layout: Layout, cache: Cache | None = None) -> Tensor:
-        """X + attention(pre_norm(x))."""
+        """The residual branch of attention: [B, L, H] to [B, L, H]; updates the cache."""
         normed = in_pieces(self.pre_norm, hidden_states.shape[2], hidden_states)
         return hidden_states + self.inner_mha_cls(normed, layout, cache)[0]
 

@@ -182,12 +182,12 @@ def stream(
     """
     L = u.shape[1]
     if L == 1:
-        y, moved = step(modes, skip, u[:, 0], state)
+        y, after = step(modes, skip, u[:, 0], state)
         if counts is not None:
-            before = State(*map(torch.zeros_like, moved)) if state is None else state
+            before = State(*map(torch.zeros_like, after)) if state is None else state
             real = (counts > 0).view(-1, 1, 1)
-            moved = State(*(torch.where(real, new, old) for new, old in zip(moved, before, strict=True)))
-        return y.unsqueeze(1), moved
+            after = State(*(torch.where(real, new, old) for new, old in zip(after, before, strict=True)))
+        return y.unsqueeze(1), after
     y = convolve(u)
     if state is not None:
         earlier = response(modes, state, L)

@@ -248,11 +248,11 @@ def split_documents(starts: Tensor, mask: Tensor | None = None, device: torch.de
         chosen = sizes == size
         steps, real = _padded_steps(first[chosen], lengths[chosen])
         indices.append((rows[chosen].unsqueeze(1) * starts.shape[1] + steps)[real])
-        found = (rows[chosen].unsqueeze(1), steps, real.flatten().nonzero().squeeze(1), real)
-        rows_here, steps, real_indices, real = (part.to(device, non_blocking=True) for part in found)
-        current = real if mask is None else real & mask[rows_here, steps]
+        group = (rows[chosen].unsqueeze(1), steps, real.flatten().nonzero().squeeze(1), real)
+        group_rows, steps, real_indices, real = (part.to(device, non_blocking=True) for part in group)
+        current = real if mask is None else real & mask[group_rows, steps]
         order = None if _lie_together(current) else sort_steps(~current)
-        groups.append(DocumentGroup(rows_here, steps, real_indices, Layout(0, current, current, order)))
+        groups.append(DocumentGroup(group_rows, steps, real_indices, Layout(0, current, current, order)))
     places = torch.cat(indices).argsort().to(device, non_blocking=True)
     return Documents(groups, places, starts.to(device, non_blocking=True))
 
