@@ -1,4 +1,4 @@
-"""What every test shares: no network, one thread, one seed, and the device."""
+"""What all tests share: no network, one thread, one seed, and the device."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small classifier of texts that is ready for the Hub."""
+    """A small text classifier that is ready for the Hub."""
     from test_hub_verify import make_folder
 
     return make_folder(tmp_path_factory.mktemp("ready") / "model")
@@ -34,7 +34,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, which has been verified, so that pushing need not do it again."""
+    """A copy of the folder `ready`; pushing does not verify it again."""
     from hub_upload import push
 
     monkeypatch.setattr(push, "verify", lambda _folder, **_options: None)
@@ -43,7 +43,7 @@ def folder(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A stand-in Hub that the client of this process talks to, with its token."""
+    """A fake Hub that the client of this process uses, with a token."""
     import hub_server
 
     with hub_server.in_place_of_the_hub(tmp_path, monkeypatch) as server:

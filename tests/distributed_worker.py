@@ -26,7 +26,7 @@ RATES = {"state_learning_rate": {"angle": 0.001, "weights": 0.02}}
 
 
 def model_for(head: str) -> DLRHead:
-    """The same model in every process, in float64: what differs is only the order of sums."""
+    """The same model in every process, in float64, so that only the order of sums differs."""
     torch.manual_seed(3)
     return HEADS[head](tiny_config(bidirectional=True)).double()
 

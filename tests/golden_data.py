@@ -1,4 +1,4 @@
-"""The golden numbers case by case, and our modules with the official parameters in them."""
+"""The golden numbers by case, and our modules with the official parameters."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 def specs(file: str) -> dict[str, dict[str, Any]]:
-    """The arguments of every case, in official words."""
+    """The arguments of every case, with official names."""
     return json.loads((GOLDEN / f"{file}.json").read_text(encoding="utf-8"))
 
 
@@ -36,7 +36,7 @@ def tensors(file: str) -> dict[str, dict[str, Tensor]]:
 
 
 def fields(data: dict[str, Tensor], prefix: str, kernel_type: str) -> dict[str, Tensor]:
-    """The fields ``prefix<official name>``, under our names."""
+    """The fields ``prefix<official name>``, with our names."""
     chosen = {key.removeprefix(prefix): value for key, value in data.items() if key.startswith(prefix)}
     return parameters_of(chosen, kernel_type)
 
@@ -61,7 +61,7 @@ def is_sgconv(module: nn.Module) -> bool:
 
 
 def assert_gradients(module: nn.Module, expected: dict[str, Tensor], kind: torch.dtype | str) -> None:
-    """Every parameter's gradient is the official one; where it is rounding of a sum that cancels, so is ours."""
+    """Every gradient is the official one; a gradient that is only rounding error is rounding error here, too."""
     actual = dict(module.named_parameters())
     assert actual.keys() == expected.keys()
     rounding = 1e-5 * max(gradient.abs().max() for gradient in expected.values())

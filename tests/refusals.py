@@ -1,4 +1,4 @@
-"""What a configuration says when it refuses something."""
+"""The error of a configuration."""
 
 from typing import Any
 

@@ -1,10 +1,4 @@
-"""Load saved folders as somebody who does not have this package: run by test_auto.py with `python -S`.
-
-    python -S remote_worker.py MODELS EXPECTED SECOND_GENERATION
-
-MODELS holds one folder per Auto class, tokenizers and processors beside some, and EXPECTED a file of inputs and the
-answer for each; questions.json has what pipelines were asked, and answered where the package is installed.
-"""
+"""Load saved folders without this package: run by test_auto.py with `python -S`."""
 
 import importlib.util
 import json

@@ -1,9 +1,4 @@
-"""A device without float64, played on the CPU: what a test of an accelerator can be where there is none.
-
-Its tensors say that they are on "meta", the one device that autograd knows everywhere, and hold a tensor of the CPU.
-Whatever an operation reads or writes there must not be float64, nor be mixed with tensors of the CPU, as on the real
-one.
-"""
+"""A simulated device without float64, for tests of accelerators on the CPU."""
 
 from typing import Any
 
@@ -48,14 +43,14 @@ class SmallTensor(Tensor):
 
 
 class SmallDevice(TorchDispatchMode):
-    """While it is on, tensors can be made on the device."""
+    """In this context, tensors can be created on the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return run(func, args, kwargs or {})
 
 
 class BusyDevice(SmallDevice):
-    """The device with much to do: ``waits`` are the operations whose values or shapes somebody had to wait for."""
+    """The device with asynchronous work: ``waits`` lists the operations that had to wait for values or shapes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Who may import whom, and what keeps the files fit for the Hub, read from the source itself."""
+"""Which files may import which, and other rules of the source, read from the files."""
 
 import ast
 import graphlib
@@ -138,7 +138,7 @@ by_path = pytest.mark.parametrize("path", files_of(*FOLDERS), ids=lambda path: s
 
 
 def test_every_file_has_a_row():
-    """The table of who may import whom knows every file of the closure, and none that is gone."""
+    """The table of imports lists exactly the files that travel with weights."""
     assert MAY_IMPORT.keys() == CLOSURE.keys()
 
 
@@ -149,7 +149,7 @@ def test_imports_stay_within_the_table(name: str):
 
 
 def test_no_cycle():
-    """No file of the package imports one that imports it; what a function imports when called is no such arrow."""
+    """Imports have no cycle, except those inside functions."""
     graph = {
         name: {node.module or "" for node in tree_of(path).body if isinstance(node, ast.ImportFrom) and node.level}
         for name, path in HOME.items()
@@ -165,8 +165,8 @@ def test_relative_imports_are_flat(name: str):
 
 
 @pytest.mark.parametrize("path", SUB_PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_sub_packages_are_apart(path: Path):
-    """A sub-package's files import one another as `from .name import x`, and of the package its public modules only."""
+def test_imports_of_sub_packages(path: Path):
+    """Files of a sub-package import each other as `from .name import x`, and only public modules of the package."""
     relative = {module for module in imports_of(path) if module.startswith(".")}
     assert relative <= {f".{sibling.stem}" for sibling in path.parent.glob("*.py")}
     names = (node.module for node in ast.walk(tree_of(path)) if isinstance(node, ast.ImportFrom) and not node.level)
@@ -184,7 +184,7 @@ def test_the_package_imports_the_hub_tool_in_one_place():
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in SUB_PACKAGES}), ids=lambda folder: folder.name)
 def test_no_cycle_in_a_sub_package(folder: Path):
-    """Nor does a file of a sub-package import one that imports it."""
+    """Imports within a sub-package have no cycle."""
     graph = {
         path.stem: {module.strip(".") for module in imports_of(path) if module.startswith(".")}
         for path in folder.glob("*.py")
@@ -207,7 +207,7 @@ def test_no_postponed_annotations(name: str):
 
 @by_path
 def test_nobody_imports_scripts_or_data(path: Path):
-    """Nothing imports examples, benchmarks or configuration; only scripts of one folder share files."""
+    """No file imports examples, benchmarks or configuration; only scripts in the same folder import each other."""
     beside = {sibling.stem for sibling in path.parent.glob("*.py")}
     scripts = SCRIPTS | {"examples", "benchmarks", "configuration", "tests"}
     allowed = beside | (SCRIPTS if path.is_relative_to(ROOT / "tests") else set())
@@ -218,7 +218,7 @@ def test_nobody_imports_scripts_or_data(path: Path):
     "path", files_of("examples", "benchmarks", "hub_upload"), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_scripts_use_public_names(path: Path):
-    """Examples, benchmarks and uploads use what a reader may use: public modules, and names that are not private."""
+    """Examples, benchmarks and hub_upload import public modules and names only."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "modeling_dlr":
             assert node.module in PUBLIC_MODULES
@@ -228,7 +228,7 @@ def test_scripts_use_public_names(path: Path):
 
 
 def test_public_names():
-    """Every public name exists, and every class that an Auto class finds is public."""
+    """Every public name exists, and every class of an Auto class is public."""
     assert all(vars(modeling_dlr)[name] is not None for name in modeling_dlr.__all__)
     classes = [*AUTO_CLASSES.values(), *STRIPED_HYENA_CLASSES.values()]
     assert {model.__name__ for model in classes} <= set(modeling_dlr.__all__)
@@ -258,16 +258,16 @@ def is_complex_number(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize("name", HOME)
 def test_no_hasattr(name: str):
-    """What an object has is known from its class, never asked."""
+    """Attributes are declared by classes, not looked up."""
     assert "hasattr" not in names_used(HOME[name])
 
 
 @by_path
 def test_length_of_files(path: Path):
-    """At 500 lines a file is split."""
+    """No file has more than 500 lines."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 def test_oracle_is_independent():
-    """The definition that everything is proved against imports NumPy and nothing else."""
+    """The reference implementation imports NumPy only."""
     assert imports_of(ROOT / "tests" / "oracle.py") - STANDARD_LIBRARY == {"numpy"}

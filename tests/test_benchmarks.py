@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say, on tiny sizes, and the document shows what they found."""
+"""The benchmarks run on tiny sizes, and the document shows their results."""
 
 import itertools
 import json
@@ -32,14 +32,14 @@ from modeling_dlr import DLRKernel
 
 
 class Row(NamedTuple):
-    """What the made-up benchmarks here measure."""
+    """A row of the benchmarks in this file."""
 
     N: int
 
 
 @pytest.fixture(autouse=True)
 def _known_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rate of the machine takes seconds to measure, and says nothing about tiny sizes."""
+    """Measuring the rate of the machine takes seconds and is not needed."""
     monkeypatch.setattr(kernel, "matmul_rate", lambda: 1e9)
 
 
@@ -61,8 +61,8 @@ def row_and_findings(row: Any, find: Callable[[Any], dict[str, Any]]) -> dict[st
 
 @pytest.mark.parametrize("mode", measure.MODES)
 @pytest.mark.parametrize("name", TINY)
-def test_measures_what_the_table_shows(name: str, mode: str):
-    """A line of results is plain JSON, all of it positive numbers, and fills a row of the table."""
+def test_results_fill_the_table(name: str, mode: str):
+    """A line of results is JSON with positive numbers, and fills every column of the table."""
     line = TINY[name](mode)
     assert json.loads(json.dumps(line)) == line
     assert all(value >= 0 and np.isfinite(value) for value in line.values() if not isinstance(value, str))
@@ -73,8 +73,8 @@ def test_measures_what_the_table_shows(name: str, mode: str):
 
 @pytest.mark.parametrize("mode", measure.MODES)
 @pytest.mark.parametrize("kind", ["dlr", "dss"])
-def test_layer_measures_what_the_table_shows(kind: str, mode: str, monkeypatch: pytest.MonkeyPatch):
-    """Every column is filled; here without a process of its own for each peak of memory."""
+def test_results_of_the_layer_fill_the_table(kind: str, mode: str, monkeypatch: pytest.MonkeyPatch):
+    """Every column is filled; memory is not measured in separate processes here."""
     monkeypatch.setattr(memory, "peak_megabytes", lambda *_: 1.0)
     row = layer.Row(kind, 1, 3, 5, 63, mode)
     line = row._asdict() | layer.measure(row) | measure.machine()
@@ -85,7 +85,7 @@ def test_layer_measures_what_the_table_shows(kind: str, mode: str, monkeypatch: 
 
 @pytest.mark.parametrize("kind", ["dlr", "dss"])
 def test_both_layers_compute_the_same(kind: str):
-    """What is timed against each other is equal, values and gradients."""
+    """The two implementations that are compared have the same values and gradients."""
     layers = layer.Layers(layer.Row(kind, 2, 3, 5, 63, measure.BOTH))
     ours, theirs = layers.ours(), layers.naive().mT
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -95,7 +95,7 @@ def test_both_layers_compute_the_same(kind: str):
 
 
 def test_memory_of_a_million_steps(monkeypatch: pytest.MonkeyPatch):
-    """The table says what was measured, beside the array that is never made."""
+    """The table shows the measured memory beside the size of the array of powers."""
     monkeypatch.setattr(memory, "peak_megabytes", lambda *_: 1234.5)
     (row,) = million.ROWS
     line = row_and_findings(row, million.measure)
@@ -142,7 +142,7 @@ def table_of(text: str) -> list[list[str]]:
 
 
 def test_document_shows_the_results():
-    """docs/performance.md is what `python benchmarks/render.py` writes from the results there are."""
+    """docs/performance.md is the output of `python benchmarks/render.py`."""
     document = render.DOCUMENT.read_text(encoding="utf-8")
     assert render.render(document) == document
     assert all(f"<!-- table: {name} -->" in document for name in render.TABLES)
@@ -154,8 +154,8 @@ def made_up_results(**changes: Any) -> dict[str, Any]:
     return line | ratios | {"lstm_ms": 0.01234, "threads": 2, "torch": "2.0", "machine": "A processor"} | changes
 
 
-def test_tables_stand_between_their_markers(tmp_path: Path):
-    """Prose stays, rows are sorted, goals stand beside what was measured, and without results nothing stands there."""
+def test_tables_are_written_between_markers(tmp_path: Path):
+    """Other text does not change, rows are sorted, goals are shown, and without results there is no table."""
     text = "before\n<!-- table: peers -->\nold\n<!-- end -->\nafter\n"
     assert render.render(text, tmp_path) == "before\n<!-- table: peers -->\n<!-- end -->\nafter\n"
     lines = [made_up_results(), made_up_results(L=1024), made_up_results(threads=1)]
@@ -177,7 +177,7 @@ def test_unknown_table_is_refused():
 
 
 def test_goals_of_the_layer():
-    """Every goal is that of a size that is measured."""
+    """Every goal belongs to a size that is measured."""
     assert set(render.LAYER_GOALS) <= set(layer.SIZES)
     line = layer.ROWS[0]._asdict()
     assert [render.speed_goal(line | {"mode": mode}) for mode in measure.MODES] == ["×3.5", "×3.5"]
@@ -186,7 +186,7 @@ def test_goals_of_the_layer():
 
 
 def test_saved_rows_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A benchmark goes on where it stopped, replaces a row when asked to, and keeps rows of other threads."""
+    """A benchmark resumes, replaces a row on request, and keeps rows of other numbers of threads."""
     measured, clock = [], itertools.count()
     path = tmp_path / "results" / "made_up.json"
 
@@ -211,7 +211,7 @@ def test_saved_rows_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(1.0, 7), (11.0, 3)])
 def test_turns(seconds: float, rounds: int):
-    """All take turns, the first round does not count, and slow ones have fewer."""
+    """All runs take turns, the first round is not counted, and slow runs have fewer rounds."""
     order = []
 
     def run(name: str) -> Callable[[], float]:
@@ -224,7 +224,7 @@ def test_turns(seconds: float, rounds: int):
 
 
 def test_medians():
-    """The ratio is the median of the ratios, which is not the ratio of the medians."""
+    """The ratio is the median of the ratios, not the ratio of the medians."""
     assert measure.milliseconds([1.0, 3.0, 2.0]) == 2000
     assert measure.paired_ratio([10.0, 2.0, 9.0], [1.0, 2.0, 3.0]) == 3
 
@@ -234,8 +234,8 @@ def test_matmul_rate():
 
 
 @pytest.mark.parametrize("mode", measure.MODES)
-def test_no_pass_uses_the_kernel_of_the_one_before(mode: str):
-    """The parameters move between passes, so that every pass is timed with the work it does in training."""
+def test_no_pass_uses_a_cached_kernel(mode: str):
+    """The parameters change between passes, as in training."""
     ours = DLRKernel(num_channels=1, hidden_size=3, state_size=5)
     kernels: list[torch.Tensor] = []
 
@@ -251,7 +251,7 @@ def test_no_pass_uses_the_kernel_of_the_one_before(mode: str):
 
 @pytest.mark.parametrize("name", accuracy.KERNELS)
 def test_reference_is_the_definition(name: str, monkeypatch: pytest.MonkeyPatch):
-    """What the benchmark compares with, chunk by chunk in float64, is what the oracle says step by step."""
+    """The float64 reference of the benchmark, computed in chunks, is the oracle's recurrence."""
     monkeypatch.setattr(accuracy, "_CHUNK", 7)
     N, kernel_parameters = accuracy.KERNELS[name]
     mixer = measure.build_mixer(3, N, **kernel_parameters)
@@ -271,7 +271,7 @@ def test_reference_is_the_definition(name: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_picture_of_speed_has_every_line(tmp_path: Path):
-    """The same bytes every time, and all that is compared."""
+    """The picture is reproducible, and has every line."""
     for name in ("a.svg", "b.svg"):
         speed_figure.draw(tmp_path / name)
     picture = (tmp_path / "a.svg").read_text(encoding="utf-8")
@@ -281,7 +281,7 @@ def test_picture_of_speed_has_every_line(tmp_path: Path):
 
 
 def test_call_tree(capsys: pytest.CaptureFixture[str]):
-    """Both calls are traced from the model's forward to a mixer, in a tree that names every function counted."""
+    """Both calls are traced from the model's forward to a mixer, and the tree names every counted function."""
     call_tree.main()
     titles = [line for line in capsys.readouterr().out.splitlines() if line.startswith("#")]
     assert len(titles) == len(call_tree.CALLS) == 2

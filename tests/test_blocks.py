@@ -1,4 +1,4 @@
-"""What the official block has beside its kernel: BatchNorm, gates, channel dropout, decaying residual, more kernels."""
+"""The parts of the official block besides its kernel: BatchNorm, gates, channel dropout, decaying residual."""
 
 import copy
 from typing import Any
@@ -53,7 +53,7 @@ def both_norms(device: torch.device) -> tuple[MaskedBatchNorm, nn.BatchNorm1d]:
 
 @by_mask
 def test_batch_norm_is_that_of_torch_without_the_padding(mask: Tensor | None, device: torch.device):
-    """Outputs, gradients and running statistics are those of nn.BatchNorm1d over the steps that count, joined."""
+    """Outputs, gradients and statistics are those of nn.BatchNorm1d over the steps that are not padding."""
     ours, theirs = both_norms(device)
     mask = None if mask is None else mask.to(device)
     for _ in range(3):
@@ -85,7 +85,7 @@ def test_batch_norm_in_evaluation(mask: Tensor | None, device: torch.device):
 
 @pytest.mark.parametrize("batch", [0, 2], ids=["no sequence", "only padding"])
 def test_batch_norm_of_nothing(batch: int, device: torch.device):
-    """A batch without a step that counts leaves the statistics alone, and no NaN anywhere."""
+    """A batch of padding does not change the statistics, and gives no NaN."""
     norm, _ = both_norms(device)
     mean, variance = norm.running_mean.clone(), norm.running_var.clone()
     y = norm(
@@ -98,7 +98,7 @@ def test_batch_norm_of_nothing(batch: int, device: torch.device):
 
 
 def test_batch_norm_of_one_step(device: torch.device):
-    """One step has no variance: its output is the bias, and the running variance stays finite."""
+    """The variance of one step is 0: its output is the bias, and the running variance stays finite."""
     norm, _ = both_norms(device)
     y = norm(torch.randn(1, 1, H, dtype=torch.float64, device=device))
     assert_close(y[0, 0], norm.bias, torch.float64)
@@ -127,7 +127,7 @@ def test_batch_norm_takes_statistics_in_float32(dtype: torch.dtype, device: torc
 
 
 def test_padding_reaches_batch_norm_only():
-    """`normalise` hands the mask to the one norm that has to know it, and calls the others as they are."""
+    """`normalise` passes the mask to BatchNorm only."""
     x, mask = torch.randn(3, 7, H), MASKS["holes"]
     for norm_type in ("layer", "scalar_layer"):
         norm = build_norm(tiny_config(norm_type=norm_type))
@@ -164,7 +164,7 @@ def test_dropout_in_evaluation(kind: type[nn.Dropout]):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 def test_element_dropout_is_dropout(p: float, dtype: torch.dtype, device: torch.device):
-    """As many elements are dropped, the rest grow as much, the gradient is that of what is kept, and a seed decides."""
+    """The share of dropped elements, the scale, the gradient, and the effect of a seed are those of dropout."""
     x = torch.ones(200, 500, dtype=dtype, device=device, requires_grad=True)
     torch.manual_seed(0)
     y = ElementDropout(p)(x)
@@ -180,7 +180,7 @@ def test_element_dropout_is_dropout(p: float, dtype: torch.dtype, device: torch.
 
 @pytest.mark.parametrize(("dropout_type", "kind"), [("element", ElementDropout), ("channel", ChannelDropout)])
 def test_type_of_dropout(dropout_type: str, kind: type[nn.Module]):
-    """Both dropouts of a block, after the activation and on the residual branch, are of the type asked for."""
+    """Both dropouts of a block, after the activation and on the residual branch, have the configured type."""
     block = DLRBlock(tiny_config(dropout_type=dropout_type, hidden_dropout_prob=0.25), 0)
     for dropout in (block.dropout, block.mixer.dropout):
         assert type(dropout) is kind
@@ -208,7 +208,7 @@ GATES: dict[str, tuple[dict[str, Any], Any]] = {
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize(("fields", "gate"), GATES.values(), ids=GATES.keys())
 def test_mixer_of_several_kernels(fields: dict[str, Any], gate: Any, bidirectional: bool, device: torch.device):
-    """Two kernels per channel, or four of which two gate the others, and one projection of all that they give."""
+    """Two kernels per channel, or four of which two gate the others, and one projection of all outputs."""
     config = tiny_config(num_kernel_channels=2, bidirectional=bidirectional, hidden_act="relu", **fields)
     mixer = DLRMixer(config, 0).double().to(device)
     u = torch.randn(2, 7, H, dtype=torch.float64, device=device)

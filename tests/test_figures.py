@@ -1,4 +1,4 @@
-"""`kernel_figure` shows the kernels and poles that a model has, for every family, and refuses what is not there."""
+"""`kernel_figure` draws the kernels and poles of every kind of kernel."""
 
 import io
 import sys
@@ -40,13 +40,13 @@ def mixer_of(model: torch.nn.Module, layer: int) -> DLRMixer:
 
 
 def panel(figure: Figure, title: str) -> Axes:
-    """The panel whose title begins like this."""
+    """The panel whose title begins with this text."""
     (axes,) = [axes for axes in figure.axes if axes.get_title().startswith(title)]
     return axes
 
 
 def curves(figure: Figure, title: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The curves of a panel, the line at 0 apart."""
+    """The curves of a panel, without the line at 0."""
     lines = [line for line in panel(figure, title).get_lines() if len(line.get_xdata()) > 2]
     return [(np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in lines]
 
@@ -63,7 +63,7 @@ def chosen_kernels(model: torch.nn.Module, layer: int, channels: Sequence[int], 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["causal", "bidirectional"])
 @pytest.mark.parametrize("family", PICTURES)
 def test_curves_are_the_kernels(family: str, bidirectional: bool):
-    """Taps step by step, the envelope, and the gain in decibels of the transform, for every kernel of a channel."""
+    """The values of each step, the envelope, and the gain in decibels, for every kernel of a channel."""
     model = model_of(family, bidirectional=bidirectional, num_kernel_channels=2)
     figure = kernel_figure(model, layer=1, channels=[2, 0], length=63)
     K = chosen_kernels(model, 1, [2, 0], 63)
@@ -99,14 +99,14 @@ def test_dots_are_the_poles(family: str):
     np.testing.assert_allclose(np.asarray(dots.get_array()), sizes[order], rtol=1e-6)
 
 
-def test_poles_that_never_fade_are_said_to():
-    """Version 'imag' has |Λ| = 1: the panel of times says so."""
+def test_poles_without_decay():
+    """Version 'imag' has |Λ| = 1, and the panel says so."""
     figure = kernel_figure(model_of("DLR imag"), length=63)
     assert [text.get_text() for text in panel(figure, "How long").texts] == ["No pole decays: |Λ| is 1 or more."]
 
 
-def test_kernel_without_poles_says_so():
-    """SGConv has the curves, and a sentence in the place of the poles."""
+def test_kernel_without_poles():
+    """SGConv has the curves, and a sentence instead of the poles."""
     figure = kernel_figure(model_of("SGConv"), length=63)
     assert any("No poles" in text.get_text() for axes in figure.axes for text in axes.texts)
     assert len(curves(figure, "The first")) == 2
@@ -114,7 +114,7 @@ def test_kernel_without_poles_says_so():
 
 @pytest.mark.parametrize("family", ["DLR", "DLR imag", "SGConv"])
 def test_every_axis_has_a_label_and_a_unit(family: str):
-    """Steps, cycles and radians per step: a reader needs no other text. The picture can be written to a file."""
+    """Steps, cycles and radians per step; the picture can be written to a file."""
     figure = kernel_figure(model_of(family), length=63)
     figure.savefig(file := io.BytesIO(), dpi=20)
     assert file.getvalue().startswith(b"\x89PNG")
@@ -127,7 +127,7 @@ def test_every_axis_has_a_label_and_a_unit(family: str):
 
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_are_drawn_as_their_backbone(head: str):
-    """A head shows the layers of the model inside it; nothing about it changes, its gradients included."""
+    """A head shows the layers of its backbone, and does not change, gradients included."""
     model = perturbed(HEADS[head](tiny_config(bidirectional=True))).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     steps = curves(kernel_figure(model, length=7), "The first")
@@ -138,8 +138,8 @@ def test_heads_are_drawn_as_their_backbone(head: str):
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
 
 
-def test_default_length_is_all_there_is_of_a_short_kernel():
-    """4096 taps, or as many as a kernel has: 5 · 2^4 of this SGConv, ``max_length`` of one that is cut off."""
+def test_default_length():
+    """4096 steps, or the length of a shorter kernel."""
     assert "(80 steps)" in panel(kernel_figure(model_of("SGConv")), "How far").get_title()
     assert "(4,096 steps)" in panel(kernel_figure(model_of("DLR")), "How far").get_title()
     cut = DLRModel(tiny_config(kernel_parameters={"max_length": 7}))
@@ -148,7 +148,7 @@ def test_default_length_is_all_there_is_of_a_short_kernel():
 
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_smallest_sizes(length: int):
-    """One channel, one pole, a few taps, weights that are all 0, in half precision: still a picture, and no warning."""
+    """One channel, one pole, a few steps, zero weights and half precision give a picture without a warning."""
     model = DLRModel(tiny_config(hidden_size=1, state_size=1)).bfloat16()
     with torch.no_grad():
         mixer_of(model, 0).kernel.get_parameter("weights").zero_()
@@ -185,6 +185,6 @@ def test_without_matplotlib_the_error_names_the_cure(monkeypatch: pytest.MonkeyP
 
 
 def test_no_global_state(monkeypatch: pytest.MonkeyPatch):
-    """It draws without pyplot, which would keep every figure and might open a window."""
+    """It does not use pyplot, which would keep every figure and might open a window."""
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     kernel_figure(model_of("DLR"), length=63).savefig(io.BytesIO(), dpi=20)

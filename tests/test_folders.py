@@ -1,4 +1,4 @@
-"""A folder that takes the place of another: killed at any moment, the old one or the new one is whole."""
+"""Replace a folder: if the process is killed at any time, the old or the new folder is complete."""
 
 import itertools
 import os
@@ -17,7 +17,7 @@ NOBODY = 2**22 + 1
 
 
 class Killed(BaseException):
-    """A process that is no more: nothing that it would still do happens."""
+    """The process is killed: nothing more happens."""
 
 
 def write(folder: Path, what: str) -> None:
@@ -28,7 +28,7 @@ def write(folder: Path, what: str) -> None:
 
 @pytest.fixture
 def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], None]]:
-    """Ends the process before the call of that number among those that change the disk."""
+    """Kill the process before the call of this number among those that change the disk."""
 
     def install(last: int) -> Callable[[], None]:
         context = pytest.MonkeyPatch()
@@ -52,7 +52,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Callable[[], Non
 
 @pytest.mark.parametrize("there", [False, True], ids=["nothing before", "a folder before"])
 def test_killed_at_any_moment(there: bool, tmp_path: Path, kill_at: Callable[[int], Callable[[], None]]):
-    """What was there is whole, here or in the next call, which then works and leaves nothing else."""
+    """The old content is complete, now or after the next call, which leaves no other files."""
     ended = False
     for last in itertools.count():
         folder = tmp_path / str(last) / "out"
@@ -85,7 +85,7 @@ def test_killed_at_any_moment(there: bool, tmp_path: Path, kill_at: Callable[[in
 
 
 def test_work_of_others_stays(tmp_path: Path):
-    """What a process that still runs is writing is not cleared away; an error leaves nothing."""
+    """Files of a running process are kept; an error leaves no files."""
     other = tmp_path / f".out.{os.getppid()}.partial"
     other.mkdir()
     dead = tmp_path / f".out.{NOBODY}.partial"

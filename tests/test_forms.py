@@ -1,4 +1,4 @@
-"""The three forms, convolution, scan and step, compute the recurrence of tests/oracle.py, from any state."""
+"""Convolution, scan and step compute the recurrence of tests/oracle.py from any state."""
 
 from collections.abc import Callable
 from functools import partial
@@ -74,7 +74,7 @@ def test_every_form_is_the_recurrence(
 @pytest.mark.parametrize("before", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("after", FORMS.values(), ids=FORMS.keys())
 def test_every_form_continues_every_other(before: Any, after: Any, cut: int, device: torch.device):
-    """A sequence cut in two, the second part from the state after the first, is the whole."""
+    """A sequence in two parts, the second from the state after the first, gives the outputs of the whole."""
     modes, D, u, state = draw(Sizes(C=2, H=3, N=5, L=63), torch.float64, device)
     whole, last = convolution(modes, D, u, state)
     first, middle = before(modes, D, u[:, :cut], state)
@@ -100,7 +100,7 @@ def test_every_form_passes_gradcheck(form: Callable[..., Any], shared: bool, dev
 @pytest.mark.parametrize("shared", [True, False], ids=["shared poles", "poles per channel"])
 @pytest.mark.parametrize("form", [convolution, scan], ids=["convolution", "scan"])
 def test_empty_batch(form: Callable[..., Any], shared: bool, device: torch.device):
-    """No sequences give no outputs and no states."""
+    """A batch without sequences gives empty outputs and states."""
     modes, D, u, _ = draw(Sizes(C=2, H=3, N=5, L=7, shared=shared), torch.float64, device)
     y, last = form(modes, D, u[:0])
     assert y.shape == (0, 7, 2, 3)
@@ -117,7 +117,7 @@ def test_scan_of_nothing_is_refused(length: int, chunk_length: int, device: torc
 
 @pytest.mark.parametrize("read_out", ["real", "imag", "sum"])
 def test_linear_read_outs_multiply_the_weights(read_out: str, device: torch.device):
-    """A linear read-out is a recurrence, too: that of the multiplied weights."""
+    """A linear read-out is a recurrence with multiplied weights."""
     modes, D, u, _ = draw(Sizes(C=2, H=3, N=5, L=63), torch.float64, device)
     log_poles, weights = as_complex(modes)
     z = oracle.sum_of_modes(weights, log_poles, np.arange(63))

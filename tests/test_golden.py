@@ -27,7 +27,7 @@ def kernel_of(spec: dict[str, Any]) -> Kernel:
 
 
 def at_kept_steps(values: Tensor, data: dict[str, Tensor]) -> Tensor:
-    """The steps, along the last axis, at which the golden file keeps a long sequence."""
+    """The steps, along the last axis, that the golden file has of a long sequence."""
     return values[..., data["pos"]] if "pos" in data else values
 
 
@@ -71,7 +71,7 @@ def test_gradient_of_growing_modes_is_the_true_one(case: str, device: torch.devi
 
 @pytest.mark.parametrize("case", SGCONV)
 def test_sgconv_is_the_official_one(case: str, device: torch.device):
-    """The norm of the first kernel stays when the parameters move on, and is what a fresh kernel is divided by."""
+    """The kernel is divided by the norm of the initial kernel, also after the parameters change."""
     spec, data = KERNEL_CASES[case], tensors("kernels")[case]
     first, after = (fields(data, f"param_{when}.", "sgconv") for when in ("first", "after"))
     norm = {"norm": data["k_norm"]}

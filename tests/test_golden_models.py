@@ -1,4 +1,4 @@
-"""Whole models against the official code (tests/golden): DLR, DSS, SGConv and attention in their backbones."""
+"""Whole models against the official code (tests/golden): DLR, DSS, SGConv and attention backbones."""
 
 import pytest
 import torch
@@ -56,7 +56,7 @@ def logits_of(case: str, model: DLRHead, device: torch.device) -> Tensor:
 
 
 def official_logits(case: str) -> tuple[Tensor, torch.dtype | str]:
-    """What the official code answers, and how closely: a kernel, a norm of it or angles may be in float32 there."""
+    """The official logits and their tolerance: parts of the official code are in float32."""
     data = tensors("backbones")[case]
     name = "eval.logits64" if "eval.logits64" in data else "eval.logits"
     in_float32 = case.startswith("dssrepo") or CASES[case]["kernel_type"] in ("sgconv", "attn")
@@ -108,7 +108,7 @@ def test_statistics_are_the_official_ones(case: str, device: torch.device):
 
 
 def test_wrong_lags_are_not_reproduced(device: torch.device):
-    """With the one case of that bug we agree up to the first mixer, and clearly differ after it."""
+    """In the case with this bug, we agree up to the first mixer, and differ after it."""
     data = tensors("backbones")[WRONG_LAGS]
     inputs = inputs_of(WRONG_LAGS, device)["input_values"][:1]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Every head: what it reads, what it answers, its loss, and that it learns."""
+"""Every head: inputs, outputs, loss, and learning."""
 
 from typing import Any
 from unittest.mock import Mock
@@ -94,7 +94,7 @@ def test_hidden_states(auto_class: str):
 
 @by_head
 def test_one_batch_overfits(auto_class: str):
-    """Every head learns a batch by heart."""
+    """Every head learns the labels of one batch."""
     example = EXAMPLES[auto_class]
     # A causal model of random tokens, of random frames or of a random answer must tell all prefixes apart.
     config = tiny_config(**example.fields | {"hidden_size": 24, "state_size": 17})
@@ -153,8 +153,8 @@ def test_logits_to_keep():
     torch.testing.assert_close(model(input_ids=ids, logits_to_keep=torch.tensor([0, 3])).logits, full[:, [0, 3]])
 
 
-def test_choices_are_scored_apart():
-    """A choice's score does not depend on the other choices, nor on padding."""
+def test_choices_are_scored_separately():
+    """The score of a choice does not depend on other choices or on padding."""
     model = perturbed(DLRForMultipleChoice(tiny_config(bidirectional=True))).eval()
     ids = torch.randint(1, 11, (2, 3, 7))
     mask = torch.ones_like(ids)
@@ -202,8 +202,8 @@ def test_one_reading_of_the_inputs(auto_class: str, monkeypatch: pytest.MonkeyPa
 
 
 @by_head
-def test_every_head_goes_on(auto_class: str):
-    """A causal model under any head returns what it has seen, and a second half answers as the whole does."""
+def test_every_head_continues_from_its_cache(auto_class: str):
+    """The second half of a sequence, with the cache of the first, gives the outputs of the whole."""
     model, example = build(auto_class, bidirectional=False, pooling="mean")
     inputs = example.inputs(model.eval().config, 2, 14)
     first, second = ({name: value[..., half] for name, value in inputs.items()} for half in (slice(7), slice(7, None)))
@@ -249,7 +249,7 @@ def test_colour_in_grey(auto_class: str):
 
 
 def test_padded_sound():
-    """A recording's answer is the same with silence appended that the mask leaves out."""
+    """Masked silence after a recording does not change the output."""
     model, _ = build("AutoModelForAudioClassification")
     sound = torch.randn(1, 63)
     mask = (torch.arange(100) < 63).long().unsqueeze(0)
@@ -295,14 +295,14 @@ def test_cache_of_steps_that_were_not_pooled(pooling: str):
 
 
 def test_a_head_says_what_it_predicts():
-    """The recipe alone is no head."""
+    """The base class of heads cannot be used itself."""
     recipe: Any = DLRHead
     with pytest.raises(TypeError, match="abstract"):
         recipe(tiny_config())
 
 
-def test_loss_of_your_own():
-    """Labels that only another loss function understands are left to it."""
+def test_custom_loss():
+    """A custom loss function checks its own labels."""
     model = DLRForSequenceClassification(tiny_config())
     model.loss_function = lambda *, logits, labels, **_: (logits.mean() - labels["target"]).square()
     labels = {"target": torch.tensor(3.0)}

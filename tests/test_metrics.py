@@ -1,4 +1,4 @@
-"""Metrics agree with scikit-learn on everything that counts, whatever the number of classes and examples."""
+"""Metrics agree with scikit-learn on the references that are not ignored."""
 
 import warnings
 from collections.abc import Callable
@@ -43,7 +43,7 @@ by_metric = pytest.mark.parametrize("name", METRICS)
 
 
 def draw(count: int, classes: int, ignored: float) -> tuple[np.ndarray, np.ndarray]:
-    """Random predictions and references, of which a share is -100; the first never is."""
+    """Random predictions and references; a share of the references, but not the first, is -100."""
     random = np.random.default_rng(count * classes)
     predictions, references = random.integers(classes, size=(2, count))
     references[1:][random.random(count - 1) < ignored] = -100
@@ -87,7 +87,7 @@ def test_in_batches(name: str):
 
 @by_metric
 def test_another_ignored_class(name: str):
-    """ignore_index names the class that does not count; -100 is then a class like any other."""
+    """ignore_index replaces -100, which is then a class like any other."""
     metric, expected = METRICS[name]
     predictions, references = [0, 1, 2, -100, 1], [0, 2, 2, -100, 1]
     score = metric().compute(predictions=predictions, references=references, ignore_index=2)
@@ -96,7 +96,7 @@ def test_another_ignored_class(name: str):
 
 @by_metric
 def test_nothing_to_score(name: str):
-    """When every reference is ignored there is no score, and the error says so."""
+    """If every reference is ignored, the error says so."""
     with pytest.raises(ValueError, match=r"Every reference is -100"):
         METRICS[name][0]().compute(predictions=[1, 2], references=[-100, -100])
     with pytest.raises(ValueError, match="There are no references"):
@@ -105,7 +105,7 @@ def test_nothing_to_score(name: str):
 
 @pytest.mark.parametrize("case", specs("metrics"))
 def test_official_metrics(case: str):
-    """On the official outputs, for a batch of the size of all."""
+    """On the official outputs, in one batch."""
     outputs, targets = tensors("metrics")[case]["outs"], tensors("metrics")[case]["y"].flatten()
     for name, expected in specs("metrics")[case].items():
         if name in OFFICIAL:
@@ -116,7 +116,7 @@ def test_official_metrics(case: str):
 
 @pytest.mark.parametrize("case", ["seg", "seg_missing_class"])
 def test_official_weighted_loss(case: str):
-    """Value and gradient of the class-weighted cross-entropy, with every class there and with one missing."""
+    """Value and gradient of the class-weighted cross-entropy, also with a missing class."""
     data = tensors("metrics")[case]
     outputs = data["outs"].clone().requires_grad_()
     loss = class_weighted_cross_entropy(outputs, data["y"])
@@ -126,7 +126,7 @@ def test_official_weighted_loss(case: str):
 
 
 def test_weighted_loss_ignores():
-    """What is ignored changes nothing; when everything is, the loss is 0."""
+    """Ignored labels change nothing; if all are ignored, the loss is 0."""
     logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
     longer = torch.cat((labels, torch.full((2, 4), -100)), dim=1)
     loss = class_weighted_cross_entropy(torch.cat((logits, torch.randn(2, 4, 3)), dim=1), longer)
@@ -135,7 +135,7 @@ def test_weighted_loss_ignores():
 
 
 def test_weighted_loss_refuses():
-    """Labels that are no classes, of the Trainer, which shows them to no head where the loss is given."""
+    """Invalid labels are refused by the loss, because the Trainer does not give them to the head."""
     logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
     for wrong, says in (
         (labels + 0.5, r"float32: pass labels\.long"),
@@ -148,7 +148,7 @@ def test_weighted_loss_refuses():
 
 
 def test_weighted_loss_of_parts():
-    """Parts of a batch weigh as much as they have labels that count."""
+    """Parts of a batch are weighted by their numbers of labels."""
     logits, labels = torch.randn(2, 7, 3), torch.randint(3, (2, 7))
     labels[0, :3] = -100
     count = (labels != -100).sum()
@@ -159,7 +159,7 @@ def test_weighted_loss_of_parts():
 
 @pytest.mark.parametrize("metric", BATCHED)
 def test_mean_over_batches(metric: type[evaluate.Metric]):
-    """As if every whole batch were scored alone; what is left over does not count."""
+    """The mean of the scores of the whole batches; the remaining examples are left out."""
     predictions, references = draw(23, 3, 0.3)
     alone = [metric().compute(predictions=predictions[i : i + 7], references=references[i : i + 7]) for i in (0, 7, 14)]
     score = BATCHED[metric]().compute(predictions=predictions, references=references, batch_size=7)
@@ -175,7 +175,7 @@ def test_batch_too_large(metric: type[evaluate.Metric]):
 
 @pytest.mark.parametrize("count", [2, 7, 100])
 def test_r2_like_scikit_learn(count: int):
-    """Where the variance is not tiny it is scikit-learn's; NaN does not count."""
+    """It is scikit-learn's unless the variance is tiny; NaN references are ignored."""
     random = np.random.default_rng(count)
     references = random.normal(size=count)
     predictions = references + random.normal(size=count) / 3
@@ -194,7 +194,7 @@ def test_r2_of_nothing():
 
 @by_metric
 def test_any_shape(name: str):
-    """Arrays of one shape are scored as if flat, a tensor like an array, and with what was added before."""
+    """Arrays and tensors of any shape are scored as if flat, also after `add_batch`."""
     metric = METRICS[name][0]
     predictions, references = draw(60, 3, 0.3)
     flat = metric().compute(predictions=predictions, references=references)
@@ -207,7 +207,7 @@ def test_any_shape(name: str):
 
 
 def test_batches_are_checked_when_they_are_added():
-    """And may have any shape: nothing is cut to whole numbers, as datasets would do it."""
+    """Values that are not whole numbers are refused; batches may have any shape."""
     metric = MaskedAccuracy()
     with pytest.raises(ValueError, match="class indices"):
         metric.add_batch(predictions=np.array([0.4, 0.6]), references=np.array([0, 1]))
@@ -221,8 +221,8 @@ def test_a_batch_has_references():
         BatchR2().compute(predictions=[0.0], references=[1.0], batch_size=0)
 
 
-def test_values_are_not_stored_one_by_one(monkeypatch: pytest.MonkeyPatch):
-    """What is handed to `compute` goes to the score as it is."""
+def test_compute_does_not_store_values(monkeypatch: pytest.MonkeyPatch):
+    """`compute` scores the arrays directly."""
     monkeypatch.setattr("datasets.Features.encode_batch", lambda *arguments: pytest.fail("values are encoded"))
     values = np.zeros((2, 3), np.float32)
     assert R2().compute(predictions=values, references=values) == {"r2": 1.0}

@@ -104,7 +104,7 @@ def test_values_without_a_feature_axis():
 
 
 def test_embeddings_are_the_tokens_embedded():
-    """inputs_embeds is what embed_tokens makes of input_ids."""
+    """inputs_embeds from embed_tokens gives the outputs of input_ids."""
     model = DLRModel(tiny_config())
     ids = draw_input("tokens", model.config, 2, 7)["input_ids"]
     embedded = model(inputs_embeds=model.get_input_embeddings()(ids)).last_hidden_state
@@ -217,7 +217,7 @@ def test_embeddings_get_and_set(head: str):
 @by_head
 @pytest.mark.parametrize("kind", ["tokens", "one value per step"])
 def test_one_batch_overfits(head: str, kind: str, device: torch.device):
-    """A small model learns eight rows by heart within seconds."""
+    """A small model learns the labels of eight rows."""
     config = tiny_config(**INPUTS[kind][1], hidden_size=24, state_size=17, bidirectional=True)
     model = HEADS[head](config).to(device)
     inputs = draw_input(kind, config, 8, 7) | {"labels": draw_labels(head, config, 8, 7)}

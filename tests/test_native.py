@@ -151,7 +151,7 @@ def test_other_casts_of_kernels():
 
 @by_auto_class
 def test_offloaded_to_disk(auto_class: str, tmp_path: Path):
-    """Accelerate can keep blocks on disk and bring them in one by one: the answers are the same."""
+    """Accelerate can keep blocks on disk: the outputs are the same."""
     model = build(auto_class)
     model.save_pretrained(tmp_path / "model")
     prefix = "" if auto_class == "AutoModel" else "model."
@@ -167,7 +167,7 @@ def test_offloaded_to_disk(auto_class: str, tmp_path: Path):
 
 @by_auto_class
 def test_copies(auto_class: str):
-    """A model can be copied and pickled (as processes of a pool do): the copy answers the same."""
+    """A model can be copied and pickled, and the copy has the same outputs."""
     model = build(auto_class)
     inputs = EXAMPLES[auto_class].inputs(model.config, 2, 7)
     expected = answer(model, inputs)
@@ -177,7 +177,7 @@ def test_copies(auto_class: str):
 
 @by_auto_class
 def test_same_seed_same_model(auto_class: str):
-    """The same seed draws the same model, and evaluation draws nothing."""
+    """The same seed gives the same weights, and evaluation is deterministic."""
     config = build(auto_class).config
     models = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""ONNX Runtime answers as torch does, from torch's own exporter and from that of transformers, at every size."""
+"""ONNX Runtime gives torch's outputs at every size, for the exporters of torch and of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def test_logits(name: str, session_of: Any, tmp_path: Path):
 
 
 @torch.no_grad()
-def test_several_sequences_and_several_answers(tmp_path: Path):
-    """Choices stand in an axis of their own, and the first and last steps of answers are two outputs."""
+def test_several_sequences_and_several_outputs(tmp_path: Path):
+    """Choices have their own axis, and question answering has two outputs."""
     model = perturbed(DLRForMultipleChoice(tiny_config(**BOTH_WAYS))).eval()
     axes = {"input_ids": BATCH_AND_LENGTH | {2: Dim.DYNAMIC}}
     session = session_by_torch(model, {"input_ids": torch.ones(2, 3, 9, dtype=torch.long)}, tmp_path, axes)
@@ -92,7 +92,7 @@ def test_several_sequences_and_several_answers(tmp_path: Path):
 @pytest.mark.parametrize("kernel_type", ["dlr", "dss", "s4d"])
 @torch.no_grad()
 def test_a_step_with_its_cache(kernel_type: str, tmp_path: Path):
-    """One step with the cache as input and output streams a sequence as torch reads it whole, in any batch size."""
+    """One exported step with the state as input and output streams a sequence, in any batch size."""
     config = tiny_config(kernel_parameters={"kernel_type": kernel_type})
     model = perturbed(DLRForCausalLM(config)).eval()
     cache = model(torch.ones(2, 3, dtype=torch.long), use_cache=True).cache

@@ -117,7 +117,7 @@ def test_kernel_passes_gradcheck(shared: bool, device: torch.device):
 
 @pytest.mark.parametrize("compiling", [False, True], ids=["chunked", "plain"])
 def test_kernel_of_a_million_steps(compiling: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch):
-    """At 2^20 steps float32 still agrees with float64, at the last step as at the first."""
+    """At 2^20 steps, float32 agrees with float64 at the first and the last step."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: compiling)
     L, N = 2**20, 16
     poles = -1e-6 * torch.rand(N), 2 * torch.pi * torch.rand(N)
@@ -176,7 +176,7 @@ def test_kernel_is_the_same_when_compiling(
 
 
 def test_kernel_never_holds_all_powers(device: torch.device):
-    """No array of N × L numbers, nor a quarter of one, is made on the way forward or back."""
+    """No array on the way forward or back has N × L numbers, or a quarter of that."""
     sizes = Sizes(C=1, H=3, N=64, L=8192)
     modes = sizes.modes(torch.float32, device)
     with LargestTensor() as forward:
@@ -196,7 +196,7 @@ def test_kernel_has_at_least_one_step(length: int, device: torch.device):
 
 
 def test_modes_that_do_not_fit():
-    """Poles and weights of unlike shapes, and read-outs that nobody knows."""
+    """Poles and weights of other shapes, and unknown read-outs, are refused."""
     good = Sizes(C=1, H=3, N=2, L=5).modes(torch.float32, torch.device("cpu"))
     for bad in (good._replace(decay=torch.zeros(3)), good._replace(weights_imag=torch.zeros(1, 3, 1))):
         with pytest.raises(ValueError, match=r"weights \[C, H, N\], got \["):
@@ -215,7 +215,7 @@ STEPS: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("change", "says"), STEPS.values(), ids=STEPS.keys())
 def test_steps_that_do_not_fit(change: dict[str, Any], says: str):
-    """Nothing is broadcast in silence."""
+    """Sequences of other lengths are refused, not broadcast."""
     modes = Sizes(C=1, H=3, N=2, L=1).modes(torch.float32, torch.device("cpu"))
     with pytest.raises(ValueError, match=says):
         step(modes, **{"skip": torch.ones(1, 3), "u": torch.ones(2, 3)} | change)
@@ -353,7 +353,7 @@ def test_transform_sizes_are_the_next_fast_ones():
 def test_modes_that_have_faded_are_left_out(
     dtype: torch.dtype, longest: float, device: torch.device, monkeypatch: pytest.MonkeyPatch
 ):
-    """Poles of every lifetime: what is left out of the sum is less than its rounding, in values and gradients."""
+    """The modes that are left out sum to less than the rounding error, in values and gradients."""
     sizes = Sizes(C=2, H=3, N=9, L=997)
     modes = sizes.modes(torch.float64, device)
     with torch.no_grad():
@@ -384,8 +384,8 @@ def test_growing_and_separate_poles_are_never_left_out():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_what_is_not_finite_is_found(dtype: torch.dtype):
-    """Infinities that cancel are found, and large numbers whose sum is infinite are no mistake."""
+def test_numbers_that_are_not_finite_are_found(dtype: torch.dtype):
+    """Infinities that cancel are found, and large finite numbers with an infinite sum are accepted."""
     largest = torch.finfo(dtype).max
     assert all_finite(torch.tensor([largest, largest, -1.0], dtype=dtype))
     assert all_finite(torch.empty(0, dtype=dtype))

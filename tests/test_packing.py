@@ -1,4 +1,4 @@
-"""Several documents in one row: computed as if each were alone."""
+"""Several documents in one row are computed separately."""
 
 from typing import Any
 
@@ -28,8 +28,8 @@ by_packing = pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS.
 
 @by_packing
 @pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS.keys())
-def test_documents_are_alone(fields: dict[str, Any], packing: dict[str, Any]):
-    """Hidden states and gradients are those of running the documents one by one."""
+def test_documents_are_computed_separately(fields: dict[str, Any], packing: dict[str, Any]):
+    """Hidden states and gradients are those of the documents one by one."""
     model = perturbed(DLRModel(tiny_config(**fields)).eval()).double()
     ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
     packed = model(ids, **packing).last_hidden_state
@@ -54,7 +54,7 @@ def test_several_rows():
 
 
 def test_boundaries_win_over_the_mask():
-    """What the boundaries say is a document is one, whatever the mask says."""
+    """Boundaries of documents override the mask."""
     model = perturbed(DLRModel(tiny_config()).eval())
     ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
     mask = torch.ones_like(ids)
@@ -82,7 +82,7 @@ def test_boundaries_of_one_document(fields: dict[str, Any]):
 
 
 def test_padded_row_of_documents():
-    """Padding behind the documents of a row reaches none of them, whatever positions it has."""
+    """Padding after the documents changes none of them, whatever its positions are."""
     model = perturbed(DLRModel(tiny_config(bidirectional=True)).eval()).double()
     ids = draw_input("tokens", model.config, 1, sum(LENGTHS))["input_ids"]
     expected = model(ids, position_ids=POSITIONS).last_hidden_state
@@ -105,7 +105,7 @@ def test_positions_of_padded_rows_are_no_documents():
 
 
 def test_rows_do_not_change_each_other():
-    """A row with a gap in its padding is one document, whatever other rows are."""
+    """A row with padding inside is one document, whatever the other rows are."""
     model = perturbed(DLRModel(tiny_config()).eval()).double()
     ids = draw_input("tokens", model.config, 2, 9)["input_ids"]
     mask = torch.tensor([[1, 1, 1, 0, 0, 1, 1, 1, 1], [1] * 9])
@@ -204,7 +204,7 @@ def test_refused(rows: int, arguments: dict[str, Any], says: str):
 
 @pytest.mark.parametrize("density", [0.0, 0.05, 0.5, 1.0])
 def test_documents_return_to_their_places(density: float):
-    """Documents come back where they were, and padding them to one length at most doubles the work."""
+    """Documents keep their positions in the output, and padding them to one length at most doubles the work."""
     x = torch.randn(3, 100, 2, requires_grad=True)
     documents = split_documents(torch.rand(3, 100) < density)
     if documents is None:

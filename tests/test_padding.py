@@ -1,4 +1,4 @@
-"""Padding never changes an answer: a row's logits and gradients are the same alone, in a batch, and padded anywhere."""
+"""Padding never changes an output: a row has the same logits and gradients alone, in a batch, and padded anywhere."""
 
 import copy
 import itertools
@@ -141,7 +141,7 @@ def test_logits_in_float32(head: str, bidirectional: bool, side: str, device: to
 @by_direction
 @by_side
 def test_content_of_padding(kind: str, bidirectional: bool, side: str):
-    """What stands at the padded steps does not matter, be it tokens, embeddings or values, small or large."""
+    """The content of padded steps does not matter, for tokens, embeddings and values."""
     model, name, rows = model_and_rows("sequence head", kind, bidirectional=bidirectional)
     first, second = (
         model(**{name: inputs}, attention_mask=mask).logits
@@ -152,7 +152,7 @@ def test_content_of_padding(kind: str, bidirectional: bool, side: str):
 
 @pytest.mark.parametrize("gap", [slice(2, 3), slice(0, 4), slice(3, 7)], ids=["inside", "at the start", "at the end"])
 def test_mask_without_padding_tokens(gap: slice):
-    """The mask alone says what is padding: the token of padding may be data, and any other may be padding."""
+    """Only the mask defines padding: the padding token may be data."""
     model = perturbed(HEADS["sequence head"](tiny_config(bidirectional=True)).eval())
     ids = torch.zeros(1, 7, dtype=torch.long)
     mask = torch.ones(1, 7, dtype=torch.long)
@@ -166,7 +166,7 @@ def test_mask_without_padding_tokens(gap: slice):
 @by_direction
 @pytest.mark.parametrize("layer_types", [["dlr"] * 2, ["dlr", "local_attention"], ["full_attention"] * 2], ids=str)
 def test_gaps(layer_types: list[str], bidirectional: bool, device: torch.device):
-    """Padding inside a row is padding, too: no time passes there, with a cache and without."""
+    """Padding inside a row is skipped, with and without a cache."""
     fields = {"hidden_size": 8, "attention_window": 5, "layer_types": layer_types, "bidirectional": bidirectional}
     model = perturbed(DLRModel(tiny_config(**fields)).eval()).double().to(device)
     ids, mask = torch.randint(1, 11, (4, 31), device=device), torch.ones(4, 31, dtype=torch.long, device=device)
@@ -251,8 +251,8 @@ def trained(model: Any, inputs: dict[str, Tensor], content: float, **others: Any
 
 @pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS)
 @pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS)
-def test_padding_that_is_no_number(fields: dict[str, Any], poison: float):
-    """What stands at padding reaches no gradient, whatever it is: at the ends, inside a row, and of a whole row."""
+def test_padding_with_nan(fields: dict[str, Any], poison: float):
+    """NaN and infinity at padding reach no gradient: at the ends, inside a row, and in a whole row."""
     for kind, head in (("embeddings", "token head"), ("three values per step", "sequence head")):
         name, needed = INPUTS[kind]
         model = perturbed(HEADS[head](tiny_config(**needed | fields))).double()
@@ -268,8 +268,8 @@ def test_padding_that_is_no_number(fields: dict[str, Any], poison: float):
 
 
 @pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
-def test_padding_that_is_no_number_in_every_head(auto_class: str):
-    """So it is in every head, of tokens by their embeddings."""
+def test_padding_with_nan_in_every_head(auto_class: str):
+    """The same for every head, with embeddings for tokens."""
     fields = {"hidden_size": 8} | EXAMPLES[auto_class].fields
     model = perturbed(AUTO_CLASSES[auto_class](tiny_config(**fields))).double()
     inputs, labels = (draw(model.config, 3, 7) for draw in EXAMPLES[auto_class][1:])
@@ -284,8 +284,8 @@ def test_padding_that_is_no_number_in_every_head(auto_class: str):
     assert_same_tensors(trained(model, inputs, torch.nan, **others), trained(model, inputs, 7, **others))
 
 
-def test_padding_that_is_no_number_in_packed_rows():
-    """So it is where documents share a padded row."""
+def test_padding_with_nan_in_packed_rows():
+    """The same for documents in a padded row."""
     model = perturbed(HEADS["token head"](tiny_config(bidirectional=True))).double()
     mask, positions = torch.ones(2, 9), torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 1], list(range(9))])
     mask[0, 7:], mask[1, :2] = 0, 0

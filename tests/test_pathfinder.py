@@ -1,4 +1,4 @@
-"""Pathfinder: the official images bit for bit, what the rows say of them, and what is refused."""
+"""Pathfinder: official images bit for bit, labels, and refusals."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ ARRAYS = np.load(GOLDEN / "pathfinder.npz")
 
 @pytest.mark.parametrize("resolution", OFFICIAL)
 def test_official_images(resolution: str):
-    """Images, paths, tips, markers and classes are the official ones to the bit, drawn from the same numbers."""
+    """Images, paths, tips, markers and classes are bit-identical to the official ones, for the same random numbers."""
     official = OFFICIAL[resolution]
     size = int(resolution)
     sampler = Sampler(SEGMENTATION[size], np.random.RandomState(official["seed"]))
@@ -40,7 +40,7 @@ def test_official_images(resolution: str):
 
 @pytest.mark.parametrize("resolution", CLASSIFICATION)
 def test_classification_images(resolution: int):
-    """Both classes come; markers are discs of full ink where the paths that they are on begin and end."""
+    """Both classes occur; markers are full discs at the ends of the paths."""
     setting = CLASSIFICATION[resolution]
     sampler = Sampler(setting, np.random.RandomState(0))
     drawings = [sampler.draw() for _ in range(6)]
@@ -57,13 +57,13 @@ def test_classification_images(resolution: int):
 
 @pytest.fixture(scope="module")
 def drawing() -> Drawing:
-    """One whose markers are on one path."""
+    """An image whose markers are on one path."""
     sampler = Sampler(SEGMENTATION[128], np.random.RandomState(OFFICIAL["128"]["seed"]))
     return sampler.draw()
 
 
 def test_classes(drawing: Drawing):
-    """2 on the marked path, 1 on the other, 0 elsewhere; no 2 where the markers are on two paths."""
+    """2 on the marked path, 1 on the other, 0 elsewhere; no 2 if the markers are on two paths."""
     task = build_task("pathfinder_segmentation", {})
     assert drawing.connected
     classes = task.classes(drawing)
@@ -75,7 +75,7 @@ def test_classes(drawing: Drawing):
 
 
 def test_autoregressive(drawing: Drawing):
-    """The pixels, then as many zeros; only there are classes to be said."""
+    """The pixels, then as many zeros; only these steps have labels."""
     plain = build_task("pathfinder_segmentation", {}).row(drawing)
     row = build_task("pathfinder_segmentation", {"autoregressive": True}).row(drawing)
     np.testing.assert_array_equal(row["input_values"], np.concatenate((plain["input_values"], np.zeros((128**2, 1)))))
@@ -84,7 +84,7 @@ def test_autoregressive(drawing: Drawing):
 
 
 def test_subsets_by_index():
-    """An image can be drawn without those before it."""
+    """An image can be drawn without the earlier ones."""
     task = build_task("pathfinder", {})
     stream = list(load_task("pathfinder", split="test", num_examples=4, seed=3, streaming=True))
     row = next(task.candidates(3, "test", 2))
@@ -98,7 +98,7 @@ def test_unknown_resolution():
 
 
 def test_missing_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Without OpenCV the error says what to install, before anything is drawn."""
+    """Without OpenCV, the error gives the command that installs it."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "cv2" else find(name, *rest))
     with pytest.raises(ModuleNotFoundError, match=r"cv2 is not installed: pip install 'modeling-dlr\[tasks\]'"):

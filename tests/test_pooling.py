@@ -1,4 +1,4 @@
-"""Pooling where steps do not count: rows that have not begun, and padding that is no number."""
+"""Pooling with rows that have not begun, and with NaN at padding."""
 
 import pytest
 import torch

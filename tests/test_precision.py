@@ -1,4 +1,4 @@
-"""Devices without float64: poles are powers of float64 numbers there, too."""
+"""On devices without float64, powers of poles are still computed in float64."""
 
 import copy
 from typing import Any
@@ -29,7 +29,7 @@ def back(x: Any) -> Tensor:
 
 
 def test_the_device_has_no_float64():
-    """The stand-in refuses what the real one refuses."""
+    """The simulated device refuses float64 as the real one does."""
     with SmallDevice():
         x = torch.ones(3, device=DEVICE)
         with pytest.raises(TypeError, match="no float64"):
@@ -57,7 +57,7 @@ def test_every_kernel_and_its_gradients(name: str):
 
 
 def test_a_million_steps():
-    """An undamped mode is where float64 has it."""
+    """An undamped mode agrees with float64."""
     modes = Modes(torch.zeros(1), torch.tensor([2.5]), torch.ones(1, 1, 1), torch.zeros(1, 1, 1))
     expected = torch.cos(torch.tensor(2.5).double() * torch.arange(2**20))
     with SmallDevice():

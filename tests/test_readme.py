@@ -110,7 +110,7 @@ def test_commands_exist(document: Path):
 
 @by_document
 def test_links_and_trees_exist(document: Path):
-    """Relative links lead somewhere, and so does the first word of every line of a tree."""
+    """Relative links, and the first word of every line of a file list, are paths that exist."""
     text = document.read_text(encoding="utf-8")
     links = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if not target.startswith("http")]
     files = [line.split()[0] for line in blocks(document, "text").splitlines()]
@@ -123,8 +123,8 @@ def test_makefile_has_every_command():
     assert set(targets) >= {"help", "setup", "demo", "test", "test-slow", "test-versions", "upgrade", "format", "docs"}
 
 
-def test_the_demo_has_nothing_of_the_tests():
-    """transformers imports libraries that tests need, and some of them warn: the demo's environment lacks them."""
+def test_the_demo_has_no_test_dependencies():
+    """transformers imports some libraries of the tests, which warn, so the demo has its own environment."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     folder, extra = make.ENVIRONMENTS["demo"]
     assert folder != ".venv"

@@ -1,4 +1,4 @@
-"""The tasks: the official draws, what each asks for, and data sets that do not depend on how they are made."""
+"""The tasks: official draws, targets, and data sets that do not depend on how they are made."""
 
 import json
 import subprocess
@@ -83,7 +83,7 @@ def test_official_draw(case: str):
 @by_atomic
 @pytest.mark.parametrize("batch_shape", [(), (3,), (2, 3), (0,)], ids=str)
 def test_shapes(name: str, batch_shape: tuple[int, ...]):
-    """Inputs and targets have the shapes that the task announces; examples their rows, NaN where nothing counts."""
+    """Inputs and targets have the announced shapes; steps without a label have NaN."""
     task = small_task(name)
     x, y = task.sample(batch_shape)
     assert x.shape == (*batch_shape, task.num_steps, task.input_size)
@@ -108,7 +108,7 @@ MEANINGS: dict[str, Callable[[Tensor, int, int], float]] = {
 
 @pytest.mark.parametrize("name", MEANINGS)
 def test_meaning(name: str):
-    """Every target is what the task is said to ask for."""
+    """Every target is what the task describes."""
     x, y = small_task(name).sample((), torch.Generator().manual_seed(1))
     expected = [[MEANINGS[name](x, t, c) for c in range(y.shape[1])] for t in range(y.shape[0])]
     torch.testing.assert_close(y, torch.tensor(expected), rtol=1e-5, atol=1e-6)
@@ -117,7 +117,7 @@ def test_meaning(name: str):
 @pytest.mark.parametrize("length", [3, 7, 8, 24, 63, 100])
 @pytest.mark.parametrize("name", ["solve", "solve_fixed"])
 def test_equations_hold(name: str, length: int):
-    """Of any length: A is orthogonal, A y = b, and there are as many unknowns as fit."""
+    """For any length: A is orthogonal, A y = b, and the number of unknowns is the largest that fits."""
     task = build_task(name, {"length": length})
     x, y = task.sample((2,))
     N = task.num_targets
@@ -130,7 +130,7 @@ def test_equations_hold(name: str, length: int):
 
 @pytest.mark.parametrize("case", LISTOPS["streams"])
 def test_official_expressions(case: str):
-    """The expressions that the official generator draws, with everything it says of their sub-trees."""
+    """The expressions and sub-tree values of the official generator."""
     stream = LISTOPS["streams"][case]
     drawn = ListOpsSubTrees(**stream["args"]).expressions(Random(stream["rng_seed"]))
     for source, target, *described in stream["samples"]:
@@ -151,7 +151,7 @@ OFFICIAL_SETS = {
 
 @pytest.mark.parametrize("name", OFFICIAL_SETS)
 def test_official_rows(name: str):
-    """Rows say what the official data sets say, token by token and class by class; only the numbering differs."""
+    """Tokens and classes are those of the official data sets, up to their numbering."""
     task_class, options, classes = OFFICIAL_SETS[name]
     official = LISTOPS["datasets"][name]
     lengths = {"min_length": 15, "max_length": 80, "max_depth": 5, "max_args": 5}
@@ -176,15 +176,15 @@ def test_official_rows(name: str):
 
 @pytest.mark.parametrize("name", ["listops", "listops_subtrees"])
 def test_tokenizer_reads_expressions(name: str):
-    """What is saved with a model makes its rows of the symbols."""
+    """The saved tokenizer turns the symbols into the rows."""
     task = small_task(name)
     expression = next(task.expressions(Random(0)))
     count = int(task.row(expression)["attention_mask"].sum())
     assert task.tokenizer()(" ".join(expression.tokens)).input_ids == task.row(expression)["input_ids"][:count].tolist()
 
 
-def test_expressions_are_worth_what_they_say():
-    """The value of a tree, found again by reading its tokens."""
+def test_values_of_expressions():
+    """The value of an expression is that computed from its tokens."""
     task = small_task("listops")
     for _, expression in zip(range(50), task.expressions(Random(0)), strict=False):
         stack: list[list[Any]] = [[]]
@@ -201,7 +201,7 @@ def test_expressions_are_worth_what_they_say():
 
 @pytest.mark.parametrize("options", [FEW, FEW | {"max_depth": 3, "max_args": 3}], ids=["flat", "nested"])
 def test_number_of_expressions(options: dict[str, int]):
-    """As many as are counted turn up among many draws, without their digits, and no more."""
+    """The counted number of expressions, without digits, occurs in many draws, and no more."""
     task = ListOps(**options)
     seen = set()
     for _, expression in zip(range(20000), task.expressions(Random(0)), strict=False):
@@ -209,15 +209,15 @@ def test_number_of_expressions(options: dict[str, int]):
     assert len(seen) == task.count_templates(limit=float("inf"))
 
 
-def test_trees_have_a_depth():
-    """No tree is deeper than asked for, and some are as deep."""
+def test_depth_of_trees():
+    """No tree is deeper than the maximum, and some have the maximum."""
     heights = [Expression(Random(i), max_depth=4, max_args=3).height for i in range(500)]
     assert max(heights) == 3
 
 
 @by_task
 def test_rows_depend_on_nothing_else(name: str, tmp_path: Path):
-    """More examples, processes or streaming change no row; another seed or split changes all."""
+    """The number of examples and processes, and streaming, change no row; seed and split change all."""
     data = load_small(name, tmp_path / "a")
     assert len(data) == 2
     assert_same_rows(load_small(name, tmp_path / "b", num_examples=3).select(range(2)), data)
@@ -232,13 +232,13 @@ def test_rows_depend_on_nothing_else(name: str, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["sort", "listops"])
 def test_drawn_in_parallel(name: str, tmp_path: Path):
-    """Two processes draw what one draws."""
+    """Two processes give the rows of one."""
     alone = load_small(name, tmp_path / "a", num_examples=50)
     assert_same_rows(load_small(name, tmp_path / "b", num_examples=50, num_proc=2), alone)
 
 
 def test_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A second call draws nothing; other options, splits and seeds do."""
+    """A second call draws nothing; other options, splits and seeds draw again."""
     load_small("sort", tmp_path)
     monkeypatch.setattr("modeling_dlr.tasks.loading._first", lambda *arguments: 1 / 0)
     assert len(load_small("sort", tmp_path, num_proc=2)) == 2
@@ -249,7 +249,7 @@ def test_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(("name", "rows"), [("shift", [2, 2, 1]), ("listops", [5])])
 def test_written_by_bytes(name: str, rows: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Long rows are not held by the thousand before they are written; what is cached goes by the same name."""
+    """Few long rows are held in memory at a time; the name of the cache does not depend on that."""
     together = load_small(name, tmp_path, num_examples=5)
     monkeypatch.setattr("modeling_dlr.tasks.loading._BYTES_AT_ONCE", 8 * 2 * 24 * (3 + 8))
     assert load_small(name, tmp_path, num_examples=5).cache_files == together.cache_files
@@ -260,8 +260,8 @@ def test_written_by_bytes(name: str, rows: list[int], tmp_path: Path, monkeypatc
 
 
 @pytest.mark.slow
-def test_killed_with_its_workers(tmp_path: Path):
-    """Processes that draw end when the one that they draw for is gone."""
+def test_workers_end_with_their_process(tmp_path: Path):
+    """Worker processes end if the process that started them is killed."""
     arguments = f"'pathfinder', split='train', num_examples=10**6, num_proc=2, cache_dir={str(tmp_path)!r}"
     code = f"from modeling_dlr.tasks import load_task\nif __name__ == '__main__':\n    load_task({arguments})"
     (tmp_path / "drawing.py").write_text(code, encoding="utf-8")
@@ -279,8 +279,8 @@ def test_killed_with_its_workers(tmp_path: Path):
     assert not alive
 
 
-def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """When drawing stops half-way nothing is cached, and the next call begins anew."""
+def test_interrupted_drawing_is_not_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """After an interruption nothing is cached, and the next call starts again."""
     draw = AtomicTask.sample
 
     def failing(self: AtomicTask, *arguments: Any) -> Any:
@@ -302,7 +302,7 @@ def test_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_stream_is_shared(name: str, num_workers: int, world_size: int):
-    """Over workers and processes together, every example comes once, whether its columns are arrays or lists."""
+    """Over workers and processes together, every example occurs once."""
     stream = load_small(name, None, streaming=True, num_examples=70)
     column = next(iter(stream.features))
     expected = columns_of(stream)[column]
@@ -313,7 +313,7 @@ def test_stream_is_shared(name: str, num_workers: int, world_size: int):
 
 
 def test_no_example_twice(tmp_path: Path):
-    """Even where there are few: none is repeated in a split, none is in two, and asking for too many is refused."""
+    """No example occurs twice in a split or in two splits, and a number that is too large is refused."""
     seen = {
         split: [ListOps(**FEW).identity(row) for row in _cached(ListOps(**FEW), 0, split, 4, 1)] for split in SPLITS
     }
@@ -345,7 +345,7 @@ SHORTEST: dict[str, dict[str, int]] = {
     ids=str,
 )
 def test_short_examples_differ(name: str, options: dict[str, int]):
-    """What is not refused does not repeat among many."""
+    """Short examples that are accepted do not repeat among many."""
     task = build_task(name, options)
     task.check(100_000)
     x, _ = task.sample((100_000,))
@@ -353,7 +353,7 @@ def test_short_examples_differ(name: str, options: dict[str, int]):
 
 
 def test_stock_trainer_learns(tmp_path: Path):
-    """The rows are what the stock Trainer and a token-classification head take: the loss falls."""
+    """The loss of a token classifier falls in the stock Trainer."""
     task = build_task("masked_select", {"length": 16, "num_marked": 4})
     data = load_task("masked_select", split="train", num_examples=32, cache_dir=tmp_path, length=16, num_marked=4)
     config = DLRConfig(
@@ -400,7 +400,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def test_one_kernel_solves_the_fixed_equations():
-    """As docs/tasks.md has it: what is left is the same in every example."""
+    """As docs/tasks.md says, the remaining part of the target is the same in every example."""
     task = build_task("solve_fixed", {"length": 512})
     x, y = task.sample((64,), torch.Generator().manual_seed(1))
     L, N = task.length, task.num_targets
@@ -423,14 +423,14 @@ RARE = {"min_length": 3, "max_length": 5, "max_depth": 2, "max_args": 2}
     ids=["rare", "of other splits"],
 )
 def test_search_for_expressions_ends(options: dict[str, Any], message: str):
-    """They can exist, and yet never be drawn."""
+    """The search ends if expressions exist but are practically never drawn."""
     with pytest.raises(ValueError, match=message):
         next(build_task("listops", options).candidates(0, "train", 0))
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(mistake: str, tmp_path: Path):
-    """A mistake is named, with the nearest right name, before anything is drawn or written."""
+    """A wrong name is refused with the nearest name, before anything is drawn or written."""
     arguments, message = MISTAKES[mistake]
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is checked below, as it has brackets
         load_task(**{"name": "shift", "split": "train", "num_examples": 2, "cache_dir": tmp_path} | arguments)

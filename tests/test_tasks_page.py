@@ -1,4 +1,4 @@
-"""The table of the tasks: what a run finds, and that docs/tasks.md shows the results there are."""
+"""The table of the tasks: the results of a run, and docs/tasks.md."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def test_document_shows_the_results():
 
 
 def test_document_says_what_was_not_run():
-    """Every task of the paper has a row, and each is run or said not to be."""
+    """Every task of the paper has a row with results, or "not run"."""
     rows = re.findall(r"^\| `(\w+)` \|(.*)$", tasks_page.table(LINES), flags=re.MULTILINE)
     assert [name for name, _ in rows] == tasks_page.TASKS
     for name, cells in rows:
@@ -36,14 +36,14 @@ def test_document_says_what_was_not_run():
 
 
 def test_cells():
-    """One seed is itself; several are their mean with the lowest and highest."""
+    """The score of one seed, or the mean of several with the lowest and highest."""
     lines = [line("shift", "dlr", 0.5), line("shift", "attention", 0.25), line("shift", "attention", 0.75, seed=1)]
     row = tasks_page.table(lines).splitlines()[2]
     assert row == "| `shift` | R² | 0.500 | not run | 0.500 (0.250-0.750, 2 seeds) | 4 | 7 |"
 
 
-def test_what_the_prose_says_was_not_run():
-    """What the page calls "not run" has no results, and what it calls unlearned by attention no high ones."""
+def test_text_agrees_with_the_results():
+    """Tasks that the page calls "not run" have no results, and those that attention did not learn have low scores."""
     document = tasks_page.DOCUMENT.read_text(encoding="utf-8")
     paragraph = re.search(r"^Not run: .*?\n\n", document, flags=re.MULTILINE | re.DOTALL)
     assert paragraph is not None
@@ -68,14 +68,14 @@ VERDICTS: dict[str, tuple[list[float], list[float], str, str]] = {
 
 @pytest.mark.parametrize("case", VERDICTS)
 def test_verdicts(case: str):
-    """A low score agrees with "struggles" only where attention learned the task in as many steps."""
+    """A low score agrees with "struggles" only if attention learned the task in as many steps."""
     ours, theirs, *expected = VERDICTS[case]
     claims = [tasks_page.Claim("", says, ()) for says in ("near-perfect", "struggles")]
     assert [tasks_page.verdict(claim, ours, theirs) for claim in claims] == expected
 
 
 def test_compared():
-    """One model is ahead where each of its seeds is, and by enough."""
+    """A model is ahead if each of its seeds is, by the notable difference."""
     lines = [
         line("shift", "dlr", 0.9), line("shift", "attention", 0.5), line("sort", "dlr", 0.1),
         line("sort", "attention", 0.14), line("mips", "attention", 0.9), line("mips", "dlr", 0.1),
@@ -88,13 +88,13 @@ def test_compared():
 
 
 def test_every_task_of_a_claim_exists():
-    """No claim is tried by a task that is not there, and no task by two."""
+    """Every task of a claim exists, and no task belongs to two claims."""
     named = [task for claim in tasks_page.CLAIMS for task in claim.tasks]
     assert sorted(named) == sorted(tasks_page.ATOMIC)
 
 
 def test_curves_are_drawn(tmp_path: Path):
-    """The same picture each time, with every task's name in it."""
+    """The picture is reproducible, and has every task's name."""
     lines = [line("shift", "dlr", 0.5), line("sort", "attention", 0.25)]
     for name in ("a.svg", "b.svg"):
         tasks_page.draw_curves(lines, tmp_path / name)
@@ -105,7 +105,7 @@ def test_curves_are_drawn(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What a run finds is plain JSON, has a curve that ends in its score, and fills a row."""
+    """The results of a run are JSON, with a curve that ends in the score, and fill a row."""
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     row = table.Row("cumsum", "twin-atomic-dlr", 0, 5)
     found = row._asdict() | table.measure(row)

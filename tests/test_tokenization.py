@@ -1,4 +1,4 @@
-"""Tokenizers: every text comes back, offsets point at it, and what is saved loads anywhere."""
+"""Tokenizers: round trips, offsets, and loading without this package."""
 
 import json
 import random
@@ -32,7 +32,7 @@ TEXTS = {
 
 
 def load(folder: Path) -> PreTrainedTokenizerFast:
-    """What AutoTokenizer makes of a folder without running code from it: a stock fast tokenizer."""
+    """The tokenizer that AutoTokenizer loads without running code of the folder."""
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     assert type(tokenizer).__module__.startswith("transformers.")
@@ -64,8 +64,8 @@ by_text = pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 
 
 @by_tokenizer
-def test_pairs_have_an_end_between_them(build: Callable[[], PreTrainedTokenizerFast], tmp_path: Path):
-    """So that "ab" and "c" are not "a" and "bc"; offsets count from the start of each, also after saving."""
+def test_pairs_are_separated(build: Callable[[], PreTrainedTokenizerFast], tmp_path: Path):
+    """ "ab" and "c" differ from "a" and "bc"; offsets count from the start of each text, also after saving."""
     tokenizer = build()
     tokenizer.save_pretrained(tmp_path)
     for one in (tokenizer, load(tmp_path)):
@@ -79,7 +79,7 @@ def test_pairs_have_an_end_between_them(build: Callable[[], PreTrainedTokenizerF
 @by_exact
 @by_text
 def test_round_trip(build: Callable[[], PreTrainedTokenizerFast], text: str):
-    """Every text comes back from its tokens, to the byte."""
+    """Decoding gives every text back, byte for byte."""
     tokenizer = build()
     assert tokenizer.decode(tokenizer(text).input_ids) == text
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
@@ -99,7 +99,7 @@ def test_one_token_per_byte(text: str):
 @by_spaced
 @by_text
 def test_a_space_before_the_text(build: Callable[[], PreTrainedTokenizerFast], text: str):
-    """A text that does not begin with a space is read as if it did; the space counts with the first character."""
+    """A text is read as if it began with a space, which belongs to the first character."""
     tokenizer = build()
     spaced = f" {text}" if text and not text.startswith(" ") else text
     encoded, expected = (tokenizer(each, return_offsets_mapping=True) for each in (text, spaced))
@@ -111,7 +111,7 @@ def test_a_space_before_the_text(build: Callable[[], PreTrainedTokenizerFast], t
 
 
 def test_no_space_within_a_text():
-    """Special tokens part a text, but what follows one gets no space."""
+    """The text after a special token gets no space."""
     tokenizer = byte_tokenizer()
     assert tokenizer.decode(tokenizer("the c<mask>t").input_ids) == " the c<mask>t"
 
@@ -126,7 +126,7 @@ by_words = pytest.mark.parametrize("build", WITH_WORDS.values(), ids=WITH_WORDS.
 @by_words
 @pytest.mark.parametrize("saved", [False, True], ids=["built", "saved"])
 def test_words_are_read_as_the_text(build: Callable[[], PreTrainedTokenizerFast], saved: bool, tmp_path: Path):
-    """Words give the ids of the text that they form, alone, in batches, in pairs, padded and cut."""
+    """A list of words has the ids of its text: alone, in batches, in pairs, padded and truncated."""
     tokenizer = build()
     if saved:
         tokenizer.save_pretrained(tmp_path)
@@ -159,7 +159,7 @@ def test_words_and_offsets(build: Callable[[], PreTrainedTokenizerFast]):
 
 
 def test_merged_spaces():
-    """A space and the byte after it are one token, of two spaces the last one; the first token has the first byte."""
+    """A space and the next byte are one token; the first token has the first byte."""
     tokenizer = byte_tokenizer(merge_spaces=True)
     assert len(tokenizer) == 516
     encoded = tokenizer("a  bé", return_offsets_mapping=True)
@@ -179,7 +179,7 @@ def test_words_that_are_characters():
 
 @pytest.mark.parametrize("every", [False, True], ids=["first token", "every token"])
 def test_labels_of_words(every: bool):
-    """The alignment of transformers' script for token classification: the tag of a word is on its space, or on all."""
+    """In transformers' script for token classification, the label of a word is on its space, or on all tokens."""
     tokenizer = byte_tokenizer()
     tags = [[3, 1, 0, 0, 2, 4, 0], [1, 0, 2], [4]]
     features = []
@@ -286,7 +286,7 @@ def test_long_text(build: Callable[[], PreTrainedTokenizerFast]):
 
 
 def test_bpe_learns_from_the_texts_alone():
-    """Every merged token is a part of a training text, and other texts are cut into more of them."""
+    """Every merged token is part of a training text, and other texts have more tokens."""
     tokenizer = trained()
     assert len(tokenizer) == 280
     in_letters = ["".join(byte_tokenizer().tokenize(text)) for text in TRAINING_TEXTS]
@@ -313,19 +313,19 @@ def test_bpe_reads_its_texts_once():
     ids=["one string", "nothing", "an empty stream", "an empty cell", "an empty first cell"],
 )
 def test_bpe_needs_texts(texts: Any, error: type[Exception], says: str):
-    """Of a string it would learn from single letters, and of nothing nothing."""
+    """A single string and an empty list are refused."""
     with pytest.raises(error, match=says):
         train_bpe_tokenizer(texts, 300, show_progress=False)
 
 
 def test_bpe_of_bytes_only():
-    """The smallest vocabulary is that of the byte tokenizer: the bytes, and nothing merged."""
+    """The smallest vocabulary is that of the byte tokenizer."""
     smallest = train_bpe_tokenizer(TRAINING_TEXTS, 261, show_progress=False)
     assert smallest.get_vocab().keys() == byte_tokenizer().get_vocab().keys()
 
 
-def test_bpe_needs_room_for_the_bytes():
-    """A vocabulary too small for every byte is refused: some text would be lost."""
+def test_bpe_needs_every_byte():
+    """A vocabulary that is too small for all bytes is refused."""
     with pytest.raises(ValueError, match=r"at least 261 .* got 260"):
         train_bpe_tokenizer(TRAINING_TEXTS, 260)
 
@@ -378,7 +378,7 @@ def test_saved_symbols_load_without_this_package(task: str, size: int, tmp_path:
 
 
 def test_symbols_that_are_masked():
-    """A mask that is named is a token of its own, also beside a symbol; one that is not named is unknown."""
+    """A given mask token is a token, also next to a symbol; otherwise it is unknown."""
     special = {"unk_token": "?", "mask_token": "_"}
     tokenizer = symbol_tokenizer(["?", "_", "a", "b"], special_tokens=special)
     assert tokenizer("a _ b <mask>").input_ids == [2, 1, 3, 0]
@@ -443,7 +443,7 @@ SYMBOLS_REFUSED = {
     ("symbols", "special", "append_eos", "says"), SYMBOLS_REFUSED.values(), ids=SYMBOLS_REFUSED.keys()
 )
 def test_symbols_refused(symbols: list[str], special: dict[str, str], append_eos: bool, says: str):
-    """Symbols that no text could hold, and special tokens that are none, are refused with the cure."""
+    """Symbols that cannot occur, and invalid special tokens, are refused with the cure."""
     with pytest.raises(ValueError, match=says):
         symbol_tokenizer(symbols, special_tokens=special, append_eos=append_eos)
 
@@ -457,6 +457,6 @@ def test_symbols_refused(symbols: list[str], special: dict[str, str], append_eos
     ],
     ids=["several characters", "the other case", "no such case"],
 )
-def test_symbols_that_no_text_holds(symbols: list[str], options: dict[str, Any], says: str):
+def test_symbols_that_cannot_occur(symbols: list[str], options: dict[str, Any], says: str):
     with pytest.raises(ValueError, match=says):
         symbol_tokenizer(symbols, special_tokens={"unk_token": "<unk>"}, **options)

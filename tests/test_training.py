@@ -107,7 +107,7 @@ def test_groups_of_a_model_inside_another():
     ids=["misspelt kind", "unknown kind", "negative", "no number", "negative rate", "negative decay"],
 )
 def test_refused(arguments: dict[str, Any], says: list[str]):
-    """An unknown kind of kernel parameter and a negative rate are refused, with what there is."""
+    """An unknown kind of kernel parameter and a negative rate are refused."""
     with pytest.raises(ValueError, match=says[0]) as caught:
         parameter_groups(head_model(), **{"learning_rate": 0.1} | arguments)
     assert all(part in str(caught.value) for part in says), caught.value

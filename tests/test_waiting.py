@@ -1,4 +1,4 @@
-"""No forward or backward pass waits for an accelerator, but where documents share a row: once, for their number."""
+"""Forward and backward passes never wait for an accelerator, except once for the number of packed documents."""
 
 import copy
 from functools import partial
@@ -26,7 +26,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def asserting_device(monkeypatch: pytest.MonkeyPatch):
-    """The stand-in asserts values without being waited for and has float64, as CUDA does and has."""
+    """The simulated device asserts values without waiting and has float64, as CUDA does."""
     monkeypatch.setattr(SmallTensor, "has_float64", True)
     monkeypatch.setattr(checks_dlr, "ASSERTING_DEVICES", (DEVICE.type,))
     monkeypatch.setattr(checks_dlr, "has_memory", lambda _: True)
@@ -43,8 +43,8 @@ def padding(*shape: int) -> Tensor:
     return mask
 
 
-def test_the_stand_in_notices():
-    """Reading a value, counting truths and indexing by them are found."""
+def test_the_simulated_device_notices_waits():
+    """Reading a value, counting true values, and indexing by a mask are detected."""
     with BusyDevice() as device:
         x = torch.ones(3, device=DEVICE)
         for wait in (lambda: float(x.sum()), x.nonzero, lambda: x[x > 0], x.cpu, lambda: bool(x[0])):
@@ -70,7 +70,7 @@ def test_every_head_learns(auto_class: str):
 
 @pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS)
 def test_every_way_through_a_model(fields: dict[str, Any]):
-    """Forward and backward with padding."""
+    """Forward and backward with padding, for every kind of layer."""
     model = moved(DLRModel(tiny_config(**fields)))
     inputs = {"inputs_embeds": torch.randn(2, 7, model.config.hidden_size), "attention_mask": padding(2, 7)}
     with BusyDevice() as device:
@@ -133,7 +133,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("wrong", "says"), WRONG.values(), ids=WRONG)
 def test_wrong_values(wrong: dict[str, Tensor], says: str):
-    """The device asserts them by itself, and says the rule."""
+    """The device asserts them, and the message has the rule."""
     model = moved(DLRForSequenceClassification(tiny_config()))
     right = {"input_ids": torch.ones(2, 7, dtype=torch.long), "labels": torch.tensor([0, 3])}
     with BusyDevice(), pytest.raises(RuntimeError, match=says):

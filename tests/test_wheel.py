@@ -1,4 +1,4 @@
-"""What is installed by pip: the package and what it needs, nothing that only a checkout has."""
+"""The wheel: the two packages and what they need, nothing that works in a checkout only."""
 
 import email
 import os
@@ -76,7 +76,7 @@ def test_links(text: str, with_source: str | None, without: str | None):
 
 @pytest.mark.slow
 def test_named_models_and_recipes(wheel: Path, tmp_path: Path):
-    """They are found where there is no checkout."""
+    """They are found without a checkout."""
     program = (
         "import modeling_dlr\n"
         "from modeling_dlr.presets import preset_folder, preset_names\n"

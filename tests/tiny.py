@@ -1,4 +1,4 @@
-"""Tiny models, odd batches and the tables of heads and inputs that several test files walk through."""
+"""Tiny models, batches of odd sizes, and the tables of heads and inputs that several test files use."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar

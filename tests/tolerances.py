@@ -1,4 +1,4 @@
-"""How close is close: one table for every comparison, the same on every machine."""
+"""The tolerance of every comparison, in one table, the same on every machine."""
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ RELATIVE_ERRORS: dict[torch.dtype | str, float] = {
 
 
 def assert_close(actual: Tensor, expected: Tensor | np.ndarray, kind: torch.dtype | str) -> None:
-    """Same shape, and within the relative error of this ``kind``; where ``expected`` is all 0, so is ``actual``."""
+    """Same shape, and a relative error within that of ``kind``; if ``expected`` is all 0, ``actual`` is, too."""
     actual = actual.detach().cpu().double()
     expected = torch.as_tensor(expected).detach().cpu().double()
     assert actual.shape == expected.shape, f"shape {list(actual.shape)} instead of {list(expected.shape)}"

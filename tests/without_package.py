@@ -1,4 +1,4 @@
-"""Run Python in a process that has the dependencies but not this package, as somebody who loads a folder with code."""
+"""Run Python in a process that has the dependencies but not this package."""
 
 import os
 import subprocess
