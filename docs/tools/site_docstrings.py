@@ -1,13 +1,27 @@
 """An extension of griffe, which reads the code without running it: documentation that is no docstring."""
 
 import ast
+import re
 from typing import Any
 
-from griffe import Attribute, Class, Docstring, ExprCall, ExprKeyword, Extension
+from griffe import Attribute, Class, Docstring, ExprCall, ExprKeyword, Extension, Object
+
+_EXAMPLE = re.compile(r"^>>> .*\n?(?:.+\n?)*", re.MULTILINE)
+
+
+def with_fences(text: str) -> str:
+    """The text of a docstring with its examples in blocks of code, which Markdown would take for quotations."""
+    example = _EXAMPLE.sub(lambda found: f"```pycon\n{found[0].rstrip()}\n```\n", text)
+    return re.sub(r" *# doctest: .*", "", example)
 
 
 class Described(Extension):
-    """Reads ``@auto_docstring(custom_intro="...")`` of classes, and ``option(default, "...")`` of fields."""
+    """Shows examples as code, the introductions of `auto_docstring`, and the meanings of options."""
+
+    def on_object(self, *, obj: Object, **kwargs: Any) -> None:
+        """Put the examples of a docstring into blocks of code."""
+        if obj.docstring is not None:
+            obj.docstring.value = with_fences(obj.docstring.value)
 
     def on_class(self, *, cls: Class, **kwargs: Any) -> None:
         """Give a class the introduction that its decorator adds to it, unless it has a docstring."""
