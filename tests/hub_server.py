@@ -1,4 +1,8 @@
-"""A fake Hub on loopback: repositories in memory, and the endpoints that huggingface_hub's client uses."""
+"""A fake Hub on loopback: repositories in memory, and the endpoints that huggingface_hub's client uses.
+
+It checks that what is sent can be read back and that commits are complete, and it can misbehave in tests of the client.
+It is not the Hub: it has no Xet, no large files in parts, no search, and one token.
+"""
 
 import base64
 import hashlib

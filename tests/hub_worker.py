@@ -1,4 +1,7 @@
-"""Load a repository from the Hub without this package and with an empty cache; test_hub_push.py runs this file."""
+"""Load a repository from the Hub without this package and with an empty cache; test_hub_push.py runs this file.
+
+python -S hub_worker.py REPOSITORY OUTPUTS.json REVISION...
+"""
 
 import importlib.util
 import json

@@ -1,4 +1,10 @@
-"""Load saved folders without this package: run by test_auto.py with `python -S`."""
+"""Load saved folders without this package: run by test_auto.py with `python -S`.
+
+    python -S remote_worker.py MODELS EXPECTED SECOND_GENERATION
+
+MODELS has one folder per Auto class, some with a tokenizer or processor. EXPECTED is a file of inputs and outputs for
+each; questions.json has the inputs of pipelines, and their outputs where the package is installed.
+"""
 
 import importlib.util
 import json

@@ -1,4 +1,8 @@
-"""A simulated device without float64, for tests of accelerators on the CPU."""
+"""A simulated device without float64, for tests of accelerators on the CPU.
+
+Its tensors report the device "meta", the only one that autograd knows everywhere, and hold a tensor of the CPU. An
+operation on them must neither use float64, nor mix them with tensors of the CPU, as on a real device.
+"""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
 """Drawing tools of Pathfinder: dashes, the space around them, and discs, bit-identical to the official code.
 
-Coordinates are (y, x). Ink is float64, 1 at full intensity. Room (the space that paths occupy) is uint8, 255 if taken.
+Coordinates are (y, x). Ink is float64, 1 at full intensity. A footprint, the space
+of a dash, is uint8, 255 if occupied.
 """
 
 import functools
@@ -69,14 +70,14 @@ class Stroke(NamedTuple):
 
     ink: Patch
     """[h, w] float64."""
-    room: Patch
-    """[2, h, w] uint8: the room that the dash takes, and the same widened by the margin, where no other tip may be."""
+    footprint: Patch
+    """[2, h, w] uint8: the space of the dash, and the same widened by the margin, where no other tip may be."""
     allowance: Patch
     """[h, w] uint8: how much of each pixel may already be taken if the dash is to be placed there."""
 
 
 class SeedElement(NamedTuple):
-    """The pixels that the room of a dash covers fully, relative to an anchor in the middle."""
+    """The pixels that the footprint of a dash covers fully, relative to an anchor in the middle."""
 
     pixels: np.ndarray
     """[2 n + 1, 2 n + 1] uint8: a structuring element."""
@@ -117,13 +118,15 @@ class Pen:
         line = [middle, middle, end[1], end[0]]
         ImageDraw.Draw(canvas).line(line, fill=FULL, width=round(setting.dash_thickness * setting.antialias))
         ink = np.asarray(canvas)
-        room = _shrunk(cv2.dilate(ink, disc_element(self.margin * setting.antialias)).astype(np.uint8), side)
-        room = np.pad(room, self.margin)
-        widened = cv2.dilate(room, disc_element(self.margin))
-        allowance = np.minimum(_MAX_OVERLAP - room.astype(np.int64), FULL).astype(np.uint8)
+        footprint = _shrunk(cv2.dilate(ink, disc_element(self.margin * setting.antialias)).astype(np.uint8), side)
+        footprint = np.pad(footprint, self.margin)
+        widened = cv2.dilate(footprint, disc_element(self.margin))
+        allowance = np.minimum(_MAX_OVERLAP - footprint.astype(np.int64), FULL).astype(np.uint8)
         ink = _shrunk(ink, side).astype(np.float64) / FULL * setting.contrast
         return Stroke(
-            _patch(ink, ink > 0), _patch(np.stack((room, widened)), widened > 0), _patch(allowance, allowance < FULL)
+            _patch(ink, ink > 0),
+            _patch(np.stack((footprint, widened)), widened > 0),
+            _patch(allowance, allowance < FULL),
         )
 
     @functools.cache  # noqa: B019 - a pen lives as long as the process
@@ -134,8 +137,8 @@ class Pen:
         """
         reach, resolution = self.setting.dash_length + self.margin, self.setting.resolution
         canvas = np.zeros((2, 2 * reach + 1, 2 * reach + 1), np.uint8)
-        room = self.stroke(orientation).room
-        paste(canvas, room.pixels, room.corner_at((reach + 1, reach + 1)))
+        footprint = self.stroke(orientation).footprint
+        paste(canvas, footprint.pixels, footprint.corner_at((reach + 1, reach + 1)))
         covered = canvas[0] == FULL
         offsets = np.argwhere(covered) - reach
         for corner in ((0, 0), (0, resolution - 1), (resolution - 1, 0), (resolution - 1, resolution - 1)):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import RandomState
 
 from .pathfinder_drawing import Pen, Point, SeedElement, Stroke, draw_disc, opposite, paste, translate
-from .pathfinder_room import Compass
+from .pathfinder_occupancy import Compass
 from .pathfinder_settings import PathfinderSetting
 
 _DASH_TRIES = 3
@@ -101,7 +101,7 @@ class Sampler:
 
     def _pair(self) -> tuple[Path, Path] | None:
         """Draw two long paths that begin near each other; None if they cannot grow."""
-        self.room = self.compass.empty_room.copy()
+        self.occupancy = self.compass.empty_occupancy.copy()
         first = self._seed(border=2 * self.setting.seed_distance)
         second = first and self._seed_beside(first.tip)
         if not first or not second:
@@ -115,15 +115,15 @@ class Sampler:
 
     def _distractor(self, image: np.ndarray) -> bool:
         """Add a short path to the image; return False and add nothing if it cannot grow."""
-        setting, before = self.setting, self.room
+        setting, before = self.setting, self.occupancy
         if before.free_share() < _LEAST_FREE_SHARE:
             return False
         seed = self._seed(border=0)
         if seed is None:
             return False
-        path, self.room = [seed], before.copy()
+        path, self.occupancy = [seed], before.copy()
         if not all(self._grow(path) for _ in range(setting.distractor_length - 1)):
-            self.room = before
+            self.occupancy = before
             return False
         self._take(path[-1])
         for dash in path:
@@ -160,7 +160,7 @@ class Sampler:
 
     def _free_place(self, element: SeedElement) -> Point | None:
         """Draw one of the places where the element covers free pixels only."""
-        free = self.room.free_places(element.pixels)
+        free = self.occupancy.free_places(element.pixels)
         return divmod(int(free[self.random.randint(0, len(free))]), self.setting.resolution) if len(free) else None
 
     def _seed_beside(self, neighbour: Point) -> Dash | None:
@@ -185,7 +185,7 @@ class Sampler:
         return Dash(self.compass.pen.stroke(orientation), tail, pivot, orientation)
 
     def _grow(self, path: Path) -> bool:
-        """Add a dash to a path and take the room of the previous one; return False if no tip was found."""
+        """Add a dash to a path and mark the previous one as occupied; return False if no tip was found."""
         last, dash = path[-1], self._next_dash(path[-1])
         if dash is None:
             return False
@@ -197,7 +197,7 @@ class Sampler:
         """Draw the next dash of a path; a tip is more probable if it turns little and is free."""
         pivot = translate(last.pivot, last.orientation, self.setting.dash_length + 2 * self.margin)
         fan = self.compass.fan(pivot, last.orientation)
-        cumulative = self.room.chances(pivot, fan).cumsum().tolist()
+        cumulative = self.occupancy.weights(pivot, fan).cumsum().tolist()
         total = cumulative[-1] if cumulative else 0.0
         if total < _LEAST_CHANCE:
             return None
@@ -205,12 +205,12 @@ class Sampler:
             place = bisect.bisect_right(cumulative, self.random.rand() * total)
             y, x = fan.offsets[place]
             tip, stroke = (pivot[0] + y, pivot[1] + x), fan.strokes[place]
-            if self.room.has(stroke.allowance, tip):
+            if self.occupancy.allows(stroke.allowance, tip):
                 return Dash(stroke, tip, pivot, fan.orientations[place])
         return None
 
     def _take(self, dash: Dash) -> None:
-        self.room.take(dash.stroke.room, dash.tip)
+        self.occupancy.add(dash.stroke.footprint, dash.tip)
 
     def _inside(self, point: Point) -> bool:
         return 0 <= point[0] < self.setting.resolution and 0 <= point[1] < self.setting.resolution

@@ -1,4 +1,4 @@
-"""The space that paths occupy (room), and the directions in which a path can continue through the free space."""
+"""The space that paths occupy, and the directions in which a path can continue through the free space."""
 
 import functools
 import math
@@ -15,13 +15,13 @@ _FREE = 76
 _FREE_SHARE = 1 - np.arange(FULL + 1) / FULL
 
 
-class Room:
+class Occupancy:
     """How much of each pixel of the image is taken, and how much of the area within the margin around it.
 
     A rim around the image makes boundary checks unnecessary: nothing is taken there, and no tip may be there.
 
     Args:
-        canvas: [2, R + 2 rim, R + 2 rim] uint8; `take` changes it.
+        canvas: [2, R + 2 rim, R + 2 rim] uint8; `add` changes it.
         rim: width of the rim in pixels, larger than the reach of every lookup.
     """
 
@@ -32,28 +32,28 @@ class Room:
         self.window = self._windows[0]
 
     @classmethod
-    def empty(cls, resolution: int, rim: int, margin: int) -> "Room":
-        """A room in which only the edge is taken."""
-        room = cls(np.zeros((2, resolution + 2 * rim, resolution + 2 * rim), np.uint8), rim)
-        set_border(room.window, 1, FULL)
-        set_border(room._canvas[1], rim + 1 + margin, FULL)
-        return room
+    def empty(cls, resolution: int, rim: int, margin: int) -> "Occupancy":
+        """An image in which only the edge is occupied."""
+        occupancy = cls(np.zeros((2, resolution + 2 * rim, resolution + 2 * rim), np.uint8), rim)
+        set_border(occupancy.window, 1, FULL)
+        set_border(occupancy._canvas[1], rim + 1 + margin, FULL)
+        return occupancy
 
-    def copy(self) -> "Room":
+    def copy(self) -> "Occupancy":
         """A copy that can be filled independently."""
-        return Room(self._canvas.copy(), self.rim)
+        return Occupancy(self._canvas.copy(), self.rim)
 
-    def take(self, room: Patch, tip: Point) -> None:
-        """Mark the room of a dash as taken."""
-        paste(self._windows, room.pixels, room.corner_at(tip))
+    def add(self, footprint: Patch, tip: Point) -> None:
+        """Mark the footprint of a dash as occupied."""
+        paste(self._windows, footprint.pixels, footprint.corner_at(tip))
 
-    def chances(self, pivot: Point, fan: "Fan") -> np.ndarray:
+    def weights(self, pivot: Point, fan: "Fan") -> np.ndarray:
         """The weight of each tip of a fan: larger if straight and free within its margin, 0 outside the image."""
         start = (pivot[0] + self.rim) * self._width + pivot[1] + self.rim + fan.start
         return fan.straightness * _FREE_SHARE.take(self._tips[start:].take(fan.places))
 
-    def has(self, allowance: Patch, tip: Point) -> bool:
-        """Whether the room of a dash overlaps the taken room by no more than is allowed."""
+    def allows(self, allowance: Patch, tip: Point) -> bool:
+        """Whether a dash overlaps the occupied space by no more than is allowed."""
         pixels, (top, left) = allowance
         top, left = top + tip[0] + self.rim, left + tip[1] + self.rim
         taken = self._taken[top : top + pixels.shape[0], left : left + pixels.shape[1]]
@@ -87,7 +87,7 @@ class Fan(NamedTuple):
     straightness: np.ndarray
     """[tips]: the weight of each tip if everything is free."""
     start: int
-    """The smallest flat index of a tip in the canvas of `Room`, relative to that of the pivot."""
+    """The smallest flat index of a tip in the canvas of `Occupancy`, relative to that of the pivot."""
     places: np.ndarray
     """[tips]: the flat index of each tip, relative to ``start``."""
 
@@ -107,7 +107,7 @@ class Compass:
         angles = np.radians(np.arange(0, 360, 360 / (2 * math.pi * radius)))
         self._circle = radius * np.sin(angles), radius * np.cos(angles)
         self._fans: dict[tuple[bytes, bytes, float], Fan] = {}
-        self.empty_room = Room.empty(setting.resolution, self.rim, pen.margin)
+        self.empty_occupancy = Occupancy.empty(setting.resolution, self.rim, pen.margin)
 
     def fan(self, pivot: Point, orientation: float) -> Fan:
         """The fan of tips around a pivot, for a path that arrives in this direction (radians)."""
