@@ -77,7 +77,7 @@ def test_convolution_only(options: dict[str, Any]):
     for _ in range(12):
         tokens = torch.cat([tokens, model(tokens).logits[:, -1:].argmax(-1)], dim=1)
     assert torch.equal(generate(model, inputs, do_sample=False), tokens)
-    with pytest.raises(ValueError, match=r"cannot be used with a cache: .*Pass use_cache=False"):
+    with pytest.raises(ValueError, match=r"cache: .*use_cache=False"):
         generate(model, inputs, do_sample=False, use_cache=True)
 
 
@@ -130,7 +130,7 @@ def test_left_padded_batch(layers: dict[str, Any]):
 def test_embeddings_as_a_prompt_need_a_cache():
     """transformers insists on one there, so that use_cache=False would be no cure."""
     model = DLRForCausalLM(tiny_config(kernel_parameters={"kernel_type": "sgconv"})).eval()
-    with pytest.raises(ValueError, match=r"inputs_embeds needs a cache .*: pass input_ids"):
+    with pytest.raises(ValueError, match=r"inputs_embeds .*input_ids"):
         model.generate(inputs_embeds=torch.randn(1, 5, 3), max_new_tokens=2)
 
 
@@ -197,7 +197,7 @@ def test_padding_that_nobody_could_see(said: Any):
     model = language_model()
     options = {"max_new_tokens": 2} | said(model, {"pad_token_id": 1, "eos_token_id": 1})
     ids = torch.tensor([[1, 1, 5], [4, 5, 6]])
-    with pytest.raises(ValueError, match=r"Row 0 of the prompts begins with pad_token_id=1.*pass the attention_mask"):
+    with pytest.raises(ValueError, match=r"Row 0 .*pad_token_id=1.*attention_mask"):
         model.generate(ids, **options)
     mask = torch.tensor([[0, 0, 1], [1, 1, 1]])
     assert model.generate(ids, attention_mask=mask, **options).shape[1] <= 5

@@ -30,7 +30,7 @@ def test_no_second_derivative_of_a_function(function: Callable[..., Tensor], sha
     for first in inputs:
         for second in inputs:
             (gradient,) = torch.autograd.grad(function(*inputs).square().sum(), first, create_graph=True)
-            with pytest.raises(RuntimeError, match="no second derivatives: leave out create_graph=True"):
+            with pytest.raises(RuntimeError, match=r"second derivatives.*create_graph=True"):
                 torch.autograd.grad(gradient.sum(), second)
 
 

@@ -240,7 +240,7 @@ def test_checkpointing_and_a_cache():
     model = perturbed(DLRModel(tiny_config())).train()
     model.activation_checkpointing_enable()
     inputs = draw_input("tokens", model.config, 2, 7)
-    with pytest.raises(ValueError, match=r"Gradient checkpointing computes every block twice.*switch it off"):
+    with pytest.raises(ValueError, match=r"[Cc]heckpointing .*switch it off"):
         model(**inputs, cache=DynamicCache(config=model.config))
     assert model(**inputs, use_cache=True).cache is None
     assert model.eval()(**inputs, use_cache=True).cache is not None
@@ -293,7 +293,7 @@ def test_a_cache_in_another_type():
     """States in float64 do not go on in float32; nothing is moved on."""
     model, inputs = DLRModel(tiny_config()).eval().double(), {"input_ids": torch.ones(2, 7, dtype=torch.long)}
     cache = model(**inputs, use_cache=True).cache
-    with pytest.raises(ValueError, match=r"states in torch.float64, but the model computes them in torch.float32"):
+    with pytest.raises(ValueError, match=r"torch.float64.* torch.float32"):
         model.float()(**inputs, cache=cache)
     assert cache.get_seq_length() == 7
 

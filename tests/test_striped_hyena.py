@@ -368,7 +368,7 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"attn_layer_idxs": [0]}, "This cache has layers"),
     "states": ({"state_size": 5}, "it belongs to another model"),
     "keys": ({"num_attention_heads": 3}, "it belongs to another model"),
-    "batch": ({}, "This cache holds a batch of 2 sequences, got 1"),
+    "batch": ({}, "2 sequences, got 1"),
     "short filter": ({"short_filter_length": 4}, "it belongs to another model"),
 }
 
