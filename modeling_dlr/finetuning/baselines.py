@@ -21,8 +21,10 @@ from .signals import image_features, sound_features
 from .splits import Splits
 
 # Rows and characters on which a baseline is fitted at most.
-FIRST_ROWS, MOST_ROWS = 2000, 20_000
+FIRST_ROWS, MOST_ROWS = 500, 20_000
 MOST_CHARACTERS = 20_000_000
+# Characters of a text from which words are counted alone, not in pairs.
+LONG = 4000
 MOST_TOKENS = 100_000
 _WINDOW = 5
 
@@ -51,13 +53,14 @@ def baselines(encoder: Encoder, table: Dataset, splits: Splits, scorer: Scorer, 
         name, features = _features(encoder, table, train)
         parts = [features(places) for places in (train, splits.validation, splits.test)]
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            found[name] = _linear(encoder, parts, targets, (train, splits.validation), wanted)
+            scores = _linear(encoder, parts, targets, (train, splits.validation), wanted)
         took = time.perf_counter() - began
         seconds -= took
         # Fitting takes somewhat longer than in proportion to the rows.
-        count = int(min(MOST_ROWS, count * seconds / took / 2))
+        count = int(min(MOST_ROWS, len(train) * seconds / took / 1.5))
         if len(train) == len(splits.train) or count <= 2 * len(train):
-            return found
+            few = f" ({len(train):,} rows)" if len(train) < len(splits.train) else ""
+            return found | {f"{name}{few}": scores}
 
 
 def _some(places: np.ndarray, most: int) -> np.ndarray:
@@ -103,7 +106,9 @@ def _features(encoder: Encoder, table: Dataset, train: np.ndarray) -> tuple[str,
             [sound_features(encoder.processor, path).mean(0) for path in paths(places)]
         )
     letters = task.input == "dna" or len(encoder.processor) < 100
-    kind: dict[str, Any] = {"analyzer": "char", "ngram_range": (3, 6)} if letters else {"ngram_range": (1, 2)}
+    longer = sum(map(len, cells_of(table.select(train[:100]), "text"))) > 100 * LONG
+    words = (1, 1) if longer else (1, 2)
+    kind: dict[str, Any] = {"analyzer": "char", "ngram_range": (3, 6)} if letters else {"ngram_range": words}
     name = f"{'k-mers' if letters else 'TF-IDF'}, {regression}"
     vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=2 if len(train) > 500 else 1, max_features=200_000, **kind)
     limit = max(1000, MOST_CHARACTERS // max(1, len(train)))

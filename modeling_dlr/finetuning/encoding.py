@@ -20,8 +20,8 @@ IGNORED = -100
 SPECIAL = ("<pad>", "<unk>")
 
 # Rows by which the tokenizer and the length are chosen, and characters on which byte pairs are fitted.
-_LOOKED_AT = 2000
-_FITTED_ON = 5_000_000
+_LOOKED_AT = 1000
+_FITTED_ON = 3_000_000
 # Fewer characters than this are too few for byte pairs.
 _FEW_CHARACTERS = 50_000
 _MOST_LETTERS = 40

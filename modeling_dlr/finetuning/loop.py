@@ -40,7 +40,7 @@ from .stopping import Stopped, handled
 # Steps of a run without a budget: at least so many, and at most.
 FEWEST_STEPS, MOST_STEPS = 600, 20_000
 # Shares of the budget that validations, the test and the baselines may take.
-SHARE_OF_VALIDATION, SHARE_OF_TEST, SHARE_OF_BASELINES = 0.15, 0.1, 0.1
+SHARE_OF_VALIDATION, SHARE_OF_TEST, SHARE_OF_BASELINES = 0.15, 0.1, 0.15
 FEWEST_EVALUATED = 200
 # Batches of rows by which the pace is measured.
 MEASURED = 8
