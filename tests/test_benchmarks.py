@@ -19,6 +19,7 @@ import memory
 import million
 import numpy as np
 import oracle
+import own_data
 import peers
 import pytest
 import render
@@ -26,9 +27,11 @@ import speed_figure
 import striped_decoding
 import striped_hyena
 import torch
+from rich.console import Console
 from tolerances import assert_close
 
 from modeling_dlr import DLRKernel
+from modeling_dlr.finetuning import Report, Task, TrainOptions, train
 
 
 class Row(NamedTuple):
@@ -139,6 +142,38 @@ def test_peak_of_memory_sees_an_allocation():
 
 def table_of(text: str) -> list[list[str]]:
     return [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+
+
+def test_own_data_fills_the_table():
+    """The mean over the seeds, the least of them, and the best simpler model."""
+    reports = [
+        Report(
+            Path("out"),
+            Task("classes", "text", ["text"]),
+            "accuracy",
+            {"accuracy": score},
+            {},
+            {"mean": {"accuracy": 0.2}, "TF-IDF": {"accuracy": 0.875}},
+            {},
+            training={"steps": 1000},
+        )
+        for score in (0.75, 1.0)
+    ]
+    line = own_data.Row("debian", 300, 2)._asdict() | own_data.summary(reports) | measure.machine()
+    _, _, row = table_of(render.render_table("own_data", [line]))
+    assert row[4:9] == ["0.875", "0.750", "≥ 0.865", "0.875", "1,000"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "task"), [("number", "number"), ("splice", "tokens"), ("several", "several labels")])
+def test_own_data_make_their_task(name: str, task: str, tmp_path: Path):
+    """What is simulated, and what is read from this machine if it has it, is read as the task that it is about."""
+    own_data.MAKERS[name](tmp_path)
+    path = tmp_path / f"{name}.csv"
+    if name == "several" and len(path.read_text().splitlines()) < 1000:
+        pytest.skip("This machine has few documents.")
+    small = TrainOptions(output=tmp_path / "out", epochs=0.001, evaluations=1, layers=1, hidden_size=4, pictures=False)
+    assert train(path, small, console=Console(quiet=True)).task.task == task
 
 
 def test_document_shows_the_results():
