@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 import site_figures
 import site_notebook
+import typer
 from test_public import promised
 
 from hub_upload import official
+from modeling_dlr.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 MIGRATE = (ROOT / "docs" / "migrate.md").read_text(encoding="utf-8")
@@ -103,3 +105,11 @@ def test_examples_of_docstrings_are_code():
 
     text = "Add.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n\nEnd."
     assert site_docstrings.with_fences(text) == "Add.\n\n```pycon\n>>> 1 + 1\n2\n```\n\nEnd."
+
+
+def test_commands_of_the_page_exist():
+    """The table of docs/commands.md names commands that `modeling-dlr` has."""
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `modeling-dlr (\w+)", page, re.MULTILINE))
+    assert "train" in named
+    assert named <= set(typer.main.get_command(app).commands)
