@@ -62,7 +62,7 @@ def config_of(**changes: Any) -> DLRConfig:
 
 
 def attention(kind: str, device: torch.device, **changes: Any) -> DLRAttention:
-    """A layer in float64 whose every parameter has moved."""
+    """A layer in float64 whose parameters have all changed from their initial values."""
     return perturbed(DLRAttention(config_of(layer_types=[kind], **changes), 0).double()).to(device)
 
 
@@ -88,7 +88,7 @@ def test_attention_is_the_official_one(case: str, device: torch.device):
 
 @pytest.mark.parametrize("case", BLOCKS)
 def test_mixer_is_the_official_block(case: str, device: torch.device):
-    """The same for the block around it, whose skip goes round the attention."""
+    """The same for the block around the attention, with its skip connection."""
     data = {name: value.mT if value.dim() == 3 else value for name, value in tensors("attention")[case].items()}
     mixer = loaded(AttentionMixer(official_config(CASES[case]), 0), fields(data, "sd.", "attn"), device)
     assert_official(mixer, mixer, data, device)
@@ -138,7 +138,7 @@ def test_attention_passes_gradcheck(kind: str, bidirectional: bool, device: torc
 @by_direction
 @by_kind
 def test_padding_changes_nothing(kind: str, bidirectional: bool, padding: list[list[int]], device: torch.device):
-    """Each row's steps and gradients are those it has alone, whatever stands at padding, and nothing becomes NaN."""
+    """Each row has the outputs and gradients that it has alone, and no NaN, whatever the content of padding is."""
     module, mask = attention(kind, device, bidirectional=bidirectional), mask_of(padding).to(device)
     x = draw(3, STEPS, device).masked_fill(~mask.unsqueeze(-1), torch.nan).requires_grad_()
     y = module(x, Layout(mask=mask, current_mask=mask))[0]
@@ -198,7 +198,7 @@ def through_cache(module: DLRAttention, x: Tensor, mask: Tensor | None, split: l
 def test_pieces_are_the_whole(
     kind: str, split: list[int], padding: list[list[int]] | None, static: bool, device: torch.device
 ):
-    """A sequence piece by piece through a cache is the sequence at once, from any split, with any padding."""
+    """A sequence in pieces through a cache has the outputs of the whole, for any split and padding."""
     module, x = attention(kind, device), draw(3, STEPS, device)
     mask = None if padding is None else mask_of(padding).to(device)
     whole, pieces = (
@@ -223,7 +223,7 @@ def test_gradients_pass_through_a_cache(kind: str, device: torch.device):
 @by_kind
 @torch.no_grad()
 def test_cache_follows_its_rows(kind: str, device: torch.device):
-    """Beams that are reordered, repeated and selected go on from the row that they came from."""
+    """Beams that are reordered, repeated and selected continue from the right row."""
     module, x, cache = attention(kind, device), draw(3, STEPS, device), cache_of(kind, static=False)
     mask = mask_of([[], [*range(11)], [*range(30)]]).to(device)
     through_cache(module, x[:, :35], mask, [35], cache)
@@ -254,8 +254,8 @@ def test_cache_of_chunks_stays_small(device: torch.device):
     assert cache.get_seq_length() == 1106
 
 
-def test_cache_of_chunks_takes_nothing_back(device: torch.device):
-    """Cropping is refused, and said to be impossible, because the forgotten keys are gone."""
+def test_cache_of_chunks_cannot_be_cropped(device: torch.device):
+    """Cropping is refused, because the earlier keys no longer exist."""
     module, cache = attention("local_attention", device), cache_of("local_attention", static=False)
     module(draw(1, 5, device), Layout(), cache)
     assert not cache.is_croppable
@@ -278,7 +278,7 @@ def test_local_attention_is_linear_in_the_length(bidirectional: bool, padded: bo
 
 
 def test_rotary_positions_are_exact_far_out(device: torch.device):
-    """A million steps on, the product of a rotated query and a rotated key still depends on their distance alone."""
+    """After a million steps, the product of a rotated query and key still depends on their distance only."""
     q, k = torch.randn(2, 1, 1, 1, 8, device=device)
     products = [
         (rotate(q, positions(start + 5), 1e4) * rotate(k, positions(start), 1e4)).sum()
@@ -292,7 +292,7 @@ def test_rotary_positions_are_exact_far_out(device: torch.device):
 @by_direction
 @by_kind
 def test_half_types(kind: str, bidirectional: bool, dtype: torch.dtype, device: torch.device):
-    """Weights of a half type, and autocast, give its rounding of the same answer, of the same type."""
+    """With half-precision weights and under autocast, outputs are within the rounding of that type."""
     module, x = attention(kind, device, bidirectional=bidirectional).float(), draw(2, 63, device).float()
     mask = torch.ones(2, 63, dtype=torch.bool, device=device)
     mask[0, :9] = False

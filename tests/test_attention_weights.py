@@ -1,4 +1,4 @@
-"""Attention that shows its weights: the same answers, and weights that say what was read."""
+"""Attention that returns its weights: the same outputs, and weights that agree with the definition."""
 
 import logging
 from typing import Any
@@ -45,8 +45,8 @@ def read_by(kind: str, bidirectional: bool, mask: Tensor) -> Tensor:
 
 @by_direction
 @by_hybrid
-def test_the_same_answers(fields: dict[str, Any], bidirectional: bool):
-    """Whether weights are shown or not, hidden states and gradients are the same, with padding anywhere."""
+def test_the_same_outputs(fields: dict[str, Any], bidirectional: bool):
+    """Hidden states and gradients do not depend on whether weights are returned, with padding anywhere."""
     model = build(bidirectional=bidirectional, **fields)
     inputs = batch_of(model)
     states, gradients = [], []
@@ -62,8 +62,8 @@ def test_the_same_answers(fields: dict[str, Any], bidirectional: bool):
 
 @by_direction
 @by_kind
-def test_what_weights_say(kind: str, bidirectional: bool):
-    """Every layer's weights are one in sum, positive where the definition says that a step is read, and 0 elsewhere."""
+def test_weights_are_the_definition(kind: str, bidirectional: bool):
+    """Weights sum to 1, are positive for the steps that the definition reads, and 0 for others."""
     model = build(bidirectional=bidirectional, **KINDS[kind])
     model.set_attn_implementation("eager")
     inputs = batch_of(model)
@@ -78,7 +78,7 @@ def test_what_weights_say(kind: str, bidirectional: bool):
 
 @by_kind
 def test_weights_of_a_stream(kind: str):
-    """Through a cache, each piece's weights are the rows of the whole's, over the keys that are kept."""
+    """Through a cache, the weights of each piece are the rows of the whole's weights, over the stored keys."""
     model = build(**KINDS[kind])
     model.set_attn_implementation("eager")
     ids = draw_input("tokens", model.config, 2, 63)["input_ids"]
@@ -93,7 +93,7 @@ def test_weights_of_a_stream(kind: str):
 
 
 def test_recorded_by_a_hybrid():
-    """Only attention layers have weights; a model without any has none to record."""
+    """Only attention layers return weights; a model without attention returns none."""
     model = build(DLRForTokenClassification, **HYBRIDS["one of each"])
     model.set_attn_implementation("eager")
     assert len(model(**batch_of(model), output_attentions=True).attentions) == 2

@@ -1,4 +1,4 @@
-"""Compiled and exported models answer as the plain ones do: every kernel and direction, attention, streaming."""
+"""Compiled and exported models have the outputs of plain ones: all kernels, directions, attention, streaming."""
 
 from typing import Any
 
@@ -80,8 +80,8 @@ def test_compiled_for_every_batch_and_length():
 
 @by_direction
 @torch.no_grad()
-def test_new_sizes_compile_nothing(bidirectional: bool):
-    """Once two sizes have been seen, any batch and length runs what is there, padded or not."""
+def test_new_sizes_do_not_recompile(bidirectional: bool):
+    """After two sizes, any batch and length uses the compiled graph, padded or not."""
     model = perturbed(DLRForSequenceClassification(tiny_config(bidirectional=bidirectional))).eval()
     torch._dynamo.reset()
     counter = CompileCounter()
@@ -212,7 +212,7 @@ def test_checkpointing_changes_no_gradient(fields: dict[str, Any], reentrant: bo
 @pytest.mark.parametrize("fields", [{}, SIZES | HYBRIDS["one of each"]], ids=["DLR", "hybrid"])
 @by_direction
 def test_half_types(fields: dict[str, Any], bidirectional: bool, dtype: torch.dtype):
-    """Weights of a half type, and autocast, stay within its rounding, forwards and backwards finite."""
+    """Half-precision weights and autocast stay within the rounding of that type, and gradients are finite."""
     model = perturbed(DLRForSequenceClassification(tiny_config(bidirectional=bidirectional, **fields))).train()
     inputs = batch_of(3, 23) | {"labels": torch.tensor([0, 1, 2])}
     expected = model(**inputs).logits

@@ -1,4 +1,4 @@
-"""DLRConfig: what it fills in, keeps and refuses."""
+"""DLRConfig: defaults, round trips, and refusals."""
 
 import json
 from pathlib import Path
@@ -241,7 +241,7 @@ def test_kernel_parameters_are_filled():
 
 
 def test_given_dictionary_is_left_alone():
-    """Filling in the kernel's defaults does not write into the caller's dictionary."""
+    """Filling in the kernel's defaults does not change the caller's dictionary."""
     given = {"max_length": 9}
     config = DLRConfig(kernel_parameters=given)
     assert given == {"max_length": 9}

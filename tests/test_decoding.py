@@ -1,4 +1,4 @@
-"""Decoding token by token in blocks is the recurrence, from any state and back to it, and so generation uses it."""
+"""Decoding in blocks is the recurrence, from any state and back to it, and generation uses it."""
 
 import copy
 import re
@@ -94,7 +94,7 @@ def test_tables_stay_small(shape: tuple[int, ...], length: int, monkeypatch: pyt
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[Block]:
-    """The blocks that are begun, of at most 8 tokens."""
+    """Count the blocks that begin; each has at most 8 tokens."""
     begun: list[Block] = []
 
     def begin(tables: Any, state: State) -> Block:
@@ -182,7 +182,7 @@ def edit_through_data(model: DLRModel) -> None:
 
 
 def edit_one_number_through_data(model: DLRModel) -> None:
-    """Of weights that a snapshot takes a sample of, one that is not in it."""
+    """Change a number of the weights that is not in the sample of a snapshot."""
     weights = model.layers[0].mixer.kernel.weights
     assert weights.numel() > vandermonde_dlr._SAMPLE_SIZE
     weights.data.view(-1)[1] += 5
@@ -278,8 +278,8 @@ def test_sequences_are_taken_and_copied_in_the_middle_of_a_block(model: DLRModel
 
 
 @torch.no_grad()
-def test_no_change_outlives_a_block(blocks: list[Block]):
-    """An edit that no sign shows is seen where the next block begins."""
+def test_undetected_changes_apply_from_the_next_block(blocks: list[Block]):
+    """A change that cannot be detected applies when the next block begins."""
     model = perturbed(DLRModel(tiny_config(num_hidden_layers=1, state_size=99)).eval()).double()
     ids, cache = draw(16), DynamicCache(config=model.config)
     outputs(model, cache, ids[:, :8])
@@ -301,7 +301,7 @@ class Switch(nn.Module):
 
 
 def adapted(model: DLRModel) -> PeftModel:
-    """With two adapters that hold kernels of their own, of which the first is in use."""
+    """A kernel with two adapters that hold kernels, of which the first is active."""
     peft_model = get_peft_model(model, LoraConfig(target_modules=["out_proj"], modules_to_save=["kernel"]))
     peft_model.add_adapter("other", LoraConfig(target_modules=["out_proj"], modules_to_save=["kernel"]))
     with torch.no_grad():
@@ -376,7 +376,7 @@ def hook_output(model: DLRModel) -> Any:
 
 
 def take_out(model: DLRModel) -> Any:
-    """As shards do: the parameter is an attribute that is no parameter any more."""
+    """Replace the parameter by an attribute that is not a parameter, as sharding does."""
     kernel = model.layers[0].mixer.kernel
     yield
     weights = kernel.weights.detach()
@@ -455,7 +455,7 @@ def test_steps_where_blocks_cannot_be(model: DLRModel, blocks: list[Block]):
 
 @torch.no_grad()
 def test_offloaded_weights_are_fetched(model: DLRModel, blocks: list[Block]):
-    """Prompt and tokens of a model whose parameters are elsewhere between two calls of a module."""
+    """Prompt and tokens of a model whose parameters are offloaded between two calls of a module."""
     ids = draw(9)
     expected = model(ids).last_hidden_state
     cache = DynamicCache(config=model.config)

@@ -1,4 +1,4 @@
-"""Empty documents: rows of padding and rows without a step are answered from zeros, and touch no other row."""
+"""Empty documents: rows of padding and sequences of length 0 pool to zeros and change no other row."""
 
 import logging
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_row_of_padding(auto_class: str, layers: dict[str, Any]):
 @by_layers
 @by_auto_class
 def test_no_step(auto_class: str, layers: dict[str, Any]):
-    """A batch without a step is answered, learned from, and pooled to what a row of padding is pooled to."""
+    """A batch of length 0 has outputs and a loss, and is pooled like a row of padding."""
     model, example = build(auto_class, **layers), EXAMPLES[auto_class]
     labels = example.labels(model.config, 2, 7 if auto_class == "AutoModelForQuestionAnswering" else 0)
     outputs = model(**example.inputs(model.config, 2, 0), **labels, output_hidden_states=True)
@@ -84,8 +84,8 @@ def test_no_step(auto_class: str, layers: dict[str, Any]):
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_answer_of_an_empty_row(pooling: str):
-    """Pooling of nothing is zeros, and the answer is the head's for zeros."""
+def test_output_of_an_empty_row(pooling: str):
+    """The pooled features are zeros, and the output is that of the head for zeros."""
     model = build("AutoModelForSequenceClassification", pooling=pooling)
     ids, mask = torch.ones(2, 7, dtype=torch.long), torch.ones(2, 7)
     mask[1] = 0
@@ -94,7 +94,7 @@ def test_answer_of_an_empty_row(pooling: str):
 
 
 def test_the_backbone_learns_nothing_from_an_empty_row():
-    """The gradient of a batch is that of its other rows, also where BatchNorm mixes them."""
+    """The gradient of a batch is that of its other rows, also with BatchNorm."""
     gradients = []
     for rows in (slice(0, 2), slice(0, 3)):
         torch.manual_seed(0)
@@ -111,7 +111,7 @@ def test_the_backbone_learns_nothing_from_an_empty_row():
 @by_layers
 @pytest.mark.parametrize("empty", [0, 2, 3], ids=["first", "in between", "last"])
 def test_empty_chunk_of_a_stream(empty: int, layers: dict[str, Any]):
-    """A chunk without a step moves no state and pools nothing."""
+    """A chunk of length 0 changes no state, and its pooled features are zeros."""
     model = perturbed(DLRForSequenceClassification(tiny_config(vocab_size=11, pad_token_id=0, **layers)).eval())
     ids, cache = torch.randint(1, 11, (2, 9)), DynamicCache(config=model.config)
     chunks = list(ids.split([4, 1, 4], dim=1))
@@ -161,8 +161,8 @@ def test_documents_that_are_padding():
 
 
 @pytest.mark.parametrize("model_class", [DLRModel, DLRForSequenceClassification, DLRForTokenClassification])
-def test_named_once(model_class: type, caplog: pytest.LogCaptureFixture):
-    """One warning says what became of empty rows, however many come; full rows and streams say nothing."""
+def test_one_warning(model_class: type, caplog: pytest.LogCaptureFixture):
+    """One warning reports empty rows, however many there are; full rows and streams give none."""
     model, ids = model_class(tiny_config(vocab_size=11, pad_token_id=0)).eval(), torch.ones(2, 7, dtype=torch.long)
     logger.warning_once.cache_clear()
     mask = torch.ones(2, 7)

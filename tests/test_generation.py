@@ -49,8 +49,8 @@ def generate(model: DLRForCausalLM, inputs: dict[str, Tensor], **options: Any) -
 
 @pytest.mark.parametrize("search", SEARCHES.values(), ids=SEARCHES.keys())
 @by_layers
-def test_a_state_is_as_good_as_the_whole(layers: dict[str, Any], search: dict[str, Any]):
-    """Greedy search, sampling and beams give the tokens that computing every step anew gives."""
+def test_cache_changes_no_token(layers: dict[str, Any], search: dict[str, Any]):
+    """Greedy search, sampling and beams give the same tokens with and without a cache."""
     model, inputs = language_model(**layers), prompts()
     expected = generate(model, inputs, use_cache=False, **search)
     assert torch.equal(generate(model, inputs, **search), expected)
@@ -58,7 +58,7 @@ def test_a_state_is_as_good_as_the_whole(layers: dict[str, Any], search: dict[st
 
 @pytest.mark.parametrize("options", RECURRENT.values(), ids=RECURRENT.keys())
 def test_every_recurrence_generates(options: dict[str, Any]):
-    """So does every kernel that has a recurrence."""
+    """The same for every kernel that has a recurrence."""
     model, inputs = language_model(kernel_parameters=options), prompts()
     assert torch.equal(
         generate(model, inputs, do_sample=False), generate(model, inputs, do_sample=False, use_cache=False)
@@ -110,7 +110,7 @@ def test_other_names_of_caches(name: str, options: dict[str, Any]):
 
 @by_layers
 def test_left_padded_batch(layers: dict[str, Any]):
-    """Every row of a batch of prompts of several lengths goes on as it does alone, under every search."""
+    """Every row of a batch of prompts of several lengths continues as it does alone, with every search."""
     model = language_model(**layers)
     lengths = [9, 1, 4]
     ids, mask = torch.full((3, 9), 7), torch.zeros(3, 9, dtype=torch.long)
@@ -135,8 +135,8 @@ def test_embeddings_as_a_prompt_need_a_cache():
 
 
 @by_layers
-def test_going_on_from_a_returned_cache(layers: dict[str, Any]):
-    """A conversation: what comes after new tokens is the same with the cache of what came before and without it."""
+def test_continuing_from_a_returned_cache(layers: dict[str, Any]):
+    """A conversation: new tokens are the same with the returned cache and without one."""
     model, inputs = language_model(**layers), prompts()
     first = generate(model, inputs, do_sample=False, return_dict_in_generate=True)
     longer = torch.cat([first.sequences, torch.randint(1, 11, (2, 5))], dim=1)
@@ -158,7 +158,7 @@ def test_from_embeddings(layers: dict[str, Any]):
 
 
 def test_memory_does_not_grow():
-    """After any number of tokens the state holds as many numbers as after one."""
+    """The size of the state does not depend on the number of tokens."""
     model = language_model()
     sizes = []
     for tokens in (1, 50, 200):
@@ -192,8 +192,8 @@ SAID: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("said", SAID.values(), ids=SAID.keys())
-def test_padding_that_nobody_could_see(said: Any):
-    """Where the token of padding also ends texts, a batch that begins with it needs its mask."""
+def test_ambiguous_padding(said: Any):
+    """If the padding token also ends texts, a batch that begins with it needs its mask."""
     model = language_model()
     options = {"max_new_tokens": 2} | said(model, {"pad_token_id": 1, "eos_token_id": 1})
     ids = torch.tensor([[1, 1, 5], [4, 5, 6]])
@@ -220,8 +220,8 @@ def test_what_tokenizers_return_besides():
     assert torch.equal(generate(model, inputs | types, do_sample=False), generate(model, inputs, do_sample=False))
 
 
-def test_searches_that_go_back():
-    """Speculation, which would have to take tokens back out of a state, is refused by transformers itself."""
+def test_assisted_decoding_is_refused():
+    """transformers itself refuses searches that remove tokens from a state."""
     model = language_model()
     with pytest.raises(ValueError, match="stateful"):
         generate(model, prompts(), prompt_lookup_num_tokens=2)

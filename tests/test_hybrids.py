@@ -80,8 +80,8 @@ def test_padding_changes_nothing(fields: dict[str, Any], bidirectional: bool, he
 @pytest.mark.parametrize("packing", PACKINGS.values(), ids=PACKINGS.keys())
 @by_direction
 @by_hybrid
-def test_documents_are_alone(fields: dict[str, Any], bidirectional: bool, packing: dict[str, Tensor]):
-    """Documents that share a row have the logits and gradients of running them one by one."""
+def test_documents_are_computed_separately(fields: dict[str, Any], bidirectional: bool, packing: dict[str, Tensor]):
+    """Documents that share a row have the logits and gradients of the documents one by one."""
     model = hybrid(DLRForTokenClassification, bidirectional=bidirectional, **fields)
     ids = draw_input("tokens", model.config, 1, sum(DOCUMENTS))["input_ids"]
     packed = model(ids, **packing).logits
@@ -99,7 +99,7 @@ def test_documents_are_alone(fields: dict[str, Any], bidirectional: bool, packin
 @by_hybrid
 @torch.no_grad()
 def test_chunks_are_the_whole(fields: dict[str, Any], side: str, cuts: list[int]):
-    """A padded batch given in pieces has the hidden states of the whole, from any split."""
+    """A padded batch in pieces has the hidden states of the whole, for any split."""
     model = hybrid(DLRModel, **fields)
     ids, mask = padded(rows_of(model), 0, side, content=7)
     whole = model(ids, attention_mask=mask).last_hidden_state
@@ -111,7 +111,7 @@ def test_chunks_are_the_whole(fields: dict[str, Any], side: str, cuts: list[int]
 @by_hybrid
 @torch.no_grad()
 def test_static_cache(fields: dict[str, Any]):
-    """A static cache, which has more room than there are steps, gives the same logits step by step."""
+    """A static cache with more capacity than steps gives the same logits step by step."""
     model = hybrid(DLRForCausalLM, **fields)
     ids = draw_input("tokens", model.config, 2, 17)["input_ids"]
     cache = StaticCache(config=model.config, max_cache_len=40)
@@ -121,7 +121,7 @@ def test_static_cache(fields: dict[str, Any]):
 
 @torch.no_grad()
 def test_only_full_attention_remembers_everything():
-    """After many steps, DLR layers and local attention hold what they held before, and full attention all keys."""
+    """After many steps, only the cache of full attention has grown."""
     model = hybrid(DLRModel, **HYBRIDS["one of each"])
     sizes = []
     cache = None
@@ -154,7 +154,7 @@ def test_initial_scale():
 
 
 def test_overfits_one_batch():
-    """A hybrid learns the labels of one batch by heart."""
+    """A hybrid learns the labels of one batch."""
     model = DLRForTokenClassification(tiny_config(**SIZES | HYBRIDS["one of each"] | {"hidden_size": 12})).train()
     ids = draw_input("tokens", model.config, 4, 23)["input_ids"]
     labels = (ids + ids.roll(1, dims=1)).remainder(4)

@@ -1,4 +1,4 @@
-"""Every pipeline on a saved folder alone: what it answers is what the model answers when called by hand."""
+"""Every pipeline on a saved folder: its output is that of the model called by hand."""
 
 import itertools
 import warnings
@@ -85,7 +85,7 @@ def grouped(ids: list[int], offsets: list[tuple[int, int]]) -> list[tuple[str, i
     ids=["mean of both ways", "last", "max of both ways"],
 )
 def test_text_classification(fields: dict[str, Any], tmp_path: Path):
-    """One label or all with their scores, in batches with padding as one by one."""
+    """One label or all with their scores, in padded batches as one by one."""
     saved = Saved(tmp_path, "AutoModelForSequenceClassification", byte_tokenizer(), **fields)
     classify = saved.pipeline("text-classification")
     expected = [by_label(saved.model, saved.logits(text).softmax(-1)) for text in TEXTS]
@@ -122,7 +122,7 @@ EMPTY = {
 
 @pytest.mark.parametrize("task", EMPTY)
 def test_empty_text(task: str, tmp_path: Path):
-    """An empty text is answered as the empty document, alone and among others, whose answers it does not change."""
+    """An empty text has the output of the empty document, alone and in a batch, and changes no other output."""
     auto_class, fields, options = EMPTY[task]
     saved = Saved(tmp_path, auto_class, byte_tokenizer(add_prefix_space=False), **fields)
     answer = saved.pipeline(task, **options)
@@ -147,7 +147,7 @@ def test_empty_text(task: str, tmp_path: Path):
 
 
 def test_token_classification(tmp_path: Path):
-    """A label per byte, and where its character stands; in batches as one by one."""
+    """A label per byte with the position of its character, in batches as one by one."""
     tokenizer = byte_tokenizer(add_prefix_space=False)
     saved = Saved(tmp_path, "AutoModelForTokenClassification", tokenizer, **READS_BOTH_WAYS, id2label=LABELS)
     tag = saved.pipeline("token-classification", ignore_labels=[])
@@ -410,7 +410,7 @@ def test_pixel_processor(mode: str, tmp_path: Path):
 
 
 def test_pixels_that_are_refused():
-    """Half a size."""
+    """Only one of height and width."""
     with pytest.raises(ValueError, match="got 5 and None"):
         pixel_processor(5)
 

@@ -56,7 +56,7 @@ def test_kernels_are_the_same_by_either(onednn: bool, monkeypatch: pytest.Monkey
 def test_an_operation_that_is_missing_or_wrong_is_not_used(
     failure: type[Exception] | None, monkeypatch: pytest.MonkeyPatch
 ):
-    """The public product stands in for it."""
+    """The public product is used instead."""
 
     def linear(x: torch.Tensor, w: torch.Tensor, *_: object) -> torch.Tensor:
         if failure is not None:

@@ -116,7 +116,7 @@ def test_other_options_begin_anew(
 
 
 def test_a_stop_before_training(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    """There is nothing to keep; the earlier result stays."""
+    """No checkpoint is written, and the earlier result is kept."""
     texts("out")
     earlier = (tmp_path / "out" / "results.json").read_bytes()
     monkeypatch.setattr(quickstart, "yardstick", lambda data: signal.raise_signal(signal.SIGTERM))
@@ -129,7 +129,7 @@ def test_a_stop_before_training(texts: Any, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_asked_twice(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """It does not wait for the end of the step."""
+    """A second signal does not wait for the end of the step."""
     monkeypatch.setattr(common, "StopCallback", stops_at(1, signal.SIGTERM, times=2))
     with pytest.raises(SystemExit) as ended:
         texts("out")

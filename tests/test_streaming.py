@@ -1,4 +1,4 @@
-"""Going on from a cache: chunks, steps and the whole give the same answers, for every kernel that has a recurrence."""
+"""Continue from a cache: chunks, steps and the whole have the same outputs, for every kernel with a recurrence."""
 
 import copy
 from typing import Any
@@ -111,7 +111,7 @@ def test_chunks_in_float32(cuts: list[int]):
 @by_cuts
 @pytest.mark.parametrize("cache_class", [DynamicCache, StaticCache])
 def test_poolings_of_a_stream(cuts: list[int], cache_class: type):
-    """A sequence head that is given pieces, padded or not, answers as if it had been given the whole."""
+    """A sequence head that reads a sequence in pieces, padded or not, has the output for the whole."""
     for pooling in POOLINGS:
         model = perturbed(DLRForSequenceClassification(tiny_config(pooling=pooling)).eval()).double()
         ids = draw_input("tokens", model.config, 3, 63)["input_ids"]
@@ -144,7 +144,7 @@ def test_mask_of_a_piece():
 
 
 def test_state_of_constant_size():
-    """However many steps it has seen, a cache holds the same number of numbers, and says how many steps they were."""
+    """The size of a cache does not depend on the number of steps, which the cache counts."""
     model = perturbed(DLRForSequenceClassification(tiny_config()).eval())
     cache, sizes = DynamicCache(config=model.config), []
     with torch.no_grad():
@@ -218,7 +218,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any] | None, list[str]]] = {
 
 @pytest.mark.parametrize(("fields", "made_by", "says"), REFUSED.values(), ids=REFUSED.keys())
 def test_refused(fields: dict[str, Any], made_by: dict[str, Any] | None, says: list[str]):
-    """A cache that cannot be is refused with the reason and the cure, before anything is computed or changed."""
+    """An invalid cache is refused with the reason and the cure, before anything is computed or changed."""
     model = DLRModel(tiny_config(**fields)).eval()
     ids = draw_input("tokens", model.config, 2, 7)["input_ids"]
     cache = None
@@ -236,7 +236,7 @@ def test_refused(fields: dict[str, Any], made_by: dict[str, Any] | None, says: l
 
 
 def test_checkpointing_and_a_cache():
-    """Checkpointing would move a state twice: a cache is refused in training, and one merely asked for is not made."""
+    """Checkpointing would update a state twice: a cache is refused in training, and none is created."""
     model = perturbed(DLRModel(tiny_config())).train()
     model.activation_checkpointing_enable()
     inputs = draw_input("tokens", model.config, 2, 7)

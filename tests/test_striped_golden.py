@@ -39,7 +39,7 @@ def load(case: str, kind: str, device: torch.device) -> StripedHyenaModelForCaus
 @by_type
 @torch.no_grad()
 def test_logits_are_the_official_ones(case: str, kind: str, device: torch.device):
-    """All steps at once."""
+    """For all steps at once."""
     logits = load(case, kind, device)(expected(case)["input_ids"].to(device)).logits
     assert_close(logits, expected(case)[f"logits_{kind}"], TYPES[kind])
 

@@ -1,4 +1,4 @@
-"""StripedHyena: a row's answers are its own, however it is padded, packed, cut into chunks or pieces, or generated."""
+"""StripedHyena: a row's outputs do not depend on padding, packing, chunks or pieces, and generation agrees."""
 
 import logging
 from typing import Any
@@ -127,8 +127,8 @@ def test_long_filters_are_exact():
 @by_variant
 @by_side
 @torch.no_grad()
-def test_padding_changes_no_answer(changes: dict[str, Any], side: str):
-    """Every row of a padded batch as alone, without a cache and with one."""
+def test_padding_changes_no_output(changes: dict[str, Any], side: str):
+    """Every row of a padded batch has its outputs alone, with and without a cache."""
     model = tiny_striped(StripedHyenaModelForCausalLM, **changes)
     rows = [tokens(n) for n in (7, 1, 12)]
     ids, mask = padded(rows, side)
@@ -156,8 +156,8 @@ def test_padding_changes_no_gradient(side: str):
 
 @by_variant
 @torch.no_grad()
-def test_packing_changes_no_answer(changes: dict[str, Any]):
-    """Documents in one row as alone, told by boundaries or by positions."""
+def test_packing_changes_no_output(changes: dict[str, Any]):
+    """Documents in one row have their outputs alone, given by boundaries or by positions."""
     model, rows = tiny_striped(StripedHyenaModelForCausalLM, **changes), [tokens(n) for n in (3, 1, 9, 2)]
     expected = torch.cat([alone(model, row) for row in rows])
     bounds = torch.tensor([0, 3, 4, 13, 15])
@@ -251,7 +251,7 @@ def test_generation(changes: dict[str, Any]):
 
 @torch.no_grad()
 def test_generation_stops_at_token_zero():
-    """0 is a token like any other: ``<eod>`` of Evo."""
+    """The end token may be 0, as ``<eod>`` of Evo is."""
     model = tiny_striped(StripedHyenaModelForCausalLM, tie_embeddings=False)
     model.backbone.norm.scale.fill_(1)
     prompt, free = torch.tensor([[5, 2, 7]]), {"do_sample": False, "max_new_tokens": 4, "pad_token_id": 1}
