@@ -17,6 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import modeling_dlr.finetuning.loop as training_loop
 from modeling_dlr.finetuning import Report, Task, TrainOptions, evaluate, train
+from modeling_dlr.finetuning.encoding import Encoder
+from modeling_dlr.finetuning.labels import Labels
+from modeling_dlr.tokenization import byte_tokenizer
 
 SMALL = {"layers": 1, "hidden_size": 8, "state_size": 4, "epochs": 1.0, "evaluations": 2, "pictures": False}
 WORDS = {"good": ["superb", "lovely", "gripping"], "bad": ["dull", "clumsy", "tedious"]}
@@ -198,6 +201,18 @@ def test_it_learns(tmp_path: Path):
     assert model.config.id2label == {0: "bad", 1: "good"}
     logits = model(**tokenizer(["Number 9: the plot was superb."], return_tensors="pt")).logits
     assert logits.argmax() == 1
+
+
+def test_windows_of_tokens():
+    """They are equally long but for a step, cover the row, and have the label of the first character of each token."""
+    task = Task("tokens", "text", ["text"], "label", ["O", "x"], max_length=8, outside="O")
+    labels = Labels("tokens", ["O", "x"], None, [1, 1], "", "O", "spans")
+    encoder = Encoder(task, byte_tokenizer(add_prefix_space=False), "", 0.0, labels)
+    row = {"row": 1, "text": "é is not ascii", "label": '[[0, 1, "x"], [9, 14, "x"]]'}
+    windows = list(encoder.features(row))
+    assert [len(window["input_ids"]) for window in windows] == [8, 7]
+    assert [window["start"] for window in windows] == [0, 7]
+    assert [label for window in windows for label in window["labels"]] == [1, 1] + [0] * 8 + [1] * 5
 
 
 def test_duplicates_and_groups_stay_together(tmp_path: Path):

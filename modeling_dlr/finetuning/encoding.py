@@ -67,12 +67,13 @@ class Encoder:
                 yield {"input_ids": found[0], **({"other_ids": found[1]} if len(found) > 1 else {})}
 
     def _windows(self, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The windows of a row, in which a token has the label of the character in which it begins."""
+        """The windows of a row, equally long, in which a token has the label of the character in which it begins."""
         encoded = self.processor(row["text"], return_offsets_mapping=True)
         labels = character_labels(row, self.labels)
         offsets = np.array(encoded.offset_mapping, dtype=np.int64).reshape(-1, 2)
         given = np.where(offsets[:, 1] > offsets[:, 0], labels[np.minimum(offsets[:, 0], len(labels) - 1)], IGNORED)
-        step = self.task.max_length or max(1, len(given))
+        windows = max(1, -(-len(given) // (self.task.max_length or len(given) or 1)))
+        step = max(1, -(-len(given) // windows))
         for start in range(0, len(given), step):
             yield {
                 "input_ids": encoded.input_ids[start : start + step],

@@ -64,21 +64,24 @@ class Plan:
 
 
 def measure(model: PreTrainedModel, rows: Dataset, collator: Collator, batch_size: int) -> Pace:
-    """Time some steps on random rows; the model stays as it was."""
-    generator = np.random.default_rng(0)
-    state = torch.get_rng_state()
+    """Time some steps on random rows, on the device that the Trainer takes; the weights stay as they were."""
+    generator, state = np.random.default_rng(0), torch.get_rng_state()
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device: Any = accelerator or torch.device("cpu")
+    model.to(device).train()
     times = []
-    model.train()
     for _ in range(3):
         places = generator.choice(len(rows), min(len(rows), batch_size), replace=False)
-        batch = collator([rows[int(place)] for place in places])
+        batch = {name: each.to(device) for name, each in collator([rows[int(place)] for place in places]).items()}
         began = time.perf_counter()
-        model(**batch).loss.backward()
+        loss = model(**batch).loss
+        loss.backward()
+        loss.item()  # waits for the device
         times.append(time.perf_counter() - began)
         model.zero_grad()
     began = time.perf_counter()
     with torch.no_grad():
-        model.eval()(**batch)
+        model.eval()(**batch).loss.item()
     forward = (time.perf_counter() - began) / len(places)
     torch.set_rng_state(state)
     return Pace(float(np.median(times[1:])) * 1.1, forward)
@@ -245,7 +248,8 @@ def run_training(
         max_steps=planned.steps,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=recipe.batch_size,
-        train_sampling_strategy="group_by_length" if "input_ids" in rows["train"].column_names else "random",
+        # Windows of one length are often from one part of their rows, with the same labels.
+        train_sampling_strategy="group_by_length" if _of_whole_texts(rows["train"]) else "random",
         length_column_name="length",
         eval_strategy="steps",
         eval_steps=planned.every,
@@ -291,6 +295,10 @@ def run_training(
         callback.stopped is not None,
         trainer.state.log_history,
     )
+
+
+def _of_whole_texts(rows: Dataset) -> bool:
+    return "input_ids" in rows.column_names and "start" not in rows.column_names
 
 
 def _checkpoint_of(callback: RunCallback, folder: Path) -> str | None:
