@@ -161,6 +161,7 @@ def test_every_kind_of_data(kind: str, tmp_path: Path):
     assert (report.task.task, report.task.input, report.main) == (task, medium, score)
     assert report.scores.keys() == report.intervals.keys()
     assert len(report.baselines) == 2
+    assert report.training["pooling"] == ("max" if task == "several labels" else "mean_max")
     assert all(low <= high for low, high in report.intervals.values())
     folder = tmp_path / "out"
     assert Task.load(folder) == report.task

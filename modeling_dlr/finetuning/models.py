@@ -61,6 +61,8 @@ def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
         vocabulary = len(encoder.processor)
         name = "letters" if vocabulary < 200 else "bytes" if vocabulary < FEW_TOKENS else "byte-pairs"
     recipe = Recipe(**vars(RECIPES[name]))
+    if task.task == "several labels":
+        recipe.pooling = "max"  # finds what occurs anywhere
     for field in vars(recipe):
         given = getattr(options, field)
         if given is not None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 TokenizerName = Literal["byte-pairs", "bytes", "letters"]
 TaskChoice = Literal["classes", "several-labels", "number", "pairs", "tokens"]
+Pooling = Literal["mean", "max", "mean_max", "first", "last"]
 InputChoice = Literal["text", "dna", "image", "sound"]
 
 
@@ -47,7 +48,7 @@ class TrainOptions:
     hidden_size: int | None = option(None, "width of the model")
     state_size: int | None = option(None, "poles per kernel")
     dropout: float | None = option(None, "dropout")
-    pooling: str | None = option(None, "how the steps of a row become one vector")
+    pooling: Pooling | None = option(None, "how the steps of a row become one vector")
     pictures: bool = option(True, "draw the confusion matrix and the learning curve, if matplotlib is installed")
 
     def __post_init__(self):
