@@ -1,4 +1,4 @@
-"""Draw docs/speed.svg, the figure in README.md, from benchmarks/results/peers.json.
+"""Draw docs/speed.svg, the figure in README.md, and docs/speed-dark.svg from benchmarks/results/peers.json.
 
     python benchmarks/speed_figure.py
 
@@ -46,5 +46,15 @@ def draw(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Draw the figure for light pages, and its twin for dark ones."""
+    import matplotlib as mpl
+
     draw(PICTURE)
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
+    with mpl.rc_context(dict.fromkeys(names, "#d0d7de") | {"savefig.transparent": True}):
+        draw(PICTURE.with_name("speed-dark.svg"))
+
+
+if __name__ == "__main__":
+    main()
