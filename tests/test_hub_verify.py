@@ -77,12 +77,10 @@ def test_ready_folder(ready: Path, capfd: pytest.CaptureFixture[str]):
 
 def test_other_outputs_are_found(folder: Path):
     """Code in the folder that computes something else than the installed package is a problem."""
-    code = folder / "modeling_dlr.py"
+    code = folder / "blocks_dlr.py"
     text = code.read_text(encoding="utf-8")
-    assert "return hidden_states + branch" in text
-    code.write_text(
-        text.replace("return hidden_states + branch", "return hidden_states + 2 * branch"), encoding="utf-8"
-    )
+    assert "y = hidden_states + branch" in text
+    code.write_text(text.replace("y = hidden_states + branch", "y = hidden_states + 2 * branch"), encoding="utf-8")
     with pytest.raises(VerificationError, match=r"AutoModel: .* differ by"):
         verify(folder, trust_folder_code=True)
 

@@ -9,7 +9,6 @@ or file given by `--dataset`.
 
 import contextlib
 import dataclasses
-import difflib
 import json
 import math
 import shlex
@@ -30,6 +29,7 @@ from modeling_dlr import (
 )
 from modeling_dlr.finetuning.resuming import newest_whole
 from modeling_dlr.finetuning.stopping import StopCallback, Stopped
+from modeling_dlr.kernel_parameters_dlr import did_you_mean
 from modeling_dlr.metrics import (
     R2,
     BalancedAccuracy,
@@ -182,8 +182,7 @@ def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     known = recipe_names()
     if recipe not in [*known, *OTHER_EXAMPLES]:
-        near = difflib.get_close_matches(recipe, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the recipes are {known}."
+        hint = did_you_mean(recipe, known) or f"the recipes are {known}."
         raise ValueError(f"There is no recipe {recipe!r}; {hint}")
     fields, written = load_recipe(recipe)
     if recipe in OTHER_EXAMPLES:
@@ -195,8 +194,7 @@ def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
         ("training_arguments", written["training_arguments"], arguments),
     ):
         for key in given.keys() - read:
-            near = difflib.get_close_matches(key, read, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {sorted(read)}."
+            hint = did_you_mean(key, read) or f"known are {sorted(read)}."
             raise ValueError(f"Recipe {recipe!r}: unknown key {key!r} in {what}; {hint}")
     return fields, written
 
