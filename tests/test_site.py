@@ -30,6 +30,14 @@ def test_the_reference_has_every_public_name():
     assert missing == []
 
 
+def test_every_page_is_in_the_navigation():
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    named = re.findall(r"^ +- .*: ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    outside = {name for name in named if not (ROOT / "docs" / name).exists()}
+    assert set(named) == pages | outside
+    assert all((ROOT / name).is_file() for name in outside)
+
+
 @pytest.mark.slow
 def test_the_site_builds(tmp_path: Path):
     """Strictly: a link that leads nowhere, a page outside the navigation and an unknown name are errors."""
