@@ -49,8 +49,8 @@ def choose_columns(sample: Sequence[Row], options: TrainOptions) -> Columns:
         ValueError: for a column that is not there, with the nearest one, and where no choice can be made.
     """
     names = list(dict.fromkeys(name for row in sample for name in row))
-    labels = _given(options.label, "label", names) or _label_of(names, options.text)
     texts = _given(options.text, "text", names)
+    labels = _given(options.label, "label", names) or _label_of(names, texts)
     is_pair = options.task == "pairs" or (options.task is None and options.text is None)
     if not texts:
         pair = next((pair for pair in PAIR_NAMES if set(pair) <= set(names) - set(labels)), None)
@@ -97,9 +97,10 @@ def _given(named: str | None, option: str, names: Sequence[str]) -> list[str]:
     return given
 
 
-def _label_of(names: Sequence[str], text: str | None) -> list[str]:
-    found = [name for known in LABEL_NAMES for name in names if name.lower() == known]
-    rest = [name for name in names if name != text and name.lower() not in TEXT_NAMES]
+def _label_of(names: Sequence[str], texts: Sequence[str]) -> list[str]:
+    others = [name for name in names if name not in texts]
+    found = [name for known in LABEL_NAMES for name in others if name.lower() == known]
+    rest = [name for name in others if name.lower() not in TEXT_NAMES]
     if found or len(rest) == 1:
         return (found or rest)[:1]
     raise ValueError(f"Name the column of the labels with --label: the columns are {list(names)}.")
