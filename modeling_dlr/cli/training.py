@@ -37,7 +37,8 @@ def _with_options(command: Any) -> Any:
     parameters = [parameter for parameter in inspect.signature(command).parameters.values() if parameter.name == "data"]
     for field in fields(TrainOptions):
         kind: Any = field.type
-        annotation: Any = Annotated[kind, typer.Option(help=f"{field.metadata['help'].capitalize()}.")]
+        meaning = field.metadata["help"]
+        annotation: Any = Annotated[kind, typer.Option(help=f"{meaning[0].upper()}{meaning[1:]}.")]
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=annotation)
         )
