@@ -51,7 +51,8 @@ class MaskedBatchNorm(nn.Module):
 
     Statistics are computed in at least float32. The running statistics do not change in a batch of padding only, nor
     in the second forward pass of gradient checkpointing. Each process of a distributed run has the statistics of its
-    own batches, as with nn.BatchNorm1d; DDP saves those of the first process.
+    own batches, as with nn.BatchNorm1d, and DDP saves those of the first process, unless `modeling_dlr.parallel` makes
+    the processes add them up.
 
     Args:
         hidden_size: H.
@@ -77,15 +78,19 @@ class MaskedBatchNorm(nn.Module):
         if self.training:
             steps = at_least_float32(x)
             weights = steps.new_ones(*x.shape[:2], 1) if mask is None else mask.unsqueeze(-1).to(steps.dtype)
-            count = weights.sum()
-            mean = (steps * weights).sum((0, 1)) / count.clamp(min=1)
-            variance = ((steps - mean).square() * weights).sum((0, 1)) / count.clamp(min=1)
+            count = self.add_up(weights.sum())
+            mean = self.add_up((steps * weights).sum((0, 1))) / count.clamp(min=1)
+            variance = self.add_up(((steps - mean).square() * weights).sum((0, 1))) / count.clamp(min=1)
             if not _is_run_by_backward():
                 self._track(mean, variance, count)
         else:
             mean, variance = at_least_float32(self.running_mean), at_least_float32(self.running_var)
         normed = (x - mean) * (variance + self.eps).rsqrt()
         return (normed * self.weight + self.bias).to(x.dtype)
+
+    def add_up(self, x: Tensor) -> Tensor:
+        """The sum over the processes that share a batch: here there is one."""
+        return x
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:

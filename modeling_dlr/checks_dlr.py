@@ -110,27 +110,30 @@ def refuse_checkpointing() -> NoReturn:
     )
 
 
-def check_whole_sequences() -> None:
-    """Refuse sequence and context parallelism.
+def check_whole_sequences(parts: int = 1) -> None:
+    """Refuse sequence and context parallelism for which the model is not ready.
+
+    Args:
+        parts: the number of processes over which the model can split sequences by itself.
 
     Raises:
         ValueError: naming the library that splits sequences.
     """
-    splitter = _splitter_of_sequences()
+    splitter = _splitter_of_sequences(parts)
     if splitter is not None:
         raise ValueError(
             f"{splitter} gives each process a part of every sequence, but a recurrence needs all earlier steps: keep "
-            "sequences whole (sp_size=1 and cp_size=1), and split the batch or the parameters."
+            "sequences whole (sp_size=1 and cp_size=1), or call modeling_dlr.parallel.context_parallel."
         )
 
 
 @torch.compiler.assume_constant_result
-def _splitter_of_sequences() -> str | None:
-    """The library that splits sequences over processes now, if any. Libraries are not imported to find out."""
+def _splitter_of_sequences(parts: int) -> str | None:
+    """The library that splits sequences over other than ``parts`` processes now. None is imported to find out."""
     accelerate = sys.modules.get("accelerate.state")
     if accelerate is not None:
         parallelism = accelerate.AcceleratorState._shared_state.get("parallelism_config")
-        if any((getattr(parallelism, name, 1) or 1) > 1 for name in ("sp_size", "cp_size")):
+        if any((getattr(parallelism, name, 1) or 1) not in (1, parts) for name in ("sp_size", "cp_size")):
             return "Accelerate's ParallelismConfig"
     groups = sys.modules.get("deepspeed.utils.groups")  # of its engine
     if groups is not None and (groups.mpu or groups.mesh_device) and groups._get_sequence_parallel_world_size() > 1:

@@ -127,6 +127,8 @@ class DLRModel(DLRPreTrainedModel):
         self.layers = nn.ModuleList([DLRBlock(config, i) for i in range(config.num_hidden_layers)])
         self.norm = build_norm(config) if config.norm_position == "pre" else nn.Identity()
         self.gradient_checkpointing = False
+        # The processes over which modeling_dlr.parallel splits each sequence.
+        self.sequence_parts = 1
         self.no_cache_because = self._why_no_cache()
         # A head that pools rows sets this to the reason.
         self.no_documents_because: str | None = None
@@ -156,7 +158,7 @@ class DLRModel(DLRPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BackboneOutput:
         refuse_unknown_arguments(type(self), kwargs)
-        check_whole_sequences()
+        check_whole_sequences(self.sequence_parts)
         sizes = self.config.vocab_size, self.config.input_size, self.config.hidden_size
         inputs = check_inputs(input_ids, inputs_embeds, input_values, *sizes)
         if input_ids is not None and input_ids.shape[1] and values_are_cheap(input_ids):

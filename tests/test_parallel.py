@@ -59,6 +59,17 @@ def test_accelerate(auto_class: str, size: str, monkeypatch: pytest.MonkeyPatch)
     model(**inputs)
 
 
+@pytest.mark.parametrize("size", ["sp_size", "cp_size"])
+def test_ready_for_accelerate(size: str, model: DLRModel, monkeypatch: pytest.MonkeyPatch):
+    """A model that splits sequences over as many processes accepts the sizes; others are refused."""
+    model.sequence_parts = 2
+    use(monkeypatch, **{size: 2})
+    model(IDS)
+    use(monkeypatch, **{size: 4})
+    with pytest.raises(ValueError, match=REFUSAL.format("Accelerate's ParallelismConfig")):
+        model(IDS)
+
+
 def test_attention_layers(monkeypatch: pytest.MonkeyPatch):
     """Layers of attention alone are refused, too: their positions are counted from the start of what they are given."""
     model = DLRModel(tiny_config(hidden_size=8, layer_types=["full_attention"] * 2)).eval()

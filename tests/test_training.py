@@ -1,8 +1,5 @@
 """Training: parameter groups, the stock Trainer, resuming to the bit, and two processes like one."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 from distributed_worker import TRAININGS
+from processes import run_in_processes
 from safetensors.torch import load_file
 from tiny import HEADS, assert_same_tensors, draw_input, draw_labels, parameters_of, tiny_config
 from tiny_striped import tiny_striped
@@ -240,17 +238,7 @@ def test_backbone_has_groups_too():
 def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the weights that two processes made of every row of ``TRAININGS``, in a single launch."""
     folder = tmp_path_factory.mktemp("two processes")
-    worker = Path(__file__).with_name("distributed_worker.py")
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--local_addr", "127.0.0.1"]
-    rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]  # port 0 is any that is free
-    finished = subprocess.run(
-        [sys.executable, *launch, *rendezvous, str(worker), str(folder)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    run_in_processes("distributed_worker.py", folder, 2)
     return folder
 
 

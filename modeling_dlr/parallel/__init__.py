@@ -1,0 +1,7 @@
+"""Models over several processes: parameters in shards, and sequences that are longer than one process holds."""
+
+from .batches import shard_batch
+from .context import context_parallel
+from .shards import shard
+
+__all__ = ["context_parallel", "shard", "shard_batch"]
