@@ -105,12 +105,12 @@ def kernel_figure(
     if poles is None:
         _draw_no_poles(figure.add_subplot(grid[0, :]), kernel)
     else:
-        _draw_disk(figure.add_subplot(grid[0, :3]), poles)
+        draw_disk(figure.add_subplot(grid[0, :3]), poles)
         _draw_fading(figure.add_subplot(grid[0, 3:]), poles)
     steps = figure.add_subplot(grid[1, :2])
-    _draw_steps(steps, curves)
+    draw_steps(steps, curves)
     _draw_memory(figure.add_subplot(grid[1, 2:4]), curves)
-    _draw_frequency(figure.add_subplot(grid[1, 4:]), curves)
+    draw_frequency(figure.add_subplot(grid[1, 4:]), curves)
     figure.suptitle(f"Layer {layer}: {_describe(kernel)}")
     figure.legend(*steps.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(curves), 4))
     return figure
@@ -169,7 +169,7 @@ def _scatter(axes: "Axes", poles: Poles, x: np.ndarray, y: np.ndarray) -> "PathC
     return axes.scatter(x[order], y[order], c=poles.weights[order], s=size, vmin=0, vmax=largest, cmap="viridis_r")
 
 
-def _draw_disk(axes: "Axes", poles: Poles) -> None:
+def draw_disk(axes: "Axes", poles: Poles) -> None:
     """Draw the poles in the unit disk: the angle is a frequency, and poles far from the circle decay fast."""
     turn = np.linspace(0, 2 * np.pi, 361)
     axes.plot(np.cos(turn), np.sin(turn), color="0.7", linewidth=1)
@@ -210,7 +210,7 @@ def _draw_no_poles(axes: "Axes", kernel: Kernel) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize="large")
 
 
-def _draw_steps(axes: "Axes", curves: list[Curve]) -> None:
+def draw_steps(axes: "Axes", curves: list[Curve]) -> None:
     """Draw the first steps of the kernels, a dot for each step."""
     for curve in curves:
         kernel = curve.kernel[:_FIRST_STEPS]
@@ -241,7 +241,7 @@ def _draw_memory(axes: "Axes", curves: list[Curve]) -> None:
     axes.set_ylabel("largest |K| around that lag (logarithmic)")
 
 
-def _draw_frequency(axes: "Axes", curves: list[Curve]) -> None:
+def draw_frequency(axes: "Axes", curves: list[Curve]) -> None:
     """Draw the gain at each frequency: the discrete Fourier transform of the whole kernel, in decibels."""
     n = max(512, len(curves[0].kernel))  # zero padding makes the curve of a short kernel smoother
     gains = [np.abs(np.fft.rfft(curve.kernel, n)[1:]) for curve in curves]

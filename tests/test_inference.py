@@ -45,8 +45,8 @@ def folder_of(place: Path, head: str, labels: list[str], processor: Any = None, 
     torch.manual_seed(len(labels))
     size = {"vocab_size": 261, "pad_token_id": 0} if "input_size" not in fields else {}
     config = DLRConfig(
-        hidden_size=4, num_hidden_layers=1, state_size=3, bidirectional=True, id2label=dict(enumerate(labels)),
-        **size | fields,
+        hidden_size=4, num_hidden_layers=1, state_size=3, id2label=dict(enumerate(labels)),
+        **{"bidirectional": True} | size | fields,
     )  # fmt: skip
     perturbed(getattr(modeling_dlr, head)(config)).save_pretrained(place)
     (byte_tokenizer() if processor is None else processor).save_pretrained(place)

@@ -46,9 +46,9 @@ def steps(document: Path) -> list[Any]:
 
 
 def run_command(line: str) -> None:
-    """Run a command of `modeling-dlr` in this process; the verbs of the Hub have tests of their own."""
+    """Run a command of `modeling-dlr` in this process; the verbs of the Hub and the page have tests of their own."""
     words = shlex.split(line, comments=True)
-    if words[:1] != ["modeling-dlr"] or words[1] in VERBS:
+    if words[:1] != ["modeling-dlr"] or words[1] in (*VERBS, "demo"):
         return
     assert app([*words[1:], *(SHORT if words[1] == "train" else [])], standalone_mode=False) in (None, 0)
 

@@ -2,6 +2,7 @@
 
 import typer
 
+from .demo import demo
 from .hub import add_verbs
 from .recipes import recipes
 from .sequences import score
@@ -14,6 +15,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(embed)
 app.command()(score)
+app.command()(demo)
 app.add_typer(recipes, name="recipes")
 add_verbs(app)
 

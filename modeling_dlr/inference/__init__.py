@@ -1,12 +1,14 @@
 """Use a folder that holds a trained model: `predict` and `embed` rows of tables, as `modeling-dlr` does."""
 
 from .embedding import EMBEDDINGS, Embedder, Pooling, embed, embed_rows
-from .folders import check_device, load_text_model
+from .folders import HEADS, check_device, load_text_model, preprocessor_of, read_config
+from .inputs import inputs_of
 from .parts import Written, check_output, identity, in_chunks, write_in_parts
 from .predicting import Predictor, predict
 
 __all__ = [
     "EMBEDDINGS",
+    "HEADS",
     "Embedder",
     "Pooling",
     "Predictor",
@@ -17,7 +19,10 @@ __all__ = [
     "embed_rows",
     "identity",
     "in_chunks",
+    "inputs_of",
     "load_text_model",
     "predict",
+    "preprocessor_of",
+    "read_config",
     "write_in_parts",
 ]

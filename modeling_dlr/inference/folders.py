@@ -59,11 +59,7 @@ def load_folder(folder: str | os.PathLike[str], device: str = "cpu") -> Loaded:
     """
     path = Path(folder)
     check_device(device)
-    if not path.is_dir():
-        raise ValueError(f"There is no folder {path}: give one in which a model was saved.")
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path} has no config.json: give a folder in which save_pretrained has saved a model.")
-    config, head = _config_of(path)
+    config, head = read_config(path)
     if head not in HEADS:
         raise ValueError(
             f"{path} holds {head}, which gives no row a label or a number: give a folder of one of {', '.join(HEADS)}."
@@ -117,8 +113,16 @@ def check_device(device: str) -> None:
         raise ValueError(f"There is no device {device!r} here: {str(error).splitlines()[0]}") from None
 
 
-def _config_of(path: Path) -> tuple[Any, str]:
-    """The configuration of a folder of this library, and the name of its model's class."""
+def read_config(path: Path) -> tuple[Any, str]:
+    """The configuration of a folder of this library, and the name of its model's class.
+
+    Raises:
+        ValueError: for what is no folder, or one of another model.
+    """
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {path}: give one in which a model was saved.")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} has no config.json: give a folder in which save_pretrained has saved a model.")
     kind = transformers.PretrainedConfig.get_config_dict(path)[0].get("model_type")
     classes = {"dlr": modeling_dlr.DLRConfig, "stripedhyena": modeling_dlr.StripedHyenaConfig}
     if kind not in classes:
@@ -146,7 +150,7 @@ def _task_of(config: Any, head: str) -> Task:
 
 def _processor_of(path: Path, task: Task, config: Any) -> Any:
     if task.input in ("sound", "image"):
-        return _preprocessor_of(path, "feature_extractor_type" if task.input == "sound" else "image_processor_type")
+        return preprocessor_of(path, "feature_extractor_type" if task.input == "sound" else "image_processor_type")
     if config.model_type == "stripedhyena" and config.vocab_size == 512 and not _has_tokenizer(str(path)):
         return evo_tokenizer()
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
@@ -154,7 +158,7 @@ def _processor_of(path: Path, task: Task, config: Any) -> Any:
     return transformers.AutoTokenizer.from_pretrained(path)
 
 
-def _preprocessor_of(path: Path, key: str) -> Any:
+def preprocessor_of(path: Path, key: str) -> Any:
     """By the class that the folder names, for Auto classes of a folder with code ask about that code first."""
     file = path / "preprocessor_config.json"
     if not file.is_file():
