@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ class Report:
         """What `results.json` holds."""
         metrics: dict[str, Any] = dict(self.scores)
         metrics |= {f"{name}_95": bounds for name, bounds in self.intervals.items()}
+        for baseline, scores in self.baselines.items():  # by names that the card of the Hub reads
+            words = re.sub(r"\W+", "_", baseline.lower()).strip("_")
+            metrics |= {f"{name}_{words}": value for name, value in scores.items() if name in self.scores}
         return {
             "options": options,
             "task": self.task.task,
