@@ -173,6 +173,14 @@ TABLES = {
         },
         ("L", "N", "H", "B"),
     ),
+    "context": Table(
+        {
+            **{name: number(name) for name in ("layers", "H", "N", "L")},
+            "processes": number("processes"),
+            "MB per process": rounded("peak_mb"),
+        },
+        ("L", "N", "H", "processes"),
+    ),
     "kernel": Table(
         {
             **{name: number(name) for name in ("H", "N", "L")},

@@ -39,9 +39,13 @@ CASES: dict[str, Case] = {
     "pooled": Case("AutoModelForSequenceClassification", {}, "padding inside"),
     "attention": Case("AutoModelForCausalLM", ATTENTION | {"layer_types": ["dlr", "full_attention"]}),
 }
-ON_TWO_AXES: dict[str, Callable[[Any, DeviceMesh], nn.Module]] = {
-    "context and shards": shard,
-    "context and DDP": lambda model, mesh: DistributedDataParallel(model, process_group=mesh["data"].get_group()),
+# How models that split sequences over one axis use the other one, and their norm: DDP shares no statistics.
+ON_TWO_AXES: dict[str, tuple[Callable[[Any, DeviceMesh], nn.Module], str]] = {
+    "context and shards": (shard, "batch"),
+    "context and DDP": (
+        lambda model, mesh: DistributedDataParallel(model, process_group=mesh["data"].get_group()),
+        "layer",
+    ),
 }
 
 
@@ -171,8 +175,9 @@ def main(folder: Path) -> None:
     mesh = init_device_mesh("cpu", (size,))
     both = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("data", "context"))
     errors = {name: errors_of(case, mesh) for name, case in CASES.items()}
-    case = Case("AutoModelForCausalLM", {"norm_type": "batch"}, "padding inside")
-    errors |= {name: errors_of(case, both, prepare, both["context"]) for name, prepare in ON_TWO_AXES.items()}
+    for name, (prepare, norm) in ON_TWO_AXES.items():
+        case = Case("AutoModelForCausalLM", {"norm_type": norm}, "padding inside")
+        errors[name] = errors_of(case, both, prepare, both["context"])
     save(folder, mesh)
     found = {
         "errors": errors,

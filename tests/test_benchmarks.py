@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import accuracy
 import call_tree
+import context
 import decoding
 import kernel
 import layer
@@ -104,6 +105,15 @@ def test_memory_of_a_million_steps(monkeypatch: pytest.MonkeyPatch):
     line = row_and_findings(row, million.measure)
     _, _, cells = table_of(render.render_table("million", [line]))
     assert cells[-3:] == ["32,768", "1,234", "< 4,096"]
+
+
+@pytest.mark.slow
+def test_memory_of_split_sequences():
+    """Two processes are started, and their memory fills the table."""
+    line = row_and_findings(context.Row(1, 3, 5, 127, 2), context.measure)
+    _, _, cells = table_of(render.render_table("context", [line]))
+    assert cells[-2] == "2"
+    assert line["loss"] > 0
 
 
 def test_block_of_evo(monkeypatch: pytest.MonkeyPatch):
