@@ -26,7 +26,7 @@ LEAST_MAGNITUDE = 0.001
 _LOUDEST = 0.8
 # A picture of the disk: its side in pixels, its axes as shares of that, and the largest coordinate on them.
 SIDE = 500
-_LEFT, _BOTTOM, _SIDE, _REACH = 0.14, 0.11, 0.82, 1.1
+_LEFT, _BOTTOM, _SIDE, _REACH = 0.17, 0.12, 0.8, 1.1
 
 
 @dataclass
@@ -133,7 +133,7 @@ def pole_picture(bank: Bank, number: int) -> np.ndarray:
 def pole_at(x: float, y: float) -> tuple[float, float]:
     """The magnitude, at most 1, and the angle of the pole at a pixel of a picture of the disk.
 
-    >>> pole_at(500 * 0.55, 500 * (1 - 0.52))  # the middle of the disk
+    >>> pole_at(500 * 0.57, 500 * (1 - 0.52))  # the middle of the disk
     (0.001, 0.0)
     """
     real = _REACH * (2 * (x / SIDE - _LEFT) / _SIDE - 1)
@@ -167,7 +167,7 @@ def in_words(magnitude: float, angle: float) -> str:
     """What a pole does to its mode, for those who do not see the figure.
 
     >>> in_words(0.9, math.pi / 2)
-    'The mode falls to 1/e after 9.5 steps and turns once every 4 steps (2,000 Hz in the sound).'
+    'The mode falls to 1/e after 9.49 steps and turns once every 4 steps (2,000 Hz in the sound).'
     """
     magnitude = max(magnitude, LEAST_MAGNITUDE)
     falls = f"falls to 1/e after {_steps(-1 / math.log(magnitude))}" if magnitude < 1 else "never fades"

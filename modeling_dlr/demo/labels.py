@@ -81,7 +81,7 @@ class RowAnswerer(Answerer):
     def _explained(self, explainer: Predictor, row: dict[str, Any]) -> list[tuple[str, str | None]]:
         text = "\n".join(row[name] for name in self.task.text_columns if row[name].strip())
         told = explainer([row])[0][explainer.names["explanation"]] or []
-        signs = ("raises the value", "lowers it") if self.task.is_number else ("speaks for the answer", "against it")
+        signs = ("raises", "lowers") if self.task.is_number else ("for", "against")
         return coloured(text, [(one["start"], one["end"], signs[one["weight"] < 0]) for one in told])
 
 

@@ -13,9 +13,11 @@ from .kernel_page import kernel_tab
 _STYLE = """
 .wrong {color: #b00020; font-weight: 600}
 .dark .wrong {color: #ff8a80}
-.gradio-container .label {text-transform: none}
+.gradio-container span.label {text-transform: none !important}
 footer {display: none !important}
 """
+# Words that speak for an answer, and against it.
+_SIGNS = {"for": "green", "against": "red", "raises": "green", "lowers": "red"}
 # Colours of text with a contrast of 4.5 to 1 and more.
 _COLOURS = {"button_primary_background_fill": "*primary_600"} | {
     f"{name}{dark}": f"*neutral_{shade}"
@@ -66,13 +68,14 @@ def demo_page(folder: str | os.PathLike[str], device: str = "cpu") -> Any:
     return page
 
 
-def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> str:
-    """Serve a page from this process until `close`, without waiting.
+def launch(page: Any, host: str | None = None, port: int | None = None, *, wait: bool = False) -> str:
+    """Serve a page from this process until `close`.
 
     Args:
         page: from `demo_page`.
-        host: "0.0.0.0" for other machines, too.
+        host: None is this machine alone, or what GRADIO_SERVER_NAME says; "0.0.0.0" lets other machines in.
         port: None is the first free one from 7860.
+        wait: until the process is interrupted, as the program of a Space does.
 
     Returns:
         Its address.
@@ -87,7 +90,7 @@ def launch(page: Any, host: str = "127.0.0.1", port: int | None = None) -> str:
         "font_mono": ["ui-monospace", "monospace"],
     }
     _, address, _ = page.launch(
-        server_name=host, server_port=port, prevent_thread_lock=True, quiet=True, share=False, inbrowser=False,
+        server_name=host, server_port=port, prevent_thread_lock=not wait, quiet=True, share=False, inbrowser=False,
         ssr_mode=False, theme=gr.themes.Default(**look).set(**_COLOURS), css=_STYLE,
     )  # fmt: skip
     return address
@@ -147,7 +150,7 @@ def _part(gr: Any, part: Part) -> Any:
     if part == "scores":
         return gr.Label(visible=False, label="Probability of each label", num_top_classes=10, show_heading=False)
     if part == "pieces":
-        return gr.HighlightedText(visible=False, label="The text in colours", show_legend=False)
+        return gr.HighlightedText(visible=False, label="The text in colours", show_legend=False, color_map=_SIGNS)
     if part == "regions":
         return gr.AnnotatedImage(visible=False, label="The image in colours")
     return gr.Dataframe(headers=["start (s)", "end (s)", "label", "score"], label="Spans", visible=False)
