@@ -286,6 +286,29 @@ def parallel_sequences():
     assert not ring.custom_ops.keys() <= ring.DTensor._op_dispatcher._custom_op_handlers.keys()
 
 
+def weak_dictionary():
+    """A dictionary whose keys are tensors, told apart by identity, which it does not keep alive."""
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    one, same = torch.zeros(1), torch.zeros(1)
+    dictionary = WeakIdKeyDictionary()
+    dictionary[one] = 1
+    assert one in dictionary
+    assert same not in dictionary
+    del one
+    assert len(dictionary) == 0
+
+
+def flat_mesh():
+    """A mesh of several dimensions as one of a single dimension."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1, 1), mesh_dim_names=("data", "context"))
+        assert mesh._flatten().mesh.tolist() == [0]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def trainer_parts():
     """What the files of a checkpoint are called, how a callback is saved in it, and what the Trainer may report to."""
     from transformers.integrations import get_available_reporting_integrations
@@ -360,7 +383,7 @@ INTERFACES: dict[str, Callable] = {
             hub_client,
         ),
         *(unsafe_globals, onednn_product, assert_async, parallel_sequences, tensor_version, graph_task),
-        *(module_internals, trainer_parts, datasets_hasher),
+        *(weak_dictionary, flat_mesh, module_internals, trainer_parts, datasets_hasher),
     )
 }
 
@@ -392,7 +415,8 @@ def test_every_row_of_the_table_has_a_test():
 # Submodules whose names are documented as public.
 PUBLIC = {
     *("transformers", "transformers.activations", "transformers.modeling_outputs", "transformers.utils.logging"),
-    *("torch", "torch.nn", "torch.nn.functional", "torch.autograd.function", "torch.utils.data"),
+    *("torch", "torch.nn", "torch.nn.functional", "torch.autograd", "torch.autograd.function", "torch.utils.data"),
+    *("torch.export", "torch.distributed", "torch.distributed.device_mesh", "torch.distributed.fsdp"),
     *("huggingface_hub", "huggingface_hub.errors", "huggingface_hub.utils", "huggingface_hub.hf_api"),
     *("transformers.utils", "transformers.trainer_utils", "safetensors", "safetensors.torch"),
     *("datasets", "datasets.exceptions", "accelerate", "evaluate", "tokenizers"),
