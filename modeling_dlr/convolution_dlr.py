@@ -165,4 +165,4 @@ class _Workspace:
 
 
 def _slices(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+    return [slice(start, min(start + size, count)) for start in range(0, count, max(1, size))]

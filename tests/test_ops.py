@@ -335,7 +335,7 @@ def test_convolution_does_not_depend_on_its_blocks(
     monkeypatch.setattr(convolution_dlr, "_NUMBERS_PER_BLOCK", numbers)
     u, kernel, *_ = inputs
     work = convolution_dlr._Workspace(u, kernel)
-    assert (len(work.channels()), len(work.sequences())) == blocks
+    assert (len(work.channels), len(work.sequences)) == blocks
     for blocked, expected in zip(values_and_gradients(function, *inputs), whole, strict=True):
         assert_close(blocked, expected, torch.float64)
 
