@@ -183,7 +183,9 @@ class DLRPooledHead(DLRHead):
         rest = cache.layers[self.config.num_hidden_layers :]
         # pyrefly: ignore[missing-attribute] - layers of this kind have it
         pooled = sum(layer.get_seq_length() for layer in rest if kind_of(layer) == PoolingCacheLayer.kind)
-        seen = int(cache.get_seq_length())
+        # pyrefly: ignore[missing-attribute] - layers of the model have it
+        lengths = [layer.get_seq_length() for layer in cache.layers[: self.config.num_hidden_layers]]
+        seen = next((length for length in lengths if isinstance(length, int)), lengths[0] if lengths else 0)
         if pooled != seen:
             raise ValueError(
                 f"{type(self).__name__} pools every step since its cache was empty, but this cache has seen {seen} "
