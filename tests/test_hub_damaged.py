@@ -204,18 +204,18 @@ def test_archives_without_checksums(tmp_path: Path):
     assert "set_crc32_options(False)" in refused(path)
 
 
-def test_memory_mapped_files_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_memory_mapped_files_are_checked(tmp_path: Path):
     """For any setting of torch.load."""
     from torch.utils.serialization import config
 
     path = lightning_checkpoint(CASE, tmp_path / "x.ckpt")
-    monkeypatch.setattr(config.load, "mmap", True)
-    assert_same_tensors(read_checkpoint(path).tensors, state_dict_of(CASE))
-    raw = bytearray(path.read_bytes())
-    place = raw.index(archive_content(path, "x/data/0"))
-    raw[place] ^= 1
-    path.write_bytes(raw)
-    assert "damaged in its entry 'x/data/0'" in refused(path)
+    with config.patch("load.mmap", True):
+        assert_same_tensors(read_checkpoint(path).tensors, state_dict_of(CASE))
+        raw = bytearray(path.read_bytes())
+        place = raw.index(archive_content(path, "x/data/0"))
+        raw[place] ^= 1
+        path.write_bytes(raw)
+        assert "damaged in its entry 'x/data/0'" in refused(path)
 
 
 def old_format() -> bytes:

