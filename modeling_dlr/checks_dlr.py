@@ -316,29 +316,34 @@ def check_class_labels(
     )
 
 
-def check_tokens_to_predict(labels: Tensor, shape: tuple[int, int] | None, vocab_size: int, all_logits: bool) -> None:
+def check_tokens_to_predict(
+    labels: Iterable[Tensor | None], shape: tuple[int, int] | None, vocab_size: int, logits_to_keep: int | Tensor
+) -> None:
     """Refuse labels that are not one token, or -100, for each step.
 
     Args:
-        labels: of a language model.
+        labels: of a language model: ``labels`` and ``shift_labels``, each of which may be None.
         shape: (B, L) of its input; None for inputs that the model refuses.
         vocab_size: of the model.
-        all_logits: whether the logits of every step are computed.
+        logits_to_keep: the steps whose logits are computed; 0 for all.
 
     Raises:
-        TypeError: if the labels are not a tensor.
+        TypeError: if labels are not a tensor.
         ValueError: naming the shape, the type or the token; or if some logits are not computed.
     """
-    check_tensor("labels", labels, LABELS_CURE)
-    if shape is None:
-        return
-    if not has_shape(labels, shape):
-        raise ValueError(
-            f"labels must have the shape [batch, length] = {list(shape)} of the input, got {list(labels.shape)}."
-        )
-    if not all_logits:
-        raise ValueError("labels need the logits of every step: leave logits_to_keep at 0, or the labels out.")
-    check_class_labels(labels, vocab_size, size="vocab_size", cure=TOKENS_CURE)
+    for tokens in labels:
+        if tokens is None:
+            continue
+        check_tensor("labels", tokens, LABELS_CURE)
+        if shape is None:
+            continue
+        if not has_shape(tokens, shape):
+            raise ValueError(
+                f"labels must have the shape [batch, length] = {list(shape)} of the input, got {list(tokens.shape)}."
+            )
+        if not isinstance(logits_to_keep, int) or logits_to_keep != 0:
+            raise ValueError("labels need the logits of every step: leave logits_to_keep at 0, or the labels out.")
+        check_class_labels(tokens, vocab_size, size="vocab_size", cure=TOKENS_CURE)
 
 
 def has_shape(tensor: Tensor, *shapes: Sequence[int] | None) -> bool:

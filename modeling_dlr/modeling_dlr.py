@@ -300,12 +300,11 @@ class DLRLanguageHead(DLRPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Any:
         refuse_unknown_arguments(type(self), kwargs)
-        all_logits = isinstance(logits_to_keep, int) and logits_to_keep == 0
-        for tokens in (labels, kwargs.get("shift_labels")):
-            if tokens is not None:
-                shape = input_shape(input_ids, inputs_embeds)
-                # pyrefly: ignore[bad-argument-type] - __init__ refuses None
-                check_tokens_to_predict(tokens, shape, self.config.vocab_size, all_logits)
+        if labels is not None or kwargs.get("shift_labels") is not None:
+            tokens = labels, kwargs.get("shift_labels")
+            shape = input_shape(input_ids, inputs_embeds)
+            # pyrefly: ignore[bad-argument-type] - __init__ refuses None
+            check_tokens_to_predict(tokens, shape, self.config.vocab_size, logits_to_keep)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
