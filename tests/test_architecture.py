@@ -77,6 +77,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.cache_dlr",
     "modeling_dlr.figures",
     "modeling_dlr.finetuning",
+    "modeling_dlr.finetuning.names",
     "modeling_dlr.finetuning.quiet",
     "modeling_dlr.finetuning.resuming",
     "modeling_dlr.finetuning.signals",

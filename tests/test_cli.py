@@ -185,7 +185,7 @@ BAD: dict[str, tuple[Callable[[], object], list[str], str]] = {
     "gap": (lambda: Path("s.fa").write_text(">a\nAC-GT\n"), [], "record 'a' has '-' at position 3"),
     "RNA": (lambda: Path("s.fa").write_text(">a\nACGU\n"), [], "record 'a' has 'U' at position 4"),
     "device": (lambda: None, ["--device", "moon"], "There is no device 'moon' here"),
-    "no model": (lambda: None, [], "The model 'no/model' cannot be loaded"),
+    "no model": (lambda: None, [], "'no/model' is no folder here"),
     "protein": (lambda: Path("s.fa").write_text(">a\nACG\nTEL\n"), [], "record 'a' has 'E' at position 5"),
     "N where only bases may be": (lambda: None, ["--letters", "acgt"], "record 'a' has 'N' at position 9"),
     "no strand": (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hub_server
 import numpy as np
 import pandas as pd
 import pytest
@@ -342,6 +343,55 @@ def test_refused(bad: str, folders: dict[str, Path], here: Path):
     assert says in result.output
     assert result.output.count("\n") == 1
     assert sorted(here.iterdir()) == before
+
+
+@pytest.fixture
+def repository(hub: hub_server.Hub, folders: dict[str, Path]) -> str:
+    """A model with its task on the Hub: its branch has other names of labels than its first commit, "v1"."""
+    files = {path.name: hub_server.File(path.read_bytes(), False) for path in folders["classes"].iterdir()}
+    found = hub.repositories["models/me/model"] = hub_server.Repository(private=False)
+    for reference, labels in {"v1": ["x", "y", "z"], "main": ["u", "v", "w"]}.items():
+        task = json.dumps(vars(Task("classes", "text", ["body"], "kind", labels))).encode()
+        found.commit(reference, files | {"task.json": hub_server.File(task, False)}, reference)
+    return "me/model"
+
+
+def test_a_repository_of_the_hub(repository: str, hub: hub_server.Hub, here: Path):
+    """Its files are downloaded once, also those that say which column is read, and nothing is said of it."""
+    pd.DataFrame({"body": ["a", "", "b"] * 4, "kind": [*"xyz"] * 4}).to_csv("in.csv", index=False)
+    result = run("predict", repository, "in.csv", "--output", "o.jsonl", "--revision", "v1")
+    assert (result.exit_code, result.output.count("\n")) == (0, 1), result.output
+    answers = [row["label"] for row in read("o.jsonl")]
+    assert set(answers) - {None} <= {"x", "y", "z"}
+    assert [answer is None for answer in answers] == [False, True, False] * 4
+    assert Predictor(repository)(["a"])[0]["label"] in ("u", "v", "w")
+    result = run("evaluate", repository, "in.csv", "--revision", "v1", "--output", "scores.json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(Path("scores.json").read_text())["data"]["rows"] == {"test": 8}
+    result = run("embed", repository, "in.csv", "--output", "o.parquet")
+    assert result.exit_code == 0, result.output
+    assert pd.read_parquet("o.parquet")["embedding"].isna().tolist() == [False, True, False] * 4
+    assert sum("safetensors" in request for request in hub.requests if request.startswith("GET")) <= 2
+
+
+@pytest.mark.parametrize("command", ["predict", "embed", "evaluate", "score"])
+def test_no_network(command: str, folders: dict[str, Path], here: Path, hub: hub_server.Hub, monkeypatch: Any):
+    """A name that is no folder here is refused at once, in one line, without trying again."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", pytest.fail)
+    Path("s.fa").write_text(">a\nACGT\n")
+    pd.DataFrame(ROWS).to_csv("in.csv", index=False)
+    source, output = ("s.fa", "o.csv") if command == "score" else ("in.csv", "o.jsonl")
+    for name in ("me/model", "absent"):
+        result = run(command, name, source, "--output", output)
+        assert result.exit_code == 1
+        said = result.output or str(result.exception)
+        assert said.startswith(f"modeling-dlr {command}: ")
+        assert name in said
+        assert said.strip().count("\n") == 0
+    said = str(run(command, folders["classes"], source, "--output", output, "--revision", "v1").output)
+    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "s.fa"], said
 
 
 def trained(place: Path) -> Path:

@@ -20,6 +20,14 @@ Parameters = ParamSpec("Parameters")
 Text = Annotated[
     str | None, typer.Option(help="The column that is read, or several after commas; by default that of the training.")
 ]
+Folder = Annotated[
+    str,
+    typer.Argument(
+        help="Of a trained model, from `modeling-dlr train` or save_pretrained; or OWNER/NAME of its repository on the "
+        "Hub."
+    ),
+]
+Revision = Annotated[str | None, typer.Option(help="Of a repository of the Hub: a branch, a tag or a commit.")]
 Encoding = Annotated[str, typer.Option(help="Of text; several after commas are tried in turn: utf-8,cp1252.")]
 
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import transformers
 import typer
 
-from modeling_dlr.inference import check_device, check_output, identity, in_chunks, write_in_parts
+from modeling_dlr.finetuning.names import find_folder
+from modeling_dlr.inference import check_device, check_output, config_of, identity, in_chunks, write_in_parts
 from modeling_dlr.scoring import Strands, log_likelihoods, reverse_complement
 
 from .fasta import Record, read_fasta
@@ -85,10 +86,8 @@ class _Model:
 
     def __init__(self, shared: Shared, auto_class: Any):
         check_device(shared.device)
-        try:
-            self.config = transformers.AutoConfig.from_pretrained(shared.model, **shared.of_hub)
-        except OSError as error:
-            raise ValueError(f"The model {shared.model!r} cannot be loaded: {error}") from None
+        folder = find_folder(shared.model, shared.revision, weights=False)
+        self.config = config_of(folder, trust_remote_code=shared.trust_remote_code)
         self.shared, self.auto_class = shared, auto_class
         self.found: tuple[Any, Any] | None = None
 

@@ -10,14 +10,14 @@ from modeling_dlr.inference import embed as embed_table
 from modeling_dlr.inference import predict as predict_table
 
 from .fasta import read_fasta
-from .options import Encoding, Shared, Text, columns_of, one_line_errors, report, with_shared
+from .options import Encoding, Folder, Revision, Shared, Text, columns_of, one_line_errors, report, with_shared
 
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 
 
 @one_line_errors
 def predict(
-    folder: Annotated[Path, typer.Argument(help="Of a trained model: from `modeling-dlr train` or save_pretrained.")],
+    folder: Folder,
     data: Annotated[
         str, typer.Argument(help="A .csv, .tsv, .jsonl or .parquet file, FASTA, a folder of files, or a Hub data set.")
     ],
@@ -28,6 +28,7 @@ def predict(
     ] = 0,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Tokens of a batch at most, padding included.")] = 16384,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    revision: Revision = None,
     encoding: Encoding = "utf-8",
 ) -> None:
     """Add the answers of a trained model to the rows of a table: a label and its score, or a value, or spans.
@@ -36,7 +37,7 @@ def predict(
     the output is there as a whole or not at all.
     """
     options: dict[str, Any] = {"text": columns_of(text), "explain": explain, "batch_steps": batch_tokens}
-    report(predict_table(folder, data, output, device=device, encoding=encoding, **options))
+    report(predict_table(folder, data, output, device=device, revision=revision, encoding=encoding, **options))
 
 
 @with_shared

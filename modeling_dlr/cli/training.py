@@ -14,6 +14,8 @@ from modeling_dlr.finetuning import evaluate as evaluate_folder
 from modeling_dlr.finetuning import train as train_model
 from modeling_dlr.finetuning.stopping import command_line
 
+from .options import Encoding, Folder, Revision
+
 Data = Annotated[
     str,
     typer.Argument(
@@ -51,14 +53,15 @@ train = _with_options(train)
 
 
 def evaluate(
-    folder: Annotated[Path, typer.Argument(help="A folder that `modeling-dlr train` has written.")],
+    folder: Folder,
     data: Data,
     label: Annotated[str | None, typer.Option(help="Column of the labels, if it is called otherwise.")] = None,
-    encoding: Annotated[str, typer.Option(help="Encoding of text files; several after commas.")] = "utf-8",
+    revision: Revision = None,
+    encoding: Encoding = "utf-8",
     output: Annotated[Path | None, typer.Option(help="A JSON file for the scores.")] = None,
 ) -> None:
     """Score a trained model on other rows."""
     with command_line("modeling-dlr evaluate", SafetensorError):
-        report = evaluate_folder(folder, data, label=label, encoding=encoding)
+        report = evaluate_folder(folder, data, label=label, revision=revision, encoding=encoding)
         if output is not None:
             output.write_text(json.dumps(report.results({}), indent=2) + "\n", encoding="utf-8")

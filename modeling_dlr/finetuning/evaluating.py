@@ -17,6 +17,7 @@ from .labels import Labels, known_labels
 from .loop import Evaluation
 from .mistakes import worst
 from .models import head_of, input_shape
+from .names import find_folder
 from .pictures import MOST_CLASSES, draw_confusion, draw_numbers
 from .quiet import quiet_libraries
 from .report import Report
@@ -33,28 +34,31 @@ def evaluate(
     source: str | Path,
     *,
     label: str | None = None,
+    revision: str | None = None,
     encoding: str = "utf-8",
     console: Console | None = None,
 ) -> Report:
     """Score a folder that `train` has written on other rows.
 
     Args:
-        folder: of the model.
+        folder: of the model, or OWNER/NAME of its repository on the Hub.
         source: of the rows, as `train` reads them.
         label: the column of the labels, if it is called otherwise than in training.
+        revision: of the repository.
         encoding: of text files.
         console: where the scores are printed; None is the standard output.
 
     Raises:
         ValueError: for a folder without a task, rows without its columns, and labels that the model does not know.
     """
-    task = Task.load(folder)
+    place = find_folder(folder, revision)
+    task = Task.load(place)
     labels = [label or task.label_column or "label"]
     columns = Columns(task.text_columns, labels, task.task == "pairs", task.input)
     with quiet_libraries(), tempfile.TemporaryDirectory() as scratch:
         rows = read_rows(find_source(source), columns, Path(scratch), encoding=encoding)
-        processor = _PROCESSORS.get(task.input, AutoTokenizer).from_pretrained(folder)
-        model = head_of(task).from_pretrained(folder)
+        processor = _PROCESSORS.get(task.input, AutoTokenizer).from_pretrained(place)
+        model = head_of(task).from_pretrained(place)
         encoder = Encoder(task, processor, "", 0.0, known_labels(rows, task), model.config.input_size or 3)
         collator = Collator(encoder, input_shape(encoder))
         scorer = Scorer(task, encoder.labels)
@@ -76,7 +80,7 @@ def evaluate(
             data_collator=collator,
             preprocess_logits_for_metrics=evaluation.smaller,
         )
-        report = scored(Path(folder), trainer, evaluation, encoder, rows.table, encoded, None)
+        report = scored(place, trainer, evaluation, encoder, rows.table, encoded, None)
     if rows.empty:
         report.notes.append(f"{rows.empty.total():,} rows with empty cells are left out.")
     console = console or Console(highlight=False)

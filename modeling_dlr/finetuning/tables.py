@@ -3,12 +3,11 @@
 Nothing is held in memory but the row that is read.
 """
 
-import contextlib
 import csv
 import gzip
 import json
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 from huggingface_hub import HfApi
 from pyarrow import parquet
 
-from modeling_dlr.kernel_parameters_dlr import did_you_mean
+from .names import nearest_file, one_line_of_hub
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 FASTA = (".fa", ".fasta", ".fna", ".faa")
@@ -66,7 +65,7 @@ def find_source(name: str | Path) -> Source:
     if path.is_dir():
         return _folder(path)
     if path.suffix or str(name).count("/") > 1 or str(name).startswith((".", "/")):
-        raise ValueError(f"There is no file or folder {str(name)!r}{_nearest_file(path)}.")
+        raise ValueError(f"There is no file or folder {str(name)!r}{nearest_file(path)}.")
     return Source(str(name), _splits_of_hub(str(name)), on_hub=True)
 
 
@@ -256,39 +255,16 @@ def _by_split(files: Sequence[tuple[str | None, Path]]) -> dict[str, list[Path]]
 
 
 def _splits_of_hub(name: str) -> dict[str, list[Path]]:
-    with _quiet_hub(name):
+    with one_line_of_hub(name, "file or folder here", "data set"):
         HfApi().dataset_info(name, timeout=20)  # once: what follows tries again and again where there is no network
         found = datasets.get_dataset_split_names(name)
     return {(_split_of(split) or split): [] for split in found}
 
 
 def _hub_rows(name: str, split: str) -> Iterator[Row]:
-    with _quiet_hub(name):
+    with one_line_of_hub(name, "file or folder here", "data set"):
         own = next(each for each in datasets.get_dataset_split_names(name) if (_split_of(each) or each) == split)
         rows = datasets.load_dataset(name, split=own, streaming=True)
         named = {name: each for name, each in (rows.features or {}).items() if isinstance(each, datasets.ClassLabel)}
         for row in rows:
             yield row | {column: feature.int2str(row[column]) for column, feature in named.items()}
-
-
-@contextlib.contextmanager
-def _quiet_hub(name: str) -> Generator[None]:
-    """Turn every failure of the Hub into one line, and its log into nothing."""
-    verbosity = datasets.logging.get_verbosity()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
-    try:
-        yield
-    except Exception as error:  # the client's errors are of a library that changes
-        raise ValueError(
-            f"{name!r} is neither a file nor a folder here{_nearest_file(Path(name))}, nor a data set of the Hub that "
-            f"can be reached ({type(error).__name__})."
-        ) from None
-    finally:
-        datasets.logging.set_verbosity(verbosity)
-
-
-def _nearest_file(path: Path) -> str:
-    """A hint at a file with a similar name, beside the one that is missing."""
-    folder = path.parent if path.parent.is_dir() else Path()
-    hint = did_you_mean(path.name, [each.name for each in folder.iterdir()])
-    return f" ({hint})" if hint else ""

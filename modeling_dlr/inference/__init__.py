@@ -1,7 +1,7 @@
 """Use a folder that holds a trained model: `predict` and `embed` rows of tables, as `modeling-dlr` does."""
 
 from .embedding import EMBEDDINGS, Embedder, Pooling, embed, embed_rows
-from .folders import HEADS, check_device, load_text_model, preprocessor_of, read_config
+from .folders import HEADS, check_device, config_of, load_text_model, preprocessor_of, read_config
 from .inputs import inputs_of
 from .parts import Written, check_output, identity, in_chunks, write_in_parts
 from .predicting import Predictor, predict
@@ -15,6 +15,7 @@ __all__ = [
     "Written",
     "check_device",
     "check_output",
+    "config_of",
     "embed",
     "embed_rows",
     "identity",

@@ -11,10 +11,11 @@ import torch
 import transformers
 
 from modeling_dlr.finetuning import Task, iter_rows
+from modeling_dlr.finetuning.names import find_folder
 from modeling_dlr.scoring import check_layer, embeddings, pooled
 
 from .columns import columns_to_read, free_names
-from .folders import check_device, load_folder, load_text_model
+from .folders import check_device, config_of, load_folder, load_text_model
 from .inputs import Row, base_of, batches, inputs_of, letters_in, text_of
 from .parts import Counted, Written, check_output, identity, in_chunks, write_in_parts
 from .predicting import BATCH_STEPS
@@ -60,10 +61,8 @@ class Embedder:
         self.of_hub: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         self.of_hub |= {} if revision is None else {"revision": revision}
         self.device, self.dtype = device, dtype
-        try:
-            config = transformers.AutoConfig.from_pretrained(self.name, **self.of_hub)
-        except OSError as error:
-            raise ValueError(f"The model {self.name!r} cannot be loaded: {error}") from None
+        self.folder = find_folder(model, revision, weights=False)
+        config = config_of(self.folder, trust_remote_code=trust_remote_code)
         check_layer(layer, config.num_hidden_layers)
         self.media = getattr(config, "input_size", None) is not None
         if self.media and layer != -1:
@@ -71,8 +70,8 @@ class Embedder:
         self.pooling = "mean" if pooling == "mean" else getattr(config, "pooling", None)
         if self.pooling is None:
             raise ValueError(f"{self.name} has no pooling of its own: use the mean.")
-        known = (Path(model) / "task.json").is_file()
-        self.task = Task.load(self.name) if known else Task("classes", "text", ["text"])
+        known = (self.folder / "task.json").is_file()
+        self.task = Task.load(self.folder) if known else Task("classes", "text", ["text"])
         if known and text is None:
             self.text = self.task.text_columns
         self.base, self.column = Path(), "embedding"
@@ -81,8 +80,9 @@ class Embedder:
     def loaded(self) -> tuple[Any, Any]:
         """The model and what prepares its inputs."""
         if self.media:
-            model, processor, self.task, _ = load_folder(self.name, self.device)
-            return model, processor
+            loaded = load_folder(self.name, self.device, self.of_hub.get("revision"))
+            self.task = loaded.task
+            return loaded.model, loaded.processor
         options: dict[str, Any] = self.of_hub
         return load_text_model(transformers.AutoModel, self.name, dtype=self.dtype, device=self.device, **options)
 
@@ -224,7 +224,7 @@ def embed_rows(
     if output.suffix == ".npy":
         keep = []
     request = request | {
-        "command": "embed", "model": identity(embedder.name), "text": embedder.task.text_columns,
+        "command": "embed", "model": identity(embedder.folder), "text": embedder.task.text_columns,
         "layer": embedder.layer, "pooling": embedder.pooling, "dtype": embedder.dtype, "keep": keep,
     }  # fmt: skip
 

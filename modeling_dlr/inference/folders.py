@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from huggingface_hub import file_exists
 
 import modeling_dlr
 from modeling_dlr.finetuning import Task
+from modeling_dlr.finetuning.names import find_folder
 from modeling_dlr.tokenization import evo_tokenizer
 
 # What each head answers, of which input, where no `task.json` says so.
@@ -38,27 +38,34 @@ class Loaded(NamedTuple):
     """What a folder holds.
 
     Attributes:
+        folder: with its files: the one that was named, or that of the Hub's cache.
         model: with its head, in evaluation mode.
         processor: its tokenizer, feature extractor or image processor.
         task: what it answers; without columns where nothing says which are read.
         columns_known: whether `task.json` says so.
     """
 
+    folder: Path
     model: Any
     processor: Any
     task: Task
     columns_known: bool
 
 
-def load_folder(folder: str | os.PathLike[str], device: str = "cpu") -> Loaded:
-    """Load the model of a folder, with code of this package only.
+def load_folder(folder: str | os.PathLike[str], device: str = "cpu", revision: str | None = None) -> Loaded:
+    """Load the model of a folder or of a repository of the Hub, with code of this package only.
+
+    Args:
+        folder: a folder, or OWNER/NAME of a repository.
+        device: of the model.
+        revision: of the repository.
 
     Raises:
-        ValueError: for what is no folder, one of another model, without weights, or without what prepares inputs; and
+        ValueError: for what is neither, one of another model, without weights, or without what prepares inputs; and
             for a device that is not there.
     """
-    path = Path(folder)
     check_device(device)
+    path = find_folder(folder, revision)
     config, head = read_config(path)
     if head not in HEADS:
         raise ValueError(
@@ -73,7 +80,7 @@ def load_folder(folder: str | os.PathLike[str], device: str = "cpu") -> Loaded:
         processor = _processor_of(path, task, config)
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} could not be loaded: {' '.join(str(error).split())}") from error
-    return Loaded(model.to(device).eval(), processor, task, known)
+    return Loaded(path, model.to(device).eval(), processor, task, known)
 
 
 def load_text_model(
@@ -88,17 +95,29 @@ def load_text_model(
         device: of the model.
         of_hub: ``revision`` and ``trust_remote_code``.
     """
+    folder = find_folder(name, of_hub.get("revision"), weights=False)
     model = auto_class.from_pretrained(name, dtype=dtype, **of_hub).to(device).eval()
-    evo = model.config.model_type == "stripedhyena" and model.config.vocab_size == 512
-    if evo and not _has_tokenizer(name, of_hub.get("revision")):
-        return model, evo_tokenizer()  # the published one is code that needs trust, and has no token of padding
-    return model, transformers.AutoTokenizer.from_pretrained(name, **of_hub)
+    return model, _tokenizer_of(folder, model.config, trust_remote_code=of_hub.get("trust_remote_code", False))
 
 
-def _has_tokenizer(name: str, revision: str | None = None) -> bool:
-    if Path(name).is_dir():
-        return (Path(name) / "tokenizer.json").is_file()
-    return file_exists(name, "tokenizer.json", revision=revision)
+def _tokenizer_of(folder: Path, config: Any, *, trust_remote_code: bool = False) -> Any:
+    if config.model_type == "stripedhyena" and config.vocab_size == 512 and not (folder / "tokenizer.json").is_file():
+        return evo_tokenizer()  # the published one is code that needs trust, and has no token of padding
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        raise ValueError(f"{folder} has no tokenizer; save yours there with tokenizer.save_pretrained.")
+    return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+
+
+def config_of(folder: Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a folder with a model, of this library or another.
+
+    Raises:
+        ValueError: for a folder without one, or one that is damaged or needs code that is not trusted.
+    """
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The model {folder} cannot be loaded: {' '.join(str(error).split())}") from None
 
 
 def check_device(device: str) -> None:
@@ -151,11 +170,7 @@ def _task_of(config: Any, head: str) -> Task:
 def _processor_of(path: Path, task: Task, config: Any) -> Any:
     if task.input in ("sound", "image"):
         return preprocessor_of(path, "feature_extractor_type" if task.input == "sound" else "image_processor_type")
-    if config.model_type == "stripedhyena" and config.vocab_size == 512 and not _has_tokenizer(str(path)):
-        return evo_tokenizer()
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise ValueError("it has no tokenizer; save yours there with tokenizer.save_pretrained.")
-    return transformers.AutoTokenizer.from_pretrained(path)
+    return _tokenizer_of(path, config)
 
 
 def preprocessor_of(path: Path, key: str) -> Any:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,14 @@ class Predictor:
     """A trained model with all that is needed to answer rows.
 
     Args:
-        folder: where `modeling-dlr train` or ``save_pretrained`` has saved a model of this library.
+        folder: where `modeling-dlr train` or ``save_pretrained`` has saved a model of this library, or OWNER/NAME of
+            its repository on the Hub.
         text: the columns that are read; None are those of the training, or else the column that is called as the input
             ("text", "sequence", "image", "sound"), or the only one.
         explain: for every row, how many spans of its text are named that moved its score most; 0 for none.
         batch_steps: steps of a batch at most, padding included.
         device: such as "cpu" or "cuda".
+        revision: of the repository.
 
     Raises:
         ValueError: for a folder that cannot answer rows, or that cannot explain its answers.
@@ -50,8 +53,10 @@ class Predictor:
         explain: int = 0,
         batch_steps: int = BATCH_STEPS,
         device: str = "cpu",
+        revision: str | None = None,
     ):
-        self.model, self.processor, self.task, self._columns_known = load_folder(folder, device)
+        loaded = load_folder(folder, device, revision)
+        self.folder, self.model, self.processor, self.task, self._columns_known = loaded
         self.explain, self.batch_steps = explain, batch_steps
         if explain and (self.task.input in ("image", "sound") or self.task.task in ("tokens", "pairs")):
             raise ValueError(
@@ -157,6 +162,7 @@ def predict(
     explain: int = 0,
     batch_steps: int = BATCH_STEPS,
     device: str = "cpu",
+    revision: str | None = None,
     encoding: str = "utf-8",
     progress: bool = True,
 ) -> Written:
@@ -173,6 +179,7 @@ def predict(
         explain: spans to name per row.
         batch_steps: steps of a batch at most.
         device: of the model.
+        revision: of a repository of the Hub.
         encoding: of text files, or several after commas, of which the first that fits is taken.
         progress: show a progress bar, on terminals.
 
@@ -185,7 +192,8 @@ def predict(
     """
     output = Path(output)
     check_output(output)
-    predictor = Predictor(folder, text=text, explain=explain, batch_steps=batch_steps, device=device)
+    options: dict[str, Any] = {"text": text, "explain": explain, "batch_steps": batch_steps, "device": device}
+    predictor = Predictor(folder, revision=revision, **options)
     predictor.base = base_of(source)
     rows = iter_rows(str(source), encoding=encoding)
     first = next(rows, None)
@@ -193,7 +201,7 @@ def predict(
         raise ValueError(f"{source} has no rows.")
     predictor.look_at(first)
     request = {
-        "command": "predict", "model": identity(folder), "source": identity(source), "encoding": encoding,
+        "command": "predict", "model": identity(predictor.folder), "source": identity(source), "encoding": encoding,
         "text": predictor.task.text_columns, "explain": explain,
     }  # fmt: skip
     counted = Counted(chain([first], rows), predictor.is_empty)
