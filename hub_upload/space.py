@@ -1,57 +1,97 @@
-"""The demo page of a model: a Space with one file that runs the model's pipeline."""
+"""The page of a model as a Space: the page of `modeling-dlr demo`, with the code of this package beside it."""
 
 import ast
 import contextlib
+import importlib.metadata
+import shutil
+import sys
 from collections.abc import Iterator
-from importlib.metadata import requires
 from pathlib import Path
 
 from huggingface_hub import RepoCard, SpaceCardData
 from packaging.requirements import Requirement
 
-from .card import CARD, shown_example
-from .errors import InputError, VerificationError
+import modeling_dlr
+
+from .card import CARD
+from .errors import InputError, VerificationError, reason_of
 from .folders import scratch_folder
 from .front_matter import read_front_matter
 from .inspect_folder import inspect_privacy
 from .model_folder import check_model_folder
-from .samples import task_of
 
 _APP = Path(__file__).with_name("space_app.txt")
-_REQUIREMENTS = ("torch", "transformers")
+_DISTRIBUTION = "modeling-dlr"
+_TEXT = """
+A page on which [{model_id}](/{model_id}) answers. `app.py` runs it with the code in `modeling_dlr`, version {version}
+of modeling-dlr (Apache-2.0). If the model's repository is private, add the secret `HF_TOKEN` in the Space's settings.
+"""
 
 
 @contextlib.contextmanager
 def space_folder(model_folder: Path, model_id: str) -> Iterator[Path]:
-    """Give a temporary folder with app.py, requirements.txt and README.md.
+    """Give a temporary folder with app.py, requirements.txt, README.md and the code of this package.
+
+    The code travels with the page, so that the Space installs nothing but public libraries.
 
     Args:
-        model_folder: folder of the model, which determines the pipeline.
+        model_folder: folder of the model, which determines the page.
         model_id: repository from which the page loads the model.
 
     Raises:
-        InputError: if there is no model, it has no text pipeline, or its card cannot be read.
+        InputError: if there is no model, the page does not serve it, or its card cannot be read.
     """
+    from modeling_dlr.demo import check_folder  # which takes a second, and no other command needs it
+
     check_model_folder(model_folder)
-    task = task_of(model_folder)
-    if task is None or task.kind != "text" or not task.runs:
-        raise InputError(f"The model in {model_folder} has no pipeline of texts, which is what the demo page shows.")
-    example = shown_example(model_folder, task)
-    app = _APP.read_text(encoding="utf-8").format(model_id=model_id, task=task.name, examples=f"[{example}]")
-    name = model_id.rpartition("/")[2]
-    data = SpaceCardData(title=name, sdk="gradio", app_file="app.py", models=[model_id], license=_license(model_folder))
-    card = RepoCard(f"---\n{data}\n---\n\n# {name}\n\nA page that runs [{model_id}](/{model_id}) on your own text.\n")
+    try:
+        check_folder(model_folder)
+    except Exception as error:
+        raise InputError(f"No page can be made: {reason_of(error)}") from error
+    files = {"app.py": _APP.read_text(encoding="utf-8").format(model_id=model_id)}
+    files |= {"requirements.txt": _requirements(), "README.md": _card(model_folder, model_id)}
     with scratch_folder() as folder:
-        (folder / "app.py").write_text(app, encoding="utf-8")
-        (folder / "requirements.txt").write_text(_requirements(), encoding="utf-8")
-        (folder / "README.md").write_text(str(card), encoding="utf-8")
+        for name, text in files.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        _copy_package(folder / modeling_dlr.__name__)
         yield folder
 
 
+def _card(model_folder: Path, model_id: str) -> str:
+    """README.md, whose front-matter tells the Hub how to run the page."""
+    name = model_id.rpartition("/")[2]
+    data = SpaceCardData(
+        title=name, sdk="gradio", sdk_version=_installed_version("gradio"), app_file="app.py", models=[model_id],
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}", license=_license(model_folder),
+    )  # fmt: skip
+    text = _TEXT.format(model_id=model_id, version=modeling_dlr.__version__)
+    return str(RepoCard(f"---\n{data}\n---\n\n# {name}\n{text}", ignore_metadata_errors=True))
+
+
+def _copy_package(target: Path) -> None:
+    """Copy the Python files of this package and its license."""
+    source = Path(str(modeling_dlr.__file__)).parent
+    for path in sorted(source.rglob("*.py")):
+        copy = target / path.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    license_text = importlib.metadata.distribution(_DISTRIBUTION).read_text("licenses/LICENSE")
+    if license_text is not None:
+        (target / "LICENSE").write_text(license_text, encoding="utf-8")
+
+
 def _requirements() -> str:
-    """The libraries that the code of a folder imports, in the versions that this package requires."""
-    asked = [line for line in requires("modeling-dlr") or [] if Requirement(line).name in _REQUIREMENTS]
-    return "".join(f"{line}\n" for line in asked)
+    """The libraries that this package requires with its extra ``demo``."""
+    asked = [Requirement(line) for line in importlib.metadata.requires(_DISTRIBUTION) or []]
+    wanted = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": "demo"})]
+    return "".join(f"{each.name}{each.specifier}\n" for each in wanted)
+
+
+def _installed_version(library: str) -> str | None:
+    """The version of a library; None, for which the Hub takes the newest, if it is not installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(library)
+    return None
 
 
 def _license(model_folder: Path) -> str | None:
@@ -64,15 +104,16 @@ def _license(model_folder: Path) -> str | None:
 
 
 def verify_space(folder: Path) -> None:
-    """Check that the page is valid Python and has no private content.
+    """Check that all code is valid Python, and that no file has private content.
 
     Raises:
         VerificationError: with a list of the problems.
     """
     problems = list(inspect_privacy(folder))
-    try:
-        ast.parse((folder / "app.py").read_text(encoding="utf-8"))
-    except SyntaxError as error:
-        problems.append(f"app.py is not valid Python: {error}")
+    for path in sorted(folder.rglob("*.py")):
+        try:
+            ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, ValueError) as error:
+            problems.append(f"{path.relative_to(folder)} is not valid Python: {error}")
     if problems:
-        raise VerificationError("The demo page is not ready:", problems)
+        raise VerificationError("The page is not ready:", problems)

@@ -4,14 +4,11 @@ import contextlib
 import json
 import os
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tomllib
-import types
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +19,6 @@ import torch
 from datasets import Dataset
 from hub_disk import content, files_of_at_most, refused
 from huggingface_hub import HfApi, constants, hf_hub_download
-from packaging.requirements import Requirement
 from test_hub_convert import lightning_checkpoint
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -30,9 +26,8 @@ from hub_upload import push as push_module
 from hub_upload.__main__ import main, parser
 from hub_upload.callback import CardCallback
 from hub_upload.card import CardOptions
-from hub_upload.errors import InputError, NewerRemoteError, RemoteError
+from hub_upload.errors import NewerRemoteError, RemoteError
 from hub_upload.push import PushOptions, dry_run, push
-from hub_upload.space import space_folder
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -308,52 +303,6 @@ def test_truncated_download_is_noticed(hub: hub_server.Hub, folder: Path, tmp_pa
         hf_hub_download("me/model", "model.safetensors", cache_dir=tmp_path / "cache")
     found = hf_hub_download("me/model", "model.safetensors", cache_dir=tmp_path / "cache")
     assert Path(found).read_bytes() == (folder / "model.safetensors").read_bytes()
-
-
-def test_space(hub: hub_server.Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """The program of the demo page loads the model and runs its pipeline."""
-    push(folder, "me/model")
-    options = ["--repo-type", "space", "--model-id", "me/model"]
-    assert main(["push", str(folder), "me/demo", *options, "--dry-run"]) == 0
-    assert "spaces/me/demo" not in hub.repositories
-    assert main(["push", str(folder), "me/demo", *options]) == 0
-    files = hub.repositories["spaces/me/demo"].files()
-    assert set(files) == {".gitattributes", "README.md", "app.py", "requirements.txt"}
-    assert b"sdk: gradio" in files["README.md"]
-    asked = [str(Requirement(line)) for line in files["requirements.txt"].decode().splitlines()]
-    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
-    assert asked == [str(Requirement(line)) for line in dependencies if line.startswith(("torch", "transformers"))]
-    page: dict[str, Any] = {}
-
-    class Interface:
-        def __init__(self, **options: Any):
-            page.update(options)
-
-        def launch(self) -> None:
-            page["launched"] = True
-
-    gradio = types.SimpleNamespace(Interface=Interface, Textbox=lambda **_: None, JSON=lambda **_: None)
-    monkeypatch.setitem(sys.modules, "gradio", gradio)
-    app = tmp_path / "app.py"
-    app.write_bytes(files["app.py"].replace(b"me/model", str(folder).encode()))
-    runpy.run_path(str(app))
-    assert page["launched"]
-    (answer,) = page["fn"](page["examples"][0])
-    assert answer["label"] in ("no", "yes")
-
-
-def test_space_has_the_license_of_its_model(folder: Path):
-    """From the model's card; none without a card, and an error for an unreadable one."""
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(card.replace("license: apache-2.0", "license: mit"), encoding="utf-8")
-    with space_folder(folder, "me/model") as page:
-        assert "license: mit" in (page / "README.md").read_text(encoding="utf-8")
-    (folder / "README.md").write_text(card.replace("tags:", "tags: ]"), encoding="utf-8")
-    with pytest.raises(InputError, match="front-matter"), space_folder(folder, "me/model"):
-        pass
-    (folder / "README.md").unlink()
-    with space_folder(folder, "me/model") as page:
-        assert "license" not in (page / "README.md").read_text(encoding="utf-8")
 
 
 def test_trainer_pushes_the_same_files(hub: hub_server.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,7 @@
 pip install 'modeling-dlr[demo]'
 """
 
-from .folders import answerer_of
+from .folders import answerer_of, check_folder
 from .page import close, demo_page, launch
 
-__all__ = ["answerer_of", "close", "demo_page", "launch"]
+__all__ = ["answerer_of", "check_folder", "close", "demo_page", "launch"]

@@ -24,24 +24,37 @@ PAGES: dict[str, Callable[[str | os.PathLike[str], str], Answerer]] = {
 }
 
 
+def check_folder(folder: str | os.PathLike[str]) -> Callable[[str | os.PathLike[str], str], Answerer]:
+    """What makes the page of a folder; its weights are not read.
+
+    Args:
+        folder: where `modeling-dlr train` or ``save_pretrained`` has saved a model of this library.
+
+    Raises:
+        ValueError: for what is no folder of a model that answers a reader.
+    """
+    config, head = read_config(Path(folder))
+    if head not in PAGES:
+        raise ValueError(f"{folder} holds {head}, which answers no reader: give a folder of one of {', '.join(PAGES)}.")
+    if head not in HEADS and head != "DLRForSemanticSegmentation":
+        _check_text_model(Path(folder), config, head)
+    return PAGES[head]
+
+
 def answerer_of(folder: str | os.PathLike[str], device: str = "cpu") -> Answerer:
     """The model of a folder, as a page asks it.
 
     Args:
-        folder: where `modeling-dlr train` or ``save_pretrained`` has saved a model of this library.
+        folder: as `check_folder` takes it.
         device: such as "cpu" or "cuda".
 
     Raises:
         ValueError: for what is no folder of a model that answers a reader, and a device that is not there.
     """
     check_device(device)
-    config, head = read_config(Path(folder))
-    if head not in PAGES:
-        raise ValueError(f"{folder} holds {head}, which answers no reader: give a folder of one of {', '.join(PAGES)}.")
-    if head not in HEADS and head != "DLRForSemanticSegmentation":
-        _check_text_model(Path(folder), config, head)
+    make = check_folder(folder)
     try:
-        return PAGES[head](folder, device)
+        return make(folder, device)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{folder} could not be loaded: {' '.join(str(error).split())}") from error
 

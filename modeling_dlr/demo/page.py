@@ -41,12 +41,13 @@ def gradio() -> Any:
     return gradio
 
 
-def demo_page(folder: str | os.PathLike[str], device: str = "cpu") -> Any:
+def demo_page(folder: str | os.PathLike[str], device: str = "cpu", *, title: str | None = None) -> Any:
     """A page on which a saved model answers, and its poles are moved.
 
     Args:
         folder: where `modeling-dlr train` or ``save_pretrained`` has saved a model of this library.
         device: such as "cpu" or "cuda".
+        title: of the page; None is the name of the folder.
 
     Returns:
         The ``gradio.Blocks``, for `launch`.
@@ -57,7 +58,7 @@ def demo_page(folder: str | os.PathLike[str], device: str = "cpu") -> Any:
     """
     gr = gradio()
     answerer = answerer_of(folder, device)
-    name = Path(folder).resolve().name
+    name = title or Path(folder).resolve().name
     with gr.Blocks(title=f"{name} - modeling-dlr", analytics_enabled=False) as page:
         gr.Markdown(f"# {name}")
         with gr.Tab("Answers"):
