@@ -25,7 +25,7 @@ from modeling_dlr.finetuning import Task
 from modeling_dlr.inference import Embedder, Predictor, embed, predict
 from modeling_dlr.inference.answers import Span, spans
 from modeling_dlr.inference.explaining import attributions, log_odds
-from modeling_dlr.inference.inputs import Item, TextInputs, WindowedTexts, batches
+from modeling_dlr.inference.inputs import Item, WindowedTexts, batches, inputs_of
 from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.scoring import embeddings
 from modeling_dlr.tokenization import byte_tokenizer, symbol_tokenizer
@@ -394,8 +394,11 @@ def test_no_network(command: str, folders: dict[str, Path], here: Path, hub: hub
     assert sorted(path.name for path in here.iterdir()) == ["in.csv", "s.fa"], said
 
 
-def trained(place: Path) -> Path:
-    """A model that has learned which of 12 words are good and which bad, among 20 that say nothing."""
+def trained(place: Path, kind: str) -> Path:
+    """A model that has learned which of 12 words are good and which bad, among 20 that say nothing.
+
+    Of a pair, the word is in either text.
+    """
     torch.manual_seed(0)
     good, bad, rest = ([f"{kind}{i}" for i in range(n)] for kind, n in {"good": 6, "bad": 6, "word": 20}.items())
     tokenizer = symbol_tokenizer(["<pad>", "<unk>", *good, *bad, *rest])
@@ -403,11 +406,14 @@ def trained(place: Path) -> Path:
         hidden_size=16, num_hidden_layers=1, state_size=8, bidirectional=True, vocab_size=len(tokenizer),
         pad_token_id=0, id2label={0: "good", 1: "bad"},
     )  # fmt: skip
-    model = modeling_dlr.DLRForSequenceClassification(config)
+    heads = {"text": modeling_dlr.DLRForSequenceClassification, "pair": modeling_dlr.DLRForSequencePairClassification}
+    model = heads[kind](config)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
-    for _ in range(150):
-        ids, labels = torch.randint(14, 34, (32, 12)), torch.randint(2, (32,))
-        ids[torch.arange(32), torch.randint(12, (32,))] = 2 + 6 * labels + torch.randint(6, (32,))
+    texts = 2 if kind == "pair" else 1
+    for _ in range(150 * texts):
+        ids, labels = torch.randint(14, 34, (32, 12 * texts)), torch.randint(2, (32,))
+        ids[torch.arange(32), torch.randint(12 * texts, (32,))] = 2 + 6 * labels + torch.randint(6, (32,))
+        ids = ids.unflatten(1, (2, -1)) if kind == "pair" else ids
         cross_entropy(model(input_ids=ids).logits, labels).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -416,29 +422,34 @@ def trained(place: Path) -> Path:
     return place
 
 
-def test_explanations(here: Path):
+@pytest.mark.parametrize("kind", ["text", "pair"])
+def test_explanations(kind: str, here: Path):
     """The word that is named first is the one without which the score falls most, and the weights add up."""
-    predictor, scorer = Predictor(trained(here / "model"), explain=3), Predictor("model")
-    rng = np.random.default_rng(0)
-    texts, told = [], []
-    for _ in range(20):
-        words = [f"word{i}" for i in rng.integers(20, size=9)]
-        words[rng.integers(9)] = f"{rng.choice(['good', 'bad'])}{rng.integers(6)}"
-        texts.append(" ".join(words))
-    for row in predictor(texts):
-        words = row["text"].split()
-        told.append(row["explanation"][0]["text"])
-        without = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
-        scores = [each["score"] if each["label"] == row["label"] else 0.0 for each in scorer(without)]
-        assert words[int(np.argmin(scores))] == told[-1]
+    predictor, scorer = Predictor(trained(here / "model", kind), explain=3), Predictor("model")
+    columns, rng = ["first", "second"] if kind == "pair" else ["text"], np.random.default_rng(0)
+    rows, told = [], []
+    for _ in range(12):
+        texts = [[f"word{i}" for i in rng.integers(20, size=9)] for _ in columns]
+        texts[rng.integers(len(texts))][rng.integers(9)] = f"{rng.choice(['good', 'bad'])}{rng.integers(6)}"
+        rows.append({name: " ".join(words) for name, words in zip(columns, texts, strict=True)})
+    for row, given in zip(predictor(rows), rows, strict=True):
         first = row["explanation"][0]
-        assert row["text"][first["start"] : first["end"]] == first["text"]
+        column = first.get("column", "text")
+        told.append(first["text"])
+        assert row[column][first["start"] : first["end"]] == first["text"]
         assert first["weight"] > 0
+        words = [(name, i, word) for name in columns for i, word in enumerate(given[name].split())]
+        without = [
+            given | {name: " ".join(given[name].split()[:i] + given[name].split()[i + 1 :])} for name, i, _ in words
+        ]
+        scores = [each["score"] if each["label"] == row["label"] else 0.0 for each in scorer(without)]
+        name, _, word = words[int(np.argmin(scores))]
+        assert (name, word) == (column, first["text"])
     assert all(word.startswith(("good", "bad")) for word in told)
-    reader, task = TextInputs(predictor.processor, predictor.task), predictor.task
-    (items,) = batches(reader.items([{"text": text} for text in [*texts, "good1"]]), 10**6)
+    reader, task = inputs_of(predictor.processor, predictor.task), predictor.task
+    (items,) = batches(reader.items([*rows, dict.fromkeys(columns, "good1")]), 10**6)
     inputs = reader.batch(items)
-    weights = attributions(predictor.model, inputs, task, points=256).sum(1)
+    weights = attributions(predictor.model, inputs, task, points=256).flatten(1).sum(1)
     empty = inputs | {"input_ids": torch.zeros_like(inputs["input_ids"])}
     with torch.inference_mode():
         logits, nothing = predictor.model(**inputs).logits, predictor.model(**empty).logits

@@ -27,12 +27,12 @@ def attributions(model: Any, inputs: dict[str, Tensor], task: Task, points: int 
 
     Args:
         model: with an answer per row.
-        inputs: ``input_ids`` and ``attention_mask`` [B, L].
+        inputs: ``input_ids`` and ``attention_mask`` [B, L], or [B, 2, L] for pairs.
         task: what the model answers.
         points: at which the gradient is taken; the sum over steps nears the difference of answers with more of them.
 
     Returns:
-        [B, L] in float32, on the CPU.
+        In the shape of ``input_ids``, in float32, on the CPU.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     embed, nothing = model.get_input_embeddings(), model.config.pad_token_id
@@ -61,33 +61,41 @@ def explain(model: Any, inputs: dict[str, Tensor], items: Sequence[Item], task: 
 
     Args:
         model: with an answer per row.
-        inputs: of a batch of texts.
-        items: these texts.
+        inputs: of a batch of texts, or of pairs.
+        items: these texts or pairs.
         task: what the model answers.
         count: of words at most, for each text.
 
     Returns:
         For each text its words, the largest first: "start" and "end" in characters, "text", and "weight", above 0
-        where it speaks for the answer and below 0 where it speaks against it.
+        where it speaks for the answer and below 0 where it speaks against it. For a pair, "column" says first in which
+        of its texts a word is.
     """
-    return [
-        _largest(item, weights[: item.length].tolist(), count)
-        for item, weights in zip(items, attributions(model, inputs, task), strict=True)
-    ]
+    found = []
+    for item, weights in zip(items, attributions(model, inputs, task), strict=True):
+        words = (
+            _words(item, weights)
+            if not item.sides
+            else [
+                {"column": column} | word
+                for column, side, of_side in zip(task.text_columns, item.sides, weights, strict=True)
+                for word in _words(side, of_side)
+            ]
+        )
+        words.sort(key=lambda word: -abs(word["weight"]))
+        found.append([word | {"weight": float(f"{word['weight']:.4g}")} for word in words[:count] if word["weight"]])
+    return found
 
 
-def _largest(item: Item, weights: Sequence[float], count: int) -> list[Cells]:
-    text = item.text
-    per_character = np.zeros(len(text) + 1)
-    for weight, (start, end) in zip(weights, item.units, strict=True):
+def _words(item: Item, weights: Tensor) -> list[Cells]:
+    """The words of a text with the sum of the weights [L] of their steps."""
+    text, per_character = item.text, np.zeros(len(item.text) + 1)
+    for weight, (start, end) in zip(weights[: item.length].tolist(), item.units, strict=True):
         per_character[start + 1 : end + 1] += weight / max(1, end - start)
     up_to = per_character.cumsum()
-    found = [(float(up_to[end] - up_to[start]), start, end) for start, end in pieces(text)]
-    found.sort(key=lambda one: (-abs(one[0]), one[1]))
     return [
-        {"start": start, "end": end, "text": text[start:end], "weight": float(f"{weight:.4g}")}
-        for weight, start, end in found[:count]
-        if weight
+        {"start": start, "end": end, "text": text[start:end], "weight": float(up_to[end] - up_to[start])}
+        for start, end in pieces(text)
     ]
 
 

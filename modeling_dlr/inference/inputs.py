@@ -28,6 +28,7 @@ class Item:
         text: that it was made from; empty for sound and images.
         units: for texts, [length] pairs of the first character of every step, and the one after the last.
         skip: steps at the begin that repeat those of the window before, and at the end those of the one after.
+        sides: of a pair, its two texts.
     """
 
     row: int
@@ -36,6 +37,7 @@ class Item:
     text: str = ""
     units: list[tuple[int, int]] = field(default_factory=list)
     skip: tuple[int, int] = (0, 0)
+    sides: tuple["Item", ...] = ()
 
 
 class Inputs(ABC):
@@ -113,18 +115,20 @@ class PairInputs(TextInputs):
 
     def items(self, rows: Sequence[Row]) -> list[Item]:
         """The pairs of which neither text is empty."""
-        pairs = [[text_of(row, [column]) or "" for column in self.task.text_columns] for row in rows]
-        places = [place for place, pair in enumerate(pairs) if all(pair)]
-        sides = [self._tokens([pairs[place][side] for place in places]) for side in (0, 1)]
+        texts = [
+            [(place, text_of(row, [column]) or "") for place, row in enumerate(rows)]
+            for column in self.task.text_columns
+        ]
+        one, other = ({item.row: item for item in self._items(numbered)} for numbered in texts)
         return [
-            Item(place, max(len(one), len(other)), {"pair": (one, other)})
-            for place, (one, _), (other, _) in zip(places, *sides, strict=True)
-            if one and other
+            Item(place, max(one[place].length, other[place].length), {}, sides=(one[place], other[place]))
+            for place in one
+            if place in other
         ]
 
     def batch(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """``input_ids`` and ``attention_mask`` [B, 2, L]."""
-        flat = [Item(item.row, len(ids), {"input_ids": ids}) for item in items for ids in item.features["pair"]]
+        flat = [side for item in items for side in item.sides]
         return {name: value.unflatten(0, (-1, 2)) for name, value in super().batch(flat).items()}
 
 

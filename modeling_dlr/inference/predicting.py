@@ -58,10 +58,10 @@ class Predictor:
         loaded = load_folder(folder, device, revision)
         self.folder, self.model, self.processor, self.task, self._columns_known = loaded
         self.explain, self.batch_steps = explain, batch_steps
-        if explain and (self.task.input in ("image", "sound") or self.task.task in ("tokens", "pairs")):
+        if explain and (self.task.input in ("image", "sound") or self.task.task == "tokens"):
             raise ValueError(
-                f"Only labels and numbers of single texts are explained, but {folder} answers {self.task.task} of "
-                f"{self.task.input}: leave --explain out."
+                f"Labels and numbers of texts and of pairs of texts are explained, but {folder} answers "
+                f"{self.task.task} of {self.task.input}: leave --explain out."
             )
         if text is not None:
             self.task.text_columns, self._columns_known = list(text), True
@@ -144,8 +144,8 @@ class Predictor:
                     found[item.row] = [nothing | cells]
             if self.explain:
                 told = explain(self.model, inputs, some, self.task, self.explain)
-                for item, spans_of_text in zip(some, told, strict=True):
-                    found[item.row][0]["explanation"] = spans_of_text
+                for item, words in zip(some, told, strict=True):
+                    found[item.row][0]["explanation"] = words
         if self.spans_per_row:
             for row, windows in groupby(items, key=lambda item: item.row):
                 parts = [(item, steps[id(item)]) for item in windows]
