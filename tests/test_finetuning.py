@@ -297,10 +297,16 @@ def test_bad_input(header: list[str], rows: list[list[Any]], options: dict[str, 
     assert all(part in message for part in said), message
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"budget": "soon"}, {"test": 0.9}, {"layers": 0}, {"learning_rate": -1.0}, {"budget": "0m"}]
-)
+WRONG: list[dict[str, Any]] = [
+    *({"budget": "soon"}, {"budget": "0m"}, {"test": 0.9}, {"layers": 0}, {"learning_rate": -1.0}, {"seed": -1}),
+    *({"learning_rate": float("inf")}, {"epochs": float("nan")}, {"warmup": 2.0}, {"weight_decay": -1.0}),
+    *({"dropout": 1.5}, {"label_smoothing": 2.0}, {"vocab_size": 3}, {"vocab_size": 500, "tokenizer": "bytes"}),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
 def test_wrong_options(wrong: dict[str, Any]):
+    """They are refused before anything is read."""
     with pytest.raises(ValueError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
         TrainOptions(**wrong)
 

@@ -29,6 +29,7 @@ WRITERS = {
     "rows.csv": as_csv,
     "semicolons.csv": lambda path: as_csv(path, sep=";"),
     "with a mark.csv": lambda path: as_csv(path, encoding="utf-8-sig"),
+    "UTF-16.csv": lambda path: as_csv(path, encoding="utf-16"),
     "rows.tsv": lambda path: as_csv(path, sep="\t"),
     "rows.jsonl": lambda path: write(path, "\n".join(map(json.dumps, ROWS)) + "\n\n"),
     "rows.json": lambda path: write(path, json.dumps(ROWS)),
@@ -113,6 +114,10 @@ def test_a_name_that_is_nothing(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="folder"):
         find_source(tmp_path / "empty")
+    write(tmp_path / "model" / "config.json", "{}")
+    write(tmp_path / "model" / "model.safetensors", "")
+    with pytest.raises(ValueError, match="holds a model"):
+        find_source(tmp_path / "model")
 
 
 def test_task_is_saved_and_loaded(tmp_path: Path):

@@ -132,6 +132,7 @@ def columns_of(text: str | None) -> list[str] | None:
 def report(written: Written) -> None:
     """Say in one line what was written."""
     said = f"Wrote {written.rows:,} row{'s' if written.rows != 1 else ''} to {written.output}"
-    said += f", with {' and '.join(written.columns)}" if written.columns else ""
+    *first, last = written.columns or ("",)
+    said += f", with {', '.join(first)}{' and ' if first else ''}{last}" if written.columns else ""
     said += f", {written.empty:,} of them with an empty input" if written.empty else ""
     typer.echo(said + (f", {written.kept:,} of them from an earlier run." if written.kept else "."))

@@ -19,7 +19,23 @@ PAIR_NAMES = (
     *(("premise", "hypothesis"), ("question1", "question2"), ("question", "answer"), ("query", "passage")),
 )
 LABEL_NAMES = (
-    *("label", "labels", "class", "category", "target", "topic", "tag", "tags", "ner_tags", "spans", "entities", "y"),
+    *(
+        "label",
+        "labels",
+        "class",
+        "classes",
+        "category",
+        "categories",
+        "target",
+        "topic",
+        "topics",
+        "tag",
+        "tags",
+        "ner_tags",
+        "spans",
+        "entities",
+        "y",
+    ),
     *("score", "rating", "stars", "sentiment", "annotation", "structure", "value"),
 )
 # Letters of DNA and RNA, with those of sets of bases.

@@ -100,7 +100,8 @@ def choose_encoder(task: Task, labels: Labels, train: Dataset, options: TrainOpt
         return Encoder(task, processor, reason, cut, labels)
     names = ["text", "other"] if task.task == "pairs" else ["text"]
     texts = [text for name in names for text in cells_of(sample, name)]
-    kind, reason = choose_tokenizer(task, texts, sum(map(len, texts)) * step, options.tokenizer)
+    wanted = options.tokenizer or (None if options.vocab_size is None else "byte-pairs")
+    kind, reason = choose_tokenizer(task, texts, sum(map(len, texts)) * step, wanted)
     processor = build_tokenizer(kind, _some_texts(train, names), texts, options.vocab_size)
     lengths = np.array([len(processor(text).input_ids) for text in texts])
     longest = options.max_length or (WINDOW if task.task == "tokens" else LONGEST[kind])

@@ -1,6 +1,8 @@
 """The options of training, declared once: for `train` in Python and for `modeling-dlr train`."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -52,19 +54,28 @@ class TrainOptions:
     pictures: bool = option(True, "draw the confusion matrix and the learning curve, if matplotlib is installed")
 
     def __post_init__(self):
-        for name in ("validation", "test"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise ValueError(f"--{name} must lie between 0 and 0.5, got {getattr(self, name)}.")
+        for rule, (names, holds) in _RULES.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise ValueError(f"--{name.replace('_', '-')} must {rule}, got {value}.")
         if self.budget is not None:
             seconds_of(self.budget)
-        for name in ("max_length", "batch_size", "layers", "hidden_size", "state_size", "patience", "evaluations"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {value}.")
-        for name in ("epochs", "learning_rate", "state_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"--{name.replace('_', '-')} must be above 0, got {value}.")
+        if self.vocab_size is not None and self.tokenizer not in (None, "byte-pairs"):
+            raise ValueError(f"--vocab-size is of byte pairs: leave it out with --tokenizer {self.tokenizer}.")
+
+
+# What numbers must be.
+_COUNTS = ("max_length", "batch_size", "layers", "hidden_size", "state_size", "patience", "evaluations")
+_RULES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {
+    "lie between 0 and 0.5": (("validation", "test"), lambda value: 0 < value < 0.5),
+    "be at least 1": (_COUNTS, lambda value: value >= 1),
+    "be at least 261, the bytes and special tokens": (("vocab_size",), lambda value: value >= 261),
+    "be above 0": (("epochs", "learning_rate", "state_learning_rate"), lambda value: 0 < value < math.inf),
+    "be at least 0": (("weight_decay",), lambda value: 0 <= value < math.inf),
+    "be at least 0 and below 1": (("warmup", "label_smoothing", "dropout"), lambda value: 0 <= value < 1),
+    "lie in 0 … 4294967295": (("seed",), lambda value: 0 <= value < 2**32),
+}
 
 
 def seconds_of(budget: str) -> float:

@@ -117,7 +117,7 @@ class _Run:
             self.encoder, table, self.splits, self.scorer, SHARE_OF_BASELINES * (self.clock.budget or 1e9)
         )
         planned = plan(pace, len(self.splits.train), recipe, self.options, self.clock)
-        notes += self._keep("train", planned.steps * recipe.batch_size)
+        notes += self._keep("train", planned.steps * recipe.batch_size, "as many as the steps read")
         train = encode_rows(self.encoder, table, self.splits.train, data / "train.arrow")
         parts = {"train": train}
         for name, places in (("validation", self.splits.validation), ("test", self.splits.test)):
@@ -209,17 +209,17 @@ class _Run:
         notes, seconds = [], self.clock.budget / pace.row
         validated = SHARE_OF_VALIDATION * seconds / self.options.evaluations
         for name, share in (("validation", validated), ("test", SHARE_OF_TEST * seconds)):
-            notes += self._keep(name, max(FEWEST_EVALUATED, int(share)))
+            notes += self._keep(name, max(FEWEST_EVALUATED, int(share)), "for lack of time")
         return notes
 
-    def _keep(self, name: str, most: int) -> list[str]:
-        """Keep so many rows of a split at most, and say so."""
+    def _keep(self, name: str, most: int, why: str) -> list[str]:
+        """Keep so many rows of a split at most, and say so and why."""
         places = getattr(self.splits, name)
         if len(places) <= most:
             return []
         chosen = np.random.default_rng(self.options.seed).choice(places, most, replace=False)
         setattr(self.splits, name, np.sort(chosen))
-        return [f"Of {len(places):,} {name} rows {most:,} are used, for lack of time."]
+        return [f"Of {len(places):,} {name} rows {most:,} are used, {why}."]
 
     def _say_data(self, name: str) -> None:
         columns, labels, say = self.columns, self.labels, self.console.print
@@ -245,10 +245,13 @@ class _Run:
             notes.append(f"{self.encoder.cut:.0%} of the rows are longer, and are cut.")
         for note in notes:
             say(note)
-        size = f"{recipe.layers} layers of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
+        size = (
+            f"{_counted(recipe.layers, 'layer')} of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
+        )
         say(f"Model: {size}{', rare classes weigh more' if self._are_weighted() else ''}.")
         minutes = planned.steps * planned.seconds / 60
-        say(f"Training: up to {planned.steps:,} steps of {recipe.batch_size} rows, about {max(1, round(minutes))} min.")
+        steps = f"{_counted(planned.steps, 'step')} of {_counted(recipe.batch_size, 'row')}"
+        say(f"Training: up to {steps}, about {max(1, round(minutes))} min.")
 
     def _say_end(self, report: Report, trained: Trained) -> None:
         say = self.console.print
@@ -267,6 +270,10 @@ def _task_of(columns: Columns, labels: Labels) -> Task:
     label = columns.labels[0] if len(columns.labels) == 1 else None
     unit: Any = "character" if labels.task == "tokens" else None
     return Task(labels.task, columns.input, columns.texts, label, labels.names, outside=labels.outside, token_unit=unit)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count:,} {word}{'s' if count != 1 else ''}"
 
 
 def _name_of_processor(encoder: Encoder) -> str:

@@ -3,6 +3,7 @@
 Nothing is held in memory but the row that is read.
 """
 
+import codecs
 import csv
 import gzip
 import json
@@ -186,6 +187,11 @@ def _record(header: str, parts: list[str]) -> Row:
 
 def _lines(path: Path, encodings: Sequence[str]) -> Iterator[str]:
     with path.open("rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as spreadsheets save Unicode text
+            with path.open(encoding="utf-16", newline="") as text:
+                yield from text
+            return
+        file.seek(0)
         for number, line in enumerate(file, 1):
             raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             yield _decoded(raw, encodings, f"line {number} of {path.name}")
@@ -219,6 +225,8 @@ def _split_of(name: str) -> str | None:
 
 def _folder(path: Path) -> Source:
     inside = sorted(each for each in path.iterdir() if not each.name.startswith("."))
+    if (path / "config.json") in inside and any(each.suffix == ".safetensors" for each in inside):
+        raise ValueError(f"The folder {path} holds a model, not rows: name a table or a folder of files by class.")
     tables = [each for each in inside if each.is_file() and _kind(each) in TABLES]
     fasta = [each for each in inside if each.is_file() and _kind(each) in FASTA]
     if tables:
