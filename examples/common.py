@@ -29,10 +29,10 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hub_upload.folders import replaced_folder
 from modeling_dlr import DLRConfig
-from modeling_dlr.finetuning.resuming import newest_whole, problem_of
 from modeling_dlr.finetuning.stopping import StopCallback, Stopped
 from modeling_dlr.recipes.files import count_copies, load_rows, split_apart, without_empty_cells
 from modeling_dlr.recipes.folders import check_place, last_part
+from modeling_dlr.resuming import newest_whole, problem_of
 from modeling_dlr.training import optimizer_for_trainer
 
 RESULTS = "results.json"

@@ -7,13 +7,20 @@ towards Λ = 1, which has no damping.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.utils import logging
+
+from modeling_dlr.launch import check_processes
+from modeling_dlr.resuming import newest_of_all
 
 from .kernel_parameters_dlr import refuse_unknown_names
+
+logger = logging.get_logger(__name__)
 
 
 def parameter_groups(
@@ -116,3 +123,21 @@ def optimizer_for_trainer(
     adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
     adamw["fused"] = args.optim == "adamw_torch_fused"
     return AdamWFactory, {"groups": groups, "adamw": adamw}
+
+
+def newest_checkpoint(args: TrainingArguments) -> str | None:
+    """Find where a killed run of the stock Trainer goes on: its newest complete checkpoint, or None to begin.
+
+    Pass it to ``trainer.train(resume_from_checkpoint=...)``, in every process. A process that is killed while it writes
+    leaves an incomplete checkpoint, which is named in a warning and left out; so is one that other processes do
+    not see whole. All processes need the same folder ``args.output_dir``.
+
+    Raises:
+        ValueError: if several processes were launched that do not know one another.
+    """
+    check_processes(args)
+    newest, broken = newest_of_all(Path(str(args.output_dir)), args.world_size, only_model=args.save_only_model)
+    if broken and args.process_index == 0:
+        named = "; ".join(f"{path.name} is incomplete, {problem}" for path, problem in broken.items())
+        logger.warning(f"Going on from {'step 0' if newest is None else newest.name}: {named}.")
+    return None if newest is None else str(newest)

@@ -299,6 +299,19 @@ def weak_dictionary():
     assert len(dictionary) == 0
 
 
+def default_store():
+    """What all processes of the default group can read and write."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        found = torch.distributed.distributed_c10d._get_default_store()
+        found.compare_set("key", "", "first")
+        found.compare_set("key", "", "second")
+        assert (found.check(["key"]), found.get("key")) == (True, b"first")
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def flat_mesh():
     """A mesh of several dimensions as one of a single dimension."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -383,7 +396,7 @@ INTERFACES: dict[str, Callable] = {
             hub_client,
         ),
         *(unsafe_globals, onednn_product, assert_async, parallel_sequences, tensor_version, graph_task),
-        *(weak_dictionary, flat_mesh, module_internals, trainer_parts, datasets_hasher),
+        *(weak_dictionary, default_store, flat_mesh, module_internals, trainer_parts, datasets_hasher),
     )
 }
 

@@ -138,7 +138,9 @@ def test_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     )
     with pytest.raises(ValueError, match=r"checkpoint-10 is incomplete, trainer_state.json is damaged: resume from"):
         train.read_run("twin-atomic-dlr", [*resume, str(tmp_path / "checkpoint-10")])
+    assert train.read_run("twin-atomic-dlr", [*resume, "auto"]).training.resume_from_checkpoint.endswith("checkpoint-2")
     shutil.rmtree(tmp_path / "checkpoint-2")
+    assert train.read_run("twin-atomic-dlr", [*resume, "auto"]).training.resume_from_checkpoint is None
     with pytest.raises(ValueError, match=r"no complete checkpoint in .* \(checkpoint-11 is incomplete"):
         train.read_run("twin-atomic-dlr", [*resume, "True"])
 

@@ -191,6 +191,14 @@ def test_processes_that_load_data_end_as_ever():
     assert os.WTERMSIG(status) == signal.SIGTERM
 
 
+def test_one_of_several_processes_ends_as_ever(monkeypatch: pytest.MonkeyPatch):
+    """It may wait for the others in an operation that only the default action of the signal ends."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with stopping.handled(lambda number: None):
+        assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_a_stop_of_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     """What is finished stays, and nothing hidden."""
     made: list[Path] = []

@@ -26,6 +26,7 @@ from transformers import (
 )
 from transformers.trainer_callback import ExportableState
 
+from modeling_dlr.resuming import newest_whole
 from modeling_dlr.training import parameter_groups
 
 from .clock import Clock, warmup_and_cosine
@@ -33,7 +34,6 @@ from .encoded import Collator
 from .encoding import IGNORED
 from .models import Recipe
 from .options import TrainOptions
-from .resuming import newest_whole
 from .scores import Scorer, answers, flat
 from .stopping import Stopped, handled
 

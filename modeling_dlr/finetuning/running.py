@@ -12,6 +12,8 @@ from datasets import Dataset
 from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
+from modeling_dlr.launch import launched
+
 from .baselines import baselines
 from .clock import Clock
 from .columns import Columns, choose_columns
@@ -63,12 +65,15 @@ def train(source: str | Path, options: TrainOptions | None = None, *, console: C
         The scores and tables.
 
     Raises:
-        ValueError: before training, for data and options that make no task; the message is one line.
+        ValueError: before training, for data and options that make no task, and for one of several processes; the
+            message is one line.
 
     >>> report = train("reviews.csv")  # doctest: +SKIP
     >>> report.scores  # doctest: +SKIP
     {'accuracy': 0.97, 'f1_macro': 0.97}
     """
+    if launched() > 1:
+        raise ValueError(f"This trains in one process, but {launched()} were launched: start it without a launcher.")
     options = options or TrainOptions()
     console = console or Console(highlight=False)
     clock = Clock(None if options.budget is None else seconds_of(options.budget))

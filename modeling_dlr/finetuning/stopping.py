@@ -17,6 +17,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from modeling_dlr.launch import launched
+
 # Errors that the user's files, options, folders or devices can cause (torch raises RuntimeError for devices). Any other
 # error is a bug of the program.
 ERRORS = (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError, StrictDataclassError)
@@ -62,10 +64,11 @@ def command_line(name: str, *errors: type[Exception]) -> Iterator[None]:
 def handled(handler: Callable[[int], None]) -> Iterator[None]:
     """In this context, Ctrl-C and SIGTERM call ``handler``. In other threads than the main thread, nothing changes.
 
-    Data loader workers are copies of this process, which ends them with SIGTERM. In them the signal keeps its default
-    action.
+    Nor does it in one of several processes: it may wait for the others in an operation that only the default action
+    ends. Data loader workers are copies of this process, which ends them with SIGTERM. In them the signal keeps its
+    default action.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or launched() > 1:
         yield
         return
     process = os.getpid()

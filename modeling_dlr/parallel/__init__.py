@@ -2,6 +2,7 @@
 
 from .batches import shard_batch
 from .context import context_parallel
+from .failures import shared_errors
 from .shards import shard
 
-__all__ = ["context_parallel", "shard", "shard_batch"]
+__all__ = ["context_parallel", "shard", "shard_batch", "shared_errors"]

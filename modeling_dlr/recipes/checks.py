@@ -11,7 +11,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from modeling_dlr.finetuning.resuming import newest_whole, problem_of
+from modeling_dlr.launch import check_processes
+from modeling_dlr.resuming import newest_of_all, problem_of
 from modeling_dlr.training import optimizer_for_trainer, parameter_groups
 
 from .data import DataKind
@@ -50,6 +51,7 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
             rate that is neither a number nor JSON, a task without a number of steps or examples, a data set without
             a name, an output folder that cannot be written, a logger that is not installed, or a missing checkpoint.
     """
+    check_processes(training)
     kind, others = ("data set", OF_TASK) if on_data else ("task", OF_DATA)
     for each in fields(RecipeOptions):
         value = getattr(options, each.name)
@@ -94,12 +96,15 @@ def check_best(training: TrainingArguments, metrics: Collection[str]) -> None:
 
 
 def check_checkpoint(training: TrainingArguments) -> None:
-    """Check that there is a complete checkpoint to resume from; with True, select the newest one."""
+    """Check that there is a complete checkpoint to resume from; with True or auto, select the newest one.
+
+    With auto, training begins at step 0 if there is none.
+    """
     given = training.resume_from_checkpoint
     if not given:
         return
     only_model = training.save_only_model
-    if given is not True:
+    if given is not True and given != "auto":
         if not Path(given).is_dir():
             raise ValueError(f"--resume_from_checkpoint must be a folder, got {given}.")
         problem = problem_of(Path(given), training.world_size, only_model=only_model)
@@ -107,16 +112,16 @@ def check_checkpoint(training: TrainingArguments) -> None:
             raise ValueError(f"The checkpoint {given} is incomplete, {problem}: resume from another one.")
         return
     folder = Path(str(training.output_dir))
-    newest, broken = newest_whole(folder, training.world_size, only_model=only_model)
+    newest, broken = newest_of_all(folder, training.world_size, only_model=only_model)
     named = "; ".join(f"{path.name} is incomplete, {problem}" for path, problem in broken.items())
-    if newest is None:
+    if newest is None and given is True:
         raise ValueError(
             f"There is no complete checkpoint in {folder}{f' ({named})' if named else ''}: name one with "
             "--resume_from_checkpoint, or omit this option to start from step 0."
         )
     if named and training.process_index == 0:
-        print(f"Resuming from {newest.name}: {named}.", file=sys.stderr)
-    training.resume_from_checkpoint = str(newest)
+        print(f"Resuming from {'step 0' if newest is None else newest.name}: {named}.", file=sys.stderr)
+    training.resume_from_checkpoint = None if newest is None else str(newest)
 
 
 def check_answers(run: Run) -> None:

@@ -2,9 +2,9 @@
 
 Options override the recipe: `--model_options`, `--task_options` and `--data_options` take `name=value` pairs, and every
 field of `TrainingArguments` is an option. The best checkpoint is kept. `--resume_from_checkpoint True` resumes from the
-newest complete checkpoint, and `--push_to_hub` uploads the model. Ctrl-C and SIGTERM save a checkpoint and stop. The
-output folder contains the model and its card, which describes the run. Data sets come from the Hub, or from the folder
-or file given by `--dataset`.
+newest complete checkpoint, `auto` begins if there is none, and `--push_to_hub` uploads the model. Ctrl-C and SIGTERM
+save a checkpoint and stop. The output folder contains the model and its card, which describes the run. Data sets come
+from the Hub, or from the folder or file given by `--dataset`. docs/parallel.md is about several processes.
 """
 
 import contextlib
@@ -27,7 +27,6 @@ from modeling_dlr import (
     DLRForSequencePairClassification,
     DLRForTokenClassification,
 )
-from modeling_dlr.finetuning.resuming import newest_whole
 from modeling_dlr.finetuning.stopping import StopCallback, Stopped
 from modeling_dlr.kernel_parameters_dlr import did_you_mean
 from modeling_dlr.metrics import (
@@ -40,7 +39,9 @@ from modeling_dlr.metrics import (
     MacroF1,
     MaskedAccuracy,
 )
+from modeling_dlr.parallel import shared_errors
 from modeling_dlr.presets import preset_names
+from modeling_dlr.resuming import newest_whole
 from modeling_dlr.tasks import TASKS, build_task, load_task
 from modeling_dlr.training import optimizer_for_trainer
 from modeling_dlr.weighted_loss import class_weighted_loss
@@ -355,6 +356,7 @@ def run_recipe(recipe: str, arguments: Sequence[str], make_card: MakeCard | None
         ValueError: for an unknown recipe or invalid options.
         Stopped: if training was stopped; its advice names the checkpoint.
     """
-    run = read_run(recipe, arguments)
-    with says_how_to_go_on(run):
-        return train(run, prepare(run), make_card)
+    with shared_errors():
+        run = read_run(recipe, arguments)
+        with says_how_to_go_on(run):
+            return train(run, prepare(run), make_card)

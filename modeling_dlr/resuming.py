@@ -1,25 +1,47 @@
 """Find the newest complete checkpoint to resume from; a killed process can leave an incomplete one."""
 
 import json
+import math
 import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from torch import distributed
 from transformers.trainer import OPTIMIZER_NAME, SCALER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 _INCOMPLETE = "checkpoint-is-incomplete.txt"  # the Trainer's mark while it writes a checkpoint after a signal
 
 
-def newest_whole(folder: Path, processes: int = 1, *, only_model: bool = False) -> tuple[Path | None, dict[Path, str]]:
-    """The newest checkpoint from which ``processes`` processes can resume, and the problems of newer ones."""
-    numbered = {
-        int(name[1]): path for path in _entries(folder) if (name := re.fullmatch(r"checkpoint-(\d+)", path.name))
-    }
+def newest_of_all(folder: Path, processes: int, *, only_model: bool = False) -> tuple[Path | None, dict[Path, str]]:
+    """`newest_whole` for a run of several processes: one that is whole as each of them sees the folder."""
+    newest, broken = newest_whole(folder, processes, only_model=only_model)
+    while processes > 1 and distributed.is_initialized():
+        steps: list[int] = [0] * processes
+        distributed.all_gather_object(steps, -1 if newest is None else _step(newest))
+        if len(set(steps)) == 1:
+            break
+        newest, more = newest_whole(folder, processes, only_model=only_model, last=min(steps))
+        broken |= more
+    return newest, broken
+
+
+def newest_whole(
+    folder: Path, processes: int = 1, *, only_model: bool = False, last: float = math.inf
+) -> tuple[Path | None, dict[Path, str]]:
+    """The newest checkpoint from which ``processes`` processes can resume, and the problems of newer ones.
+
+    Args:
+        folder: holds the checkpoints.
+        processes: number of processes that will resume from it, each with its own random state.
+        only_model: whether the checkpoints were saved without the optimizer.
+        last: checkpoints of later steps are not looked at.
+    """
+    found = [path for path in _entries(folder) if re.fullmatch(r"checkpoint-\d+", path.name)]
     broken = {}
-    for _, path in sorted(numbered.items(), reverse=True):
+    for path in sorted((path for path in found if _step(path) <= last), key=_step, reverse=True):
         problem = problem_of(path, processes, only_model=only_model)
         if problem is None:
             return path, broken
@@ -45,10 +67,15 @@ def problem_of(checkpoint: Path, processes: int = 1, *, only_model: bool = False
         needed += [OPTIMIZER_NAME] if all(path.is_file() for path in _entries(checkpoint)) else []
     for name in [*needed, *sorted(names & {CONFIG_NAME, SCALER_NAME})]:
         if name not in names:
-            return f"{name} is missing"
+            other = ", for it is of fewer processes or was not finished" if name.startswith("rng_state_") else ""
+            return f"{name} is missing{other}"
         if not _is_whole(checkpoint / name):
             return f"{name} is damaged"
     return None
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rsplit("-", 1)[1])
 
 
 def _entries(folder: Path) -> list[Path]:
