@@ -1,6 +1,7 @@
 """modeling_dlr.finetuning trains on tables, files and sequences of every task, and refuses what is wrong."""
 
 import csv
+import io
 import json
 import random
 import signal
@@ -386,6 +387,22 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         train(classes(tmp_path)[0], TrainOptions(output=tmp_path / "out", **SMALL), console=console)
     assert "confusion matrix" in capture.get()
     assert "learning curve" in capture.get()
+    assert "pip install 'modeling-dlr[figures]'" in capture.get()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_what_is_printed(terminal: bool, tmp_path: Path):
+    """Brackets in names stay, no line is broken, and colours and the bar are for terminals only."""
+    rows = [[text, f"[{label}]"] for text, label in reviews()]
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=60, highlight=False, legacy_windows=False)
+    source = write(tmp_path / ("long" * 20 + ".csv"), ["[text]", "label"], rows)
+    train(source, TrainOptions(output=tmp_path / "out", text="[text]", **SMALL), console=console)
+    said = file.getvalue()
+    assert [line.split()[0] for line in said.splitlines() if line.startswith("  [")] == ["[bad]", "[good]"]
+    assert f"{source}: 60 rows, text from '[text]'" in said
+    assert ("\x1b[" in said) == terminal
+    assert ("training, step" in said) == terminal
 
 
 def test_evaluate_refuses_unknown_labels(tmp_path: Path):

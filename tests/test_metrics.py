@@ -10,6 +10,7 @@ import pytest
 import torch
 from golden_data import specs, tensors
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r2_score
+from torch.nn.functional import cross_entropy
 
 from modeling_dlr.metrics import (
     R2,
@@ -21,7 +22,7 @@ from modeling_dlr.metrics import (
     MacroF1,
     MaskedAccuracy,
 )
-from modeling_dlr.weighted_loss import class_weighted_cross_entropy, class_weighted_loss
+from modeling_dlr.weighted_loss import class_weighted_cross_entropy, class_weighted_loss, loss_by_counts
 
 # One row per metric: what scikit-learn makes of the labels that count.
 METRICS: dict[str, tuple[type[evaluate.Metric], Callable[..., Any]]] = {
@@ -132,6 +133,24 @@ def test_weighted_loss_ignores():
     loss = class_weighted_cross_entropy(torch.cat((logits, torch.randn(2, 4, 3)), dim=1), longer)
     torch.testing.assert_close(loss, class_weighted_cross_entropy(logits, labels))
     assert class_weighted_cross_entropy(logits, torch.full((2, 7), -100)) == 0
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("counts", [None, [9, 4, 1]])
+def test_loss_by_counts(counts: list[int] | None, smoothing: float):
+    """Torch's, with weights that fall with the square root of the counts; 0 without a label, and no gradient."""
+    logits, labels = torch.randn(2, 7, 3, requires_grad=True), torch.randint(3, (2, 7))
+    labels[0, :3] = -100
+    weight = None if counts is None else torch.tensor([1 / 3, 1 / 2, 1]) / (11 / 18)
+    expected = cross_entropy(logits.flatten(0, 1), labels.flatten(), weight, label_smoothing=smoothing)
+    loss = loss_by_counts(counts, smoothing)
+    torch.testing.assert_close(loss({"logits": logits}, labels), expected)
+    torch.testing.assert_close(loss((logits,), labels, 22), expected / 2)
+    nothing = loss({"logits": logits}, torch.full((2, 7), -100))
+    nothing.backward()
+    assert nothing == 0
+    assert logits.grad is not None
+    assert not logits.grad.any()
 
 
 def test_weighted_loss_refuses():

@@ -86,7 +86,7 @@ def evaluate(
     console = console or Console(highlight=False)
     report.show(console)
     for note in report.notes:
-        console.print(note)
+        console.print(note, markup=False, soft_wrap=True)
     return report
 
 

@@ -1,6 +1,5 @@
 """Training with the stock Trainer: within the time, resumable, the best weights kept."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,30 +11,26 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch.nn import functional
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
-    TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_callback import ExportableState
 
 from modeling_dlr.resuming import newest_whole
 from modeling_dlr.training import parameter_groups
 
 from .clock import Clock, warmup_and_cosine
 from .encoded import Collator
-from .encoding import IGNORED
 from .models import Recipe
 from .options import TrainOptions
 from .scores import Scorer, answers, flat
-from .stopping import Stopped, handled
+from .stopping import SignalCallback
 
 # Steps of a run without a budget: at least so many, and at most.
 FEWEST_STEPS, MOST_STEPS = 600, 20_000
@@ -97,31 +92,8 @@ def plan(pace: Pace, rows: int, recipe: Recipe, options: TrainOptions, clock: Cl
     return Plan(steps, max(1, -(-steps // options.evaluations)), pace.step)
 
 
-class ClassLoss:
-    """Cross-entropy with weights and smoothing, as the Trainer's ``compute_loss_func``.
-
-    Args:
-        counts: of each class, of which rarer ones weigh more (by the square root); None weighs all alike.
-        smoothing: label smoothing.
-    """
-
-    def __init__(self, counts: list[int] | None, smoothing: float):
-        self.smoothing, self.weights = smoothing, None
-        if counts is not None:
-            weights = 1 / torch.tensor(counts, dtype=torch.float32).sqrt()
-            self.weights = weights / weights.mean()
-
-    def __call__(self, outputs: Any, labels: Any, num_items_in_batch: Any = None) -> Any:
-        """The loss of a batch."""
-        logits = outputs["logits"].flatten(0, -2).float()
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        return functional.cross_entropy(
-            logits, labels.flatten(), weights, ignore_index=IGNORED, label_smoothing=self.smoothing
-        )
-
-
-class RunCallback(TrainerCallback, ExportableState):
-    """End training when the time is over or somebody asks for it, and show how far it is.
+class RunCallback(SignalCallback):
+    """Ends training when the time is over or somebody asks for it, and shows how far it is.
 
     Args:
         run: what the run is, by a hash: a checkpoint of another is not resumed.
@@ -131,20 +103,18 @@ class RunCallback(TrainerCallback, ExportableState):
     """
 
     def __init__(self, run: str = "", clock: Clock | None = None, score: str = "", console: Console | None = None):
-        self.run, self.clock, self.score = run, clock or Clock(None), score
+        super().__init__(run)
+        self.clock, self.score = clock or Clock(None), score
         self.console = console or Console(quiet=True)
-        self.stopped: int | None = None
-        self.out_of_time = False
         self.best: float | None = None
-        self.listening = contextlib.ExitStack()
 
     def state(self) -> dict[str, Any]:
-        """The state of this callback in a checkpoint."""
-        return {"args": {"run": self.run}, "attributes": {"seconds": self.clock.trained()}}
+        """With the seconds that training has taken."""
+        return super().state() | {"attributes": {"seconds": self.clock.trained()}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Listen to signals, and begin to show."""
-        self.listening.enter_context(handled(self._ask))
+        super().on_train_begin(args, state, control)
         self.clock.training_began = time.perf_counter()
         text = TextColumn("training, step {task.completed:.0f} of {task.total:.0f}{task.fields[said]}")
         self.bar = Progress(
@@ -157,8 +127,7 @@ class RunCallback(TrainerCallback, ExportableState):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Show the step, and end with a last validation where it is time."""
         self.bar.update(self.shown, completed=state.global_step)
-        self.out_of_time = self.clock.left_for_training() <= 0
-        if self.stopped is not None or self.out_of_time:
+        if self.number is not None or self.clock.left_for_training() <= 0:
             control.should_training_stop = control.should_evaluate = control.should_save = True
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
@@ -168,16 +137,6 @@ class RunCallback(TrainerCallback, ExportableState):
             self.best = value if self.best is None else max(self.best, value)
             name = self.score.replace("_", " ")
             self.bar.update(self.shown, said=f", {name} {value:.3f} (best {self.best:.3f})")
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Stop listening and showing."""
-        self.listening.close()
-
-    def _ask(self, number: int) -> None:
-        if self.stopped is not None:
-            raise Stopped(number)
-        self.stopped = number
-        self.console.print("Stopping after this step. Press Ctrl-C again to stop at once.")
 
 
 @dataclass
@@ -243,37 +202,12 @@ def run_training(
     loss: Callable[..., Any] | None,
 ) -> Trained:
     """Train, from the newest checkpoint of the same run in the folder if there is one, and load the best weights."""
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=planned.steps,
-        per_device_train_batch_size=recipe.batch_size,
-        per_device_eval_batch_size=recipe.batch_size,
-        # Windows of one length are often from one part of their rows, with the same labels.
-        train_sampling_strategy="group_by_length" if _of_whole_texts(rows["train"]) else "random",
-        length_column_name="length",
-        eval_strategy="steps",
-        eval_steps=planned.every,
-        save_strategy="steps",
-        save_steps=planned.every,
-        save_total_limit=2,  # the best and the last; of one, the Trainer keeps only the best
-        load_best_model_at_end=True,
-        metric_for_best_model=callback.score,
-        greater_is_better=True,
-        logging_steps=planned.every,
-        max_grad_norm=1.0,
-        seed=options.seed,
-        remove_unused_columns=False,
-        label_names=["labels"],
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
     groups = parameter_groups(model, recipe.learning_rate, options.weight_decay, recipe.state_learning_rate)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     factor = warmup_and_cosine(callback.clock, planned.steps, options.warmup)
     trainer = Trainer(
         model=model,
-        args=arguments,
+        args=_arguments(rows["train"], recipe, options, planned, callback.score, folder),
         data_collator=collator,
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
@@ -284,16 +218,39 @@ def run_training(
         callbacks=[callback, EarlyStoppingCallback(options.patience)],
     )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = _checkpoint_of(callback, folder)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    best = trainer.state.best_metric
-    return Trained(
-        trainer,
-        trainer.state.global_step,
-        planned.steps,
-        float("nan") if best is None else float(best),
-        callback.stopped is not None,
-        trainer.state.log_history,
+    trainer.train(resume_from_checkpoint=_checkpoint_of(callback, folder))
+    state, stopped = trainer.state, callback.number is not None
+    best = float("nan") if state.best_metric is None else float(state.best_metric)
+    return Trained(trainer, state.global_step, planned.steps, best, stopped, state.log_history)
+
+
+def _arguments(
+    train: Dataset, recipe: Recipe, options: TrainOptions, planned: Plan, score: str, folder: Path
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=planned.steps,
+        per_device_train_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=recipe.batch_size,
+        # Windows of one length are often from one part of their rows, with the same labels.
+        train_sampling_strategy="group_by_length" if _of_whole_texts(train) else "random",
+        length_column_name="length",
+        eval_strategy="steps",
+        eval_steps=planned.every,
+        save_strategy="steps",
+        save_steps=planned.every,
+        save_total_limit=2,  # the best and the last; of one, the Trainer keeps only the best
+        load_best_model_at_end=True,
+        metric_for_best_model=score,
+        greater_is_better=True,
+        logging_steps=planned.every,
+        max_grad_norm=1.0,
+        seed=options.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -306,10 +263,8 @@ def _checkpoint_of(callback: RunCallback, folder: Path) -> str | None:
     found, _ = newest_whole(folder)
     if found is None:
         return None
-    kept: Any = TrainerState.load_from_json(str(found / "trainer_state.json")).stateful_callbacks or {}
-    state = kept.get(RunCallback.__name__, {})
-    if state.get("args", {}).get("run") != callback.run:
+    if RunCallback.run_of(found) != callback.run:
         return None
-    callback.clock.trained_before = float(state.get("attributes", {}).get("seconds", 0.0))
+    callback.clock.trained_before = float(RunCallback.state_in(found)["attributes"]["seconds"])
     callback.console.print(f"Going on from step {found.name.rsplit('-', 1)[-1]} of a run that was stopped.")
     return str(found)

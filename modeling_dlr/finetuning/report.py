@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from modeling_dlr.results import RESULTS, library_versions
 
@@ -80,7 +81,7 @@ class Report:
             for name in columns:
                 classes.add_column(name, justify="left" if name == "label" else "right")
             for row in self.per_class:
-                classes.add_row(*(_shown(row[name]) for name in columns))
+                classes.add_row(*(Text(_shown(row[name])) for name in columns))
             console.print(classes)
 
     def results(self, options: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from transformers import PreTrainedModel, set_seed
 
 from modeling_dlr.launch import launched
+from modeling_dlr.weighted_loss import loss_by_counts
 
 from .baselines import baselines
 from .clock import Clock
@@ -27,7 +28,6 @@ from .loop import (
     SHARE_OF_BASELINES,
     SHARE_OF_TEST,
     SHARE_OF_VALIDATION,
-    ClassLoss,
     Evaluation,
     Pace,
     Plan,
@@ -157,7 +157,7 @@ class _Run:
         callback = RunCallback(digest.hexdigest(), self.clock, main_score(self.task, self.labels), self.console)
         loss = None
         if self.task.task == "tokens" or (self.task.task in ("classes", "pairs") and not self.task.is_number):
-            loss = ClassLoss(self.labels.counts if self._are_weighted() else None, recipe.label_smoothing)
+            loss = loss_by_counts(self.labels.counts if self._are_weighted() else None, recipe.label_smoothing)
         return run_training(
             model, parts, collator, evaluation, recipe, self.options, planned, callback, self.place.checkpoints, loss
         )
@@ -193,6 +193,12 @@ class _Run:
             "max_length": self.task.max_length,
             **vars(recipe),
         }
+        self._write(model, report)
+        self._say_end(report, trained)
+        return report
+
+    def _write(self, model: PreTrainedModel, report: Report) -> None:
+        """Write the folder."""
         if self.task.is_number:
             _unscale(model, *self.scale)
         result = self.place.result
@@ -203,9 +209,7 @@ class _Run:
             draw_learning_curve(report.history, report.main, result / "learning_curve.png")
         report.seconds = self.clock.spent()
         report.write(result, {name: value for name, value in asdict(self.options).items() if name != "output"})
-        self.place.finish(keep_checkpoints=trained.stopped)
-        self._say_end(report, trained)
-        return report
+        self.place.finish(keep_checkpoints=report.stopped)
 
     def _shorten(self, pace: Pace) -> list[str]:
         """Keep as many validation and test rows as there is time for."""
@@ -226,8 +230,12 @@ class _Run:
         setattr(self.splits, name, np.sort(chosen))
         return [f"Of {len(places):,} {name} rows {most:,} are used, {why}."]
 
+    def _say(self, line: str = "") -> None:
+        """Print a line as it is, whatever brackets and however many letters it has."""
+        self.console.print(line, markup=False, soft_wrap=True)
+
     def _say_data(self, name: str) -> None:
-        columns, labels, say = self.columns, self.labels, self.console.print
+        columns, labels, say = self.columns, self.labels, self._say
         texts, named = (" and ".join(map(repr, each)) for each in (columns.texts, columns.labels))
         say(f"{name}: {len(self.rows.table):,} rows, {columns.input} from {texts}, labels from {named}.")
         if self.rows.empty:
@@ -235,7 +243,7 @@ class _Run:
             say(f"Dropped {self.rows.empty.total():,} rows with empty cells: {found}.")
         shown = ", ".join(f"{name} ({n:,})" for name, n in list(zip(labels.names, labels.counts, strict=False))[:10])
         more = f" and {len(labels.names) - 10} more" if len(labels.names) > 10 else ""
-        say(f"Task: {labels.task}, for {labels.reason}{': ' if shown else ''}{shown}{more}.", markup=False)
+        say(f"Task: {labels.task}, for {labels.reason}{': ' if shown else ''}{shown}{more}.")
         splits = self.splits
         counts = (("training", splits.train), ("validation", splits.validation), ("test", splits.test))
         say(f"Split: {', '.join(f'{len(places):,} {name}' for name, places in counts)} rows.")
@@ -243,7 +251,7 @@ class _Run:
             say(note)
 
     def _say_model(self, model: PreTrainedModel, recipe: Recipe, planned: Plan, notes: list[str]) -> None:
-        say, task = self.console.print, self.task
+        say, task = self._say, self.task
         steps = f", {task.max_length} steps at most" if task.max_length else ""
         say(f"Input: {_name_of_processor(self.encoder)}, {self.encoder.reason}{steps}.")
         if self.encoder.cut:
@@ -254,21 +262,23 @@ class _Run:
             f"{_counted(recipe.layers, 'layer')} of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
         )
         say(f"Model: {size}{', rare classes weigh more' if self._are_weighted() else ''}.")
-        minutes = planned.steps * planned.seconds / 60
+        seconds = planned.steps * planned.seconds
+        time = f"{round(seconds)} s" if seconds < 100 else f"{round(seconds / 60)} min"
         steps = f"{_counted(planned.steps, 'step')} of {_counted(recipe.batch_size, 'row')}"
-        say(f"Training: up to {steps}, about {max(1, round(minutes))} min.")
+        say(f"Training: up to {steps}, about {time}.")
 
     def _say_end(self, report: Report, trained: Trained) -> None:
-        say = self.console.print
+        say = self._say
         say()
         report.show(self.console)
         if not can_draw():
             say("No confusion matrix and no learning curve were drawn: pip install 'modeling-dlr[figures]'.")
         if trained.stopped:
             say(f"Stopped at step {trained.steps:,} of {trained.of:,}; the same command goes on from there.")
-        say(f"The model, its card and the worst mistakes are in {self.options.output or self.place.output}. Use it:")
-        for line in usage(self.task, str(self.options.output or self.place.output.relative_to(Path.cwd()))):
-            say(f"    {line}", markup=False)
+        shown = self.options.output or self.place.output.relative_to(Path.cwd())
+        say(f"The model, its card and the worst mistakes are in {shown}. Use it:")
+        for line in usage(self.task, str(shown)):
+            say(f"    {line}")
 
 
 def _task_of(columns: Columns, labels: Labels) -> Task:

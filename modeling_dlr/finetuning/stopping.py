@@ -96,15 +96,14 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 1000 else f"{text[:1000]}…"
 
 
-class StopCallback(TrainerCallback, ExportableState):
-    """On the first signal, save a checkpoint after the current step and stop; on the second signal, stop at once.
+class SignalCallback(TrainerCallback, ExportableState):
+    """Listens to signals during training: ``number`` is the first one, and the second stops at once.
 
     In a run with several processes, which would stop at different steps, signals keep their default action, and the
     run keeps the checkpoints it has.
 
     Args:
-        run: identifies the run; it is written into the checkpoints, and a checkpoint of the last step is saved, too.
-            None for a run that saves checkpoints itself.
+        run: identifies the run; it is written into the checkpoints.
     """
 
     def __init__(self, run: str | None = None):
@@ -117,15 +116,39 @@ class StopCallback(TrainerCallback, ExportableState):
         return {"args": {"run": self.run}, "attributes": {}}
 
     @classmethod
+    def state_in(cls, checkpoint: Path) -> dict[str, Any]:
+        """The ``state()`` that is stored in a checkpoint; empty if it is one of another callback."""
+        callbacks: Any = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).stateful_callbacks or {}
+        return callbacks.get(cls.__name__, {})
+
+    @classmethod
     def run_of(cls, checkpoint: Path) -> str | None:
         """The ``run`` stored in a checkpoint."""
-        callbacks: Any = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).stateful_callbacks or {}
-        return callbacks.get(cls.__name__, {}).get("args", {}).get("run")
+        return cls.state_in(checkpoint).get("args", {}).get("run")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Install the signal handlers."""
         if args.world_size == 1:
             self.listening.enter_context(handled(self._ask))
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
+        """Restore the signal handlers."""
+        self.listening.close()
+
+    def _ask(self, number: int) -> None:
+        if self.number is not None:
+            raise Stopped(number)
+        self.number = number
+        print("Stopping after this step, with a checkpoint. Signal again to stop at once.", file=sys.stderr)
+
+
+class StopCallback(SignalCallback):
+    """On the first signal, save a checkpoint after the current step and raise `Stopped`.
+
+    Args:
+        run: see `SignalCallback`; a checkpoint of the last step is saved, too. None for a run that saves checkpoints
+            itself.
+    """
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Ask the Trainer to save a checkpoint."""
@@ -141,16 +164,6 @@ class StopCallback(TrainerCallback, ExportableState):
         """Stop training once the checkpoint is saved."""
         if self.number is not None:
             raise Stopped(self.number, Path(str(args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"))
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
-        """Restore the signal handlers."""
-        self.listening.close()
-
-    def _ask(self, number: int) -> None:
-        if self.number is not None:
-            raise Stopped(number)
-        self.number = number
-        print("Stopping after this step, with a checkpoint. Signal again to stop at once.", file=sys.stderr)
 
 
 def _stop(number: int) -> None:
