@@ -206,7 +206,7 @@ class DLRKernel(DiagonalKernel):
         has_decay = version in ("complex", "real_real_weight")
         decay = -in_float64(self.decay_root).square() if has_decay else torch.zeros_like(angle)
         if version in ("complex", "imag"):
-            return Modes(decay, angle, weights[..., 0], weights[..., 1])
+            return Modes(decay, angle, *weights.unbind(-1))
         return Modes(decay, angle, weights, torch.zeros_like(weights))
 
 

@@ -20,14 +20,15 @@ compares every number of these tensors; `Snapshot` compares a few signs of a cha
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-# Numbers of the fine table, and of X = W · coarse, that one matrix product reads: 4 MB of float32 each fit the cache.
-_NUMBERS_PER_CHUNK = 2**20
+# Numbers of the fine table, and of X = W · coarse, that one matrix product reads: on a CPU 4 MB of float32 each, which
+# fit the cache, on other devices 256 MB, because every chunk costs them tens of launches.
+_NUMBERS_PER_CHUNK, _NUMBERS_PER_CHUNK_ELSEWHERE = 2**20, 2**26
 # Shorter lifetimes are not distinguished, and no lifetimes in sequences shorter than four times this.
 _SHORTEST_LIFETIME = 2**12
 # Types of devices that have no float64: Apple's GPU.
@@ -222,9 +223,13 @@ def _gradients(
     decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, g: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Derivatives of Σ_l g[l] Re(W Λ^l) with respect to decay, angle, Re W and Im W."""
-    moments = g.new_empty(2, 2, *real.shape)
-    for poles, steps in _lifetimes(decay, g.shape[-1], g.dtype):
-        moments[..., poles] = _moments(decay[:, poles], angle[:, poles], g[..., :steps], 2)
+    parts = _lifetimes(decay, g.shape[-1], g.dtype)
+    if len(parts) == 1:
+        moments = _moments(decay, angle, g, 2)
+    else:
+        moments = g.new_empty(2, 2, *real.shape)
+        for poles, steps in parts:
+            moments[..., poles] = _moments(decay[:, poles], angle[:, poles], g[..., :steps], 2)
     (d_real, l_real), (d_imag, l_imag) = moments
     d_decay = (real * l_real).addcmul_(imag, l_imag).sum(1)
     d_angle = (real * l_imag).addcmul_(imag, l_real, value=-1).sum(1)
@@ -261,13 +266,16 @@ def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Ten
 def _product_of_all(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
     """The product with all steps of every mode."""
     chunks, X_buffer = _Chunks(real.shape, length, real), _Buffer(real)
-    product = real.new_zeros(chunks.G, chunks.R, chunks.A * chunks.T)
+    shape = chunks.G, chunks.R, chunks.A * chunks.T
+    product = real.new_empty(0) if chunks.are_one else real.new_zeros(shape)
     for groups, poles in chunks.tables:
         coarse, fine = chunks.powers(decay[groups, poles], angle[groups, poles])
         for rows in chunks.rows:
-            W = torch.cat([real[groups, rows, poles], imag[groups, rows, poles]], dim=-1)
-            X = _outer_product(W, coarse, X_buffer).flatten(1, 2)
-            product[groups, rows].view(*X.shape[:2], chunks.T).add_(product_with_transposed(X, fine))
+            W = real[groups, rows, poles], imag[groups, rows, poles]
+            part = product_with_transposed(_outer_product(W, coarse, X_buffer).flatten(1, 2), fine)
+            if chunks.are_one:
+                return part.view(shape)[..., :length]
+            product[groups, rows].view(part.shape).add_(part)
     return product[..., :length]
 
 
@@ -282,14 +290,17 @@ def _moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
         for rows in chunks.rows:
             few = g[groups, rows]
             blocks = g_buffer.part(len(few), count, few.shape[1], chunks.A * chunks.T)
-            blocks[..., L:] = 0
+            if blocks.shape[-1] > L:
+                blocks[..., L:] = 0
             blocks[:, 0, :, :L] = few
             for m in range(1, count):
                 torch.mul(blocks[:, m - 1, :, :L], steps, out=blocks[:, m, :, :L])
             Y = product_with_transposed(blocks.view(len(few), -1, chunks.T), fine.mT)
             Y = Y.view(*blocks.shape[:3], chunks.A, fine.shape[-1])
-            for part, sums in zip(moments, _sums_over_blocks(Y, coarse), strict=True):
-                part[:, groups, rows, poles] = sums.transpose(0, 1)
+            sums = torch.stack(_sums_over_blocks(Y, coarse)).transpose(1, 2)
+            if chunks.are_one:
+                return sums
+            moments[:, :, groups, rows, poles] = sums
     return moments
 
 
@@ -301,6 +312,7 @@ class _Chunks:
         A: blocks, A · T >= L.
         tables: chunks of groups and poles, each with one pair of tables.
         rows: chunks of the rows of a group.
+        are_one: whether one chunk holds everything.
 
     Args:
         shape: (G, R, N).
@@ -315,19 +327,24 @@ class _Chunks:
         balanced = 1 << max(0, round((count * self.R * length) ** 0.5) - 1).bit_length()
         self.T = min(max(balanced, 64), 1024, length)
         self.A = -(-length // self.T)
-        poles = _slices(self.N, _NUMBERS_PER_CHUNK // (2 * self.T))
+        numbers = _NUMBERS_PER_CHUNK if like.device.type == "cpu" else _NUMBERS_PER_CHUNK_ELSEWHERE
+        poles = _slices(self.N, numbers // (2 * self.T))
         pole_size = poles[0].stop if poles else 1  # none if no mode lasts all steps
         table, row = 2 * pole_size * self.T, count * self.A * max(2 * pole_size, self.T)
-        groups = _slices(self.G, _NUMBERS_PER_CHUNK // max(table, self.R * row))
+        groups = _slices(self.G, numbers // max(table, self.R * row))
         self.tables = [(g, n) for g in groups for n in poles]
-        self.rows = _slices(self.R, _NUMBERS_PER_CHUNK // row)
+        self.rows = _slices(self.R, numbers // row)
+        self.are_one = len(self.tables) == len(self.rows) == 1
         self.coarse, self.fine = _Buffer(like), _Buffer(like)
 
     def powers(self, decay: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
         """The coarse table, [g, A, 2n], and the conjugate of the fine table, [g, T, 2n]."""
-        T = self.T
-        coarse = _table(in_float64(decay) * T, in_float64(angle) * T, self.A, self.coarse)
-        return coarse, _table(decay, -angle, T, self.fine)
+        T, A = self.T, self.A
+        parts = [*_factors(range(T)), *_factors(range(0, A * T, T))]
+        powers = _powers_at(decay, angle, parts, self.fine.memory)
+        powers[:, : len(parts[0]) + len(parts[1]), decay.shape[-1] :].neg_()
+        factors = powers.split([len(part) for part in parts], dim=1)
+        return _table(factors[2:], self.coarse)[:, :A], _table(factors[:2], self.fine)[:, :T]
 
 
 def _slices(total: int, largest: int) -> list[slice]:
@@ -352,24 +369,36 @@ class _Buffer:
 
 def table_of_powers(decay: Tensor, angle: Tensor, count: int, like: Tensor) -> Tensor:
     """exp((decay + i angle) · l) for l = 0 … count-1: [G, N] to [G, count, 2N] as [Re | Im], typed as ``like``."""
-    return _table(decay, angle, count, _Buffer(like))
+    parts = _factors(range(count))
+    powers = _powers_at(decay, angle, parts, like)
+    return _table(powers.split([len(part) for part in parts], dim=1), _Buffer(like))[:, :count]
 
 
-def _table(decay: Tensor, angle: Tensor, count: int, buffer: _Buffer) -> Tensor:
-    """`table_of_powers` in the memory of a buffer."""
-    # With l = iS + j, the table is the outer product of two tables of about sqrt(count) entries.
-    inner = 1 << (count.bit_length() // 2)
-    outer = -(-count // inner)
-    steps = torch.cat([inner * torch.arange(outer), torch.arange(inner)])
-    small = torch.cat(pole_powers(decay, angle, steps), dim=-1).to(buffer.memory)
-    return _outer_product(small[:, :outer], small[:, outer:], buffer).flatten(1, 2)[:, :count]
+def _factors(steps: range) -> tuple[range, range]:
+    """Two ranges of about √len(steps), whose sums begin with ``steps``: Λ^(i + j) is then an outer product."""
+    size = 1 << (len(steps).bit_length() // 2)
+    return steps[::size], steps[:size]
 
 
-def _outer_product(x: Tensor, y: Tensor, buffer: _Buffer) -> Tensor:
-    """The complex products x[g,p,n] y[g,q,n] of [g, p, 2n] and [g, q, 2n]: [g, p, q, 2n]."""
-    product = buffer.part(*x.shape[:2], *y.shape[1:])
+def _powers_at(decay: Tensor, angle: Tensor, parts: Sequence[range], like: Tensor) -> Tensor:
+    """exp((decay + i angle) · l) for l in all parts: [G, N] to [G, S, 2N], rounded to the type of ``like``."""
+    decay, angle = in_float64(decay), in_float64(angle)
+    steps = [torch.arange(x.start, x.stop, x.step, dtype=decay.dtype, device=decay.device) for x in parts]
+    return torch.cat(pole_powers(decay, angle, torch.cat(steps)), dim=-1).to(like)
+
+
+def _table(factors: Sequence[Tensor], buffer: _Buffer) -> Tensor:
+    """The complex products of two factors [G, p, 2N] and [G, q, 2N]: [G, p·q, 2N]."""
+    x, y = factors
+    return _outer_product(x.chunk(2, dim=-1), y, buffer).flatten(1, 2)
+
+
+def _outer_product(x: tuple[Tensor, ...], y: Tensor, buffer: _Buffer) -> Tensor:
+    """The complex products x[g,p,n] y[g,q,n] of two [g, p, n] and [g, q, 2n]: [g, p, q, 2n]."""
+    x_real, x_imag = (part.unsqueeze(2) for part in x)
+    y_real, y_imag = y.unsqueeze(1).chunk(2, dim=-1)
+    product = buffer.part(*x_real.shape[:2], *y.shape[1:])
     real, imag = product.chunk(2, dim=-1)
-    (x_real, x_imag), (y_real, y_imag) = x.unsqueeze(2).chunk(2, dim=-1), y.unsqueeze(1).chunk(2, dim=-1)
     torch.mul(x_real, y_real, out=real).addcmul_(x_imag, y_imag, value=-1)
     torch.mul(x_real, y_imag, out=imag).addcmul_(x_imag, y_real)
     return product
