@@ -1,4 +1,4 @@
-.PHONY: help setup upgrade checkpoints demo test test-slow test-versions format docs site release
+.PHONY: help setup upgrade tiny demo test test-slow test-versions format docs site release
 
 help:
 	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -9,8 +9,8 @@ setup: ## create .venv with the locked dependencies
 demo: ## train and show two small models
 	python3 make.py demo
 
-checkpoints: ## train and verify folders for the Hub, in outputs/checkpoints
-	python3 make.py checkpoints
+tiny: ## a tiny random model of every head for the Hub, in outputs/tiny
+	python3 make.py tiny
 
 test: ## lint, types and the fast tests
 	python3 make.py test

@@ -29,8 +29,8 @@ PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=loa
 
 COMMANDS: dict[str, list[list[str]]] = {
     "setup": [],
-    "checkpoints": [["examples/checkpoints.py"]],
-    "demo": [["examples/quickstart.py"], ["examples/colour_code.py"]],
+    "demo": [["examples/news.py"], ["examples/colour_code.py"]],
+    "tiny": [["-m", "hub_upload.tiny_folders"]],
     "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
     "types": [["-m", "pyrefly", "check"]],
     "test": [[*PYTEST, "-m", "not slow"]],

@@ -32,7 +32,7 @@ _CONVERT = """examples:
 Checkpoints are read as data, and no code in them is run. If a tensor is missing or left over, the error lists it.
 """
 _CARD = """examples:
-  modeling-dlr card outputs/bbc-news --language en --dataset "BBC News"
+  modeling-dlr card outputs/news --language en --dataset "BBC News"
   modeling-dlr card my-model --repo-id me/my-model --limit "It knows British newspapers only."
 
 Metrics, baselines and the recipe are read from results.json, if the folder has one.

@@ -89,8 +89,8 @@ class CardOptions:
 def write_card(folder: Path, options: CardOptions | None = None) -> Path:
     """Write README.md, and the picture of the kernels, into a model folder.
 
-    An example or `CardCallback` can write results.json, which records the run: "metrics", "recipe", "data", "command",
-    "log_history".
+    `modeling-dlr train`, a recipe or `CardCallback` writes results.json, which records the run: "metrics", "recipe",
+    "data", "command", "log_history".
 
     Raises:
         InputError: if the folder has no model, results.json cannot be read, or repo_id is not a repository id.

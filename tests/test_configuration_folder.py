@@ -123,11 +123,20 @@ def test_accelerate_parses(path: Path):
 
 
 @pytest.mark.slow
-def test_accelerate_launches_an_example(tmp_path: Path):
+def test_accelerate_launches_a_recipe(tmp_path: Path):
     """The command that the README shows, cut short."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", FOLDER / "accelerate" / "cpu.yaml"]
-    script = [FOLDER.parent / "examples" / "quickstart.py", "--smoke", "--output_dir", tmp_path / "out"]
-    subprocess.run([*launch, *script], check=True)
+    recipe = [
+        "-m",
+        "modeling_dlr.cli",
+        "recipes",
+        "run",
+        "twin-atomic-dlr",
+        "--smoke",
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    subprocess.run([*launch, *recipe, tmp_path / "out"], check=True)
     assert (tmp_path / "out" / "config.json").is_file()
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import pytest
 import torch
 from datasets import Dataset
@@ -19,13 +18,14 @@ from hub_upload.callback import CardCallback, scores_of_the_weights
 from hub_upload.card import CardOptions, MetricTable, write_card
 from hub_upload.errors import InputError
 from hub_upload.samples import SAMPLES
+from hub_upload.tiny_folders import write_tiny
 from modeling_dlr import DLRConfig, DLRForSequenceClassification, DLRForTokenClassification, DLRModel
 from modeling_dlr.auto_dlr import AUTO_CLASSES
 from modeling_dlr.tokenization import byte_tokenizer
 
 WHOLE_CARD = Path(__file__).parent / "golden" / "card.md"
 RESULTS = {
-    "command": "python quickstart.py",
+    "command": "python train.py",
     "seed": 3,
     "versions": {"python": "3.11", "torch": "2.13"},
     "data": {"fingerprint": "abc", "rows": {"train": 1700, "test": 425}},
@@ -131,7 +131,7 @@ def test_summary_names_the_layers(fields: dict[str, Any], words: str, tmp_path: 
 def test_python_of_every_head_runs(auto_class: str, tmp_path: Path):
     """The code without a pipeline runs, and the front-matter has an example for the pipeline."""
     folder = tmp_path / "model"
-    checkpoints.make_tiny(AUTO_CLASSES[auto_class], auto_class, folder)
+    write_tiny(AUTO_CLASSES[auto_class].__name__, folder)
     card = ModelCard.load(folder / "README.md")
     task = SAMPLES[auto_class].task
     assert card.data.pipeline_tag == task.name

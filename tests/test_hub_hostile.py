@@ -19,6 +19,7 @@ from hub_upload import verify as verify_module
 from hub_upload.__main__ import main
 from hub_upload.confined import Finished
 from hub_upload.own_code import foreign_code
+from hub_upload.tiny_folders import without_documentation
 
 MARK = "ran-by-this-process"
 # Python that leaves a mark if it runs in the process of the tests.
@@ -271,8 +272,6 @@ def test_damaged_folders(seed: int, folder: Path, no_other_process: None, capfd:
 
 def test_own_code_is_recognised(folder: Path):
     """With and without docstrings; not with one letter changed, nor in a file that we do not have."""
-    from checkpoints import without_documentation
-
     assert foreign_code(folder) == []
     code = folder / "ops_dlr.py"
     text = code.read_text(encoding="utf-8")

@@ -14,15 +14,10 @@ from hub_upload.card import CardOptions, write_card
 from hub_upload.inspect_folder import INSPECTIONS
 from modeling_dlr.cli import app
 from modeling_dlr.cli.recipes import main
-from modeling_dlr.configuration_docs import FOLDER
-from modeling_dlr.presets import preset_folder
+from modeling_dlr.presets import preset_folder, preset_names
 from modeling_dlr.recipes import running as train
 
-RECIPES = sorted(
-    path.parent.name
-    for path in FOLDER.glob("recipes/*/training.json")
-    if "answers" in json.loads(path.read_text(encoding="utf-8"))
-)
+RECIPES = preset_names("recipes")
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +147,6 @@ MISTAKES: dict[str, tuple[str, list[str], str]] = {
         [],
         "There is no recipe 'twin-atomic-drl'; did you mean 'twin-atomic-dlr'",
     ),
-    "demo": ("bbc-news", [], "another example: python examples/quickstart.py"),
     "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
     "another kind of task": ("twin-atomic-dlr", ["--task", "listops_subtrees"], "reads real values, but listops_sub"),
     "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "uses a task, which has no --data, got 'texts'"),

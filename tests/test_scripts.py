@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from transformers import set_seed
 
+import make
 from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -30,7 +31,13 @@ LEAST: dict[str, tuple[str, float]] = {
     "sentence_embeddings": ("accuracy", 0.5),
 }
 MOST: dict[str, tuple[str, float]] = {"streaming": ("difference", 1e-3), "export_onnx": ("difference", 1e-4)}
-SCRIPTS = sorted({*LEAST, *MOST, "serving", "walkthrough"})
+# Scripts that train for as long as their command line says.
+DEMOS = [*(Path(step[0]).stem for step in make.COMMANDS["demo"]), "fill_code"]
+SCRIPTS = [path.stem for path in sorted(EXAMPLES.glob("*.py"))]
+
+
+def test_every_script_has_a_test():
+    assert set(SCRIPTS) == {*LEAST, *MOST, *DEMOS, "serving", "walkthrough", "check_evo"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -67,6 +74,43 @@ def test_result(name: str, ran: Any):
     if name in MOST:
         result, most = MOST[name]
         assert found[result] <= most
+
+
+@pytest.mark.slow
+def test_news(ran: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The demo trains, and answers sentences with the topics of the articles."""
+    monkeypatch.setattr("sys.argv", ["news.py", "0.1"])
+    found = ran("news")
+    assert found["report"].rows["test"] > 200
+    topics = {"business", "entertainment", "politics", "sports", "tech"}
+    assert topics == set(found["report"].task.labels)
+    printed = capsys.readouterr().out
+    assert [answer["label"] in topics and answer["text"] in printed for answer in found["answers"]] == [True] * 3
+
+
+@pytest.mark.slow
+def test_colour_code(ran: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """The demo labels what the tokenizer of Python says, and prints a file that was not trained on."""
+    monkeypatch.setattr("sys.argv", ["colour_code.py", "0.1"])
+    found = ran("colour_code")
+    source = 'if x:  # no\n    y = """a\nb""" + 1'
+    spans = [(source[span["start"] : span["end"]], span["label"]) for span in found["spans"](source)]
+    assert spans == [
+        ("if", "keyword"), ("x", "name"), (":", "operator"), ("# no", "comment"), ("y", "name"), ("=", "operator"),
+        ('"""a\nb"""', "string"), ("+", "operator"), ("1", "number"),
+    ]  # fmt: skip
+    assert found["report"].task.labels[1:] == sorted(found["STYLES"])
+    assert found["shown"] not in found["texts"]
+    assert found["shown"][:1500].splitlines()[1] in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_fill_code(ran: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Only masked bytes are scored, the simpler model is as good as ever, and the saved model fills every line."""
+    monkeypatch.setattr("sys.argv", ["fill_code.py", "3"])
+    found = ran("fill_code")
+    assert 0 <= found["filled"] < 0.3 < found["baseline"] < 0.5
+    assert capsys.readouterr().out.count("<mask>") == 3
 
 
 def test_serving(ran: Any, tmp_path: Path):

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-import common
 import pytest
-import quickstart
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import TrainerState
 
 from modeling_dlr.cli.recipes import main
 from modeling_dlr.finetuning import stopping
@@ -44,97 +39,6 @@ def stops_at(step: int, number: int, times: int = 1) -> type[StopCallback]:
 
     Sent.__name__ = StopCallback.__name__
     return Sent
-
-
-@pytest.fixture
-def texts(tmp_path: Path) -> Callable[..., dict[str, float]]:
-    """Runs the example on a small table."""
-    table = tmp_path / "mine.csv"
-    Dataset.from_dict({"text": [f"text {i}" for i in range(10)], "label": ["a", "b"] * 5}).to_csv(table)
-    return lambda folder, *said: quickstart.main(
-        ["--dataset", str(table), "--smoke", "--output-dir", str(tmp_path / folder), *said]
-    )
-
-
-def beside(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name not in ("mine.csv", "cache"))
-
-
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow)],
-)
-def test_an_example_goes_on(
-    number: signal.Signals, texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
-    """It ends with the exit status of the signal and a checkpoint; the same command then ends as if it had not."""
-    texts("whole")
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        patch.setattr(common, "StopCallback", stops_at(2, number))
-        with pytest.raises(SystemExit) as ended:
-            texts("out")
-    assert ended.value.code == 128 + number
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    kept = tmp_path / "out-checkpoint"
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == f"quickstart.py: stopped. Run the same command again to resume from the checkpoint {kept}."
-    assert beside(tmp_path) == ["out-checkpoint", "whole"]
-    assert TrainerState.load_from_json(kept / "trainer_state.json").global_step == 2
-    texts("out")
-    assert beside(tmp_path) == ["out", "whole"]
-    weights = [load_file(tmp_path / folder / "model.safetensors") for folder in ("whole", "out")]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
-    assert beside(tmp_path / "out") == beside(tmp_path / "whole")
-
-
-@pytest.fixture
-def stopped_after_training(texts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run into "out" that was stopped while it was evaluated."""
-    with monkeypatch.context() as patch:
-        patch.setattr(common.Trainer, "evaluate", lambda self: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(SystemExit):
-            texts("out")
-
-
-def test_a_stop_after_training(stopped_after_training: None, texts: Any, monkeypatch: pytest.MonkeyPatch):
-    """The checkpoint of the last step is evaluated, no more."""
-    monkeypatch.setattr(StopCallback, "on_step_begin", lambda self, *given, **named: pytest.fail("trained again"))
-    assert texts("out")["accuracy"] >= 0
-
-
-def test_other_options_begin_anew(
-    stopped_after_training: None, texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-):
-    """A checkpoint is gone on from by the same run only."""
-    steps: list[int] = []
-    monkeypatch.setattr(StopCallback, "on_step_begin", lambda self, args, state, *rest, **named: steps.append(1))
-    texts("other", "--checkpoint-dir", str(tmp_path / "out-checkpoint"), "--seed", "1")
-    assert steps == [1, 1, 1]
-    assert "starts from step 0" in capsys.readouterr().err
-
-
-def test_a_stop_before_training(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    """No checkpoint is written, and the earlier result is kept."""
-    texts("out")
-    earlier = (tmp_path / "out" / "results.json").read_bytes()
-    monkeypatch.setattr(quickstart, "yardstick", lambda data: signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(SystemExit) as ended:
-        texts("out")
-    assert ended.value.code == 143
-    assert capsys.readouterr().err.endswith("quickstart.py: stopped. Run the same command again.\n")
-    assert beside(tmp_path) == ["out"]
-    assert (tmp_path / "out" / "results.json").read_bytes() == earlier
-
-
-def test_asked_twice(texts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A second signal does not wait for the end of the step."""
-    monkeypatch.setattr(common, "StopCallback", stops_at(1, signal.SIGTERM, times=2))
-    with pytest.raises(SystemExit) as ended:
-        texts("out")
-    assert ended.value.code == 143
-    assert beside(tmp_path) == []
 
 
 def test_a_recipe_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -199,25 +103,6 @@ def test_one_of_several_processes_ends_as_ever(monkeypatch: pytest.MonkeyPatch):
         assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_stop_of_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    """What is finished stays, and nothing hidden."""
-    made: list[Path] = []
-
-    def make_one(folder: Path) -> None:
-        made.append(folder)
-        if len(made) == 2:
-            signal.raise_signal(signal.SIGTERM)
-
-    there_are = [("tiny", "a", make_one), ("tiny", "b", make_one)]
-    monkeypatch.setattr(checkpoints, "makers", lambda kept, smoke: iter(there_are))
-    monkeypatch.setattr(checkpoints, "verify", lambda folder: None)
-    with pytest.raises(SystemExit) as ended:
-        checkpoints.main(["--output-dir", str(tmp_path / "out")])
-    assert ended.value.code == 143
-    assert "checkpoints.py: stopped. Run the same command again." in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a"]
-
-
 # What goes wrong, and the line.
 ENDS: dict[str, tuple[BaseException, Any]] = {
     "value": (ValueError("two\n  lines"), "name.py: two lines"),
@@ -266,21 +151,15 @@ PLACES: dict[str, tuple[Callable[[Path], str], str]] = {
 
 @pytest.mark.parametrize("place", PLACES)
 def test_odd_places(place: str, tmp_path: Path):
-    """Refused by every command before any work, in one short line."""
+    """Refused before any work, in one short line."""
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "file").touch()
     path, says = PLACES[place][0](tmp_path), PLACES[place][1]
-    commands: dict[str, Callable[[], Any]] = {
-        "quickstart.py: --output-dir": lambda: quickstart.main(["--output-dir", path]),
-        "modeling-dlr recipes: --output_dir": lambda: main(["twin-atomic-dlr", "--output_dir", path]),
-        "checkpoints.py: --output-dir": lambda: checkpoints.main(["--only", "tiny", "--output-dir", path]),
-    }
-    for begins, command in commands.items():
-        with pytest.raises(SystemExit) as ended:
-            command()
-        line = str(ended.value.code)
-        assert line.startswith(f"{begins} must be a folder that can be written, got ")
-        assert says in line
-        assert len(line) < 400
-        assert "\n" not in line
+    with pytest.raises(SystemExit) as ended:
+        main(["twin-atomic-dlr", "--output_dir", path])
+    line = str(ended.value.code)
+    assert line.startswith("modeling-dlr recipes: --output_dir ")
+    assert says in line
+    assert len(line) < 400
+    assert "\n" not in line
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "loop"]

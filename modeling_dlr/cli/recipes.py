@@ -8,8 +8,8 @@ from typing import Any
 import typer
 
 from modeling_dlr.finetuning.stopping import command_line
-from modeling_dlr.presets import preset_folder
-from modeling_dlr.recipes import KINDS, OF_DATA, OF_TASK, RecipeOptions, recipe_names, run_recipe
+from modeling_dlr.presets import preset_folder, preset_names
+from modeling_dlr.recipes import KINDS, OF_DATA, OF_TASK, RecipeOptions, run_recipe
 from modeling_dlr.tasks import TASKS
 
 from .hub import card_callback
@@ -21,8 +21,8 @@ recipes = typer.Typer(invoke_without_command=True, add_completion=False)
 def list_recipes(context: typer.Context) -> None:
     """List the recipes of the papers and their small twins; `run NAME` trains one."""
     if context.invoked_subcommand is None:
-        width = max(map(len, recipe_names()))
-        for name in recipe_names():
+        width = max(map(len, preset_names("recipes")))
+        for name in preset_names("recipes"):
             typer.echo(f"{name:{width}}  {describe(name)}")
 
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> dict[str, float]:
         SystemExit: with one line, for a mistake of the user or a stop.
     """
     if not arguments or arguments[0] in ("--help", "-h"):
-        names = ", ".join(recipe_names())
+        names = ", ".join(preset_names("recipes"))
         typer.echo(f"Usage: modeling-dlr recipes run NAME [OPTIONS]\n\nThe recipes are {names}.")
         return {}
     name, *options = arguments

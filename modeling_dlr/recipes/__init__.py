@@ -3,6 +3,6 @@
 from .checks import OF_DATA, OF_TASK
 from .data import KINDS
 from .options import RecipeOptions
-from .running import read_run, recipe_names, run_recipe
+from .running import read_run, run_recipe
 
-__all__ = ["KINDS", "OF_DATA", "OF_TASK", "RecipeOptions", "read_run", "recipe_names", "run_recipe"]
+__all__ = ["KINDS", "OF_DATA", "OF_TASK", "RecipeOptions", "read_run", "run_recipe"]

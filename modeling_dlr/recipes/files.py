@@ -10,9 +10,8 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import DatasetDict, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from sklearn.model_selection import GroupShuffleSplit
 
 from modeling_dlr.finetuning.stopping import one_line
 
@@ -90,28 +89,6 @@ def without_empty_cells(data: DatasetDict, columns: Sequence[str]) -> DatasetDic
         found = ", ".join(f"{count} in {column!r}" for column, count in counts.items() if count)
         print(f"Dropped {left_out} of {total} rows with empty cells: {found}.")
     return DatasetDict(kept)
-
-
-def split_apart(rows: Dataset, column: str, seed: int, test_share: float) -> DatasetDict:
-    """Train and test splits that have no input in common: rows with the same one go to one side."""
-    inputs = list(map(repr, rows[column]))
-    if len(set(inputs)) in (1, len(rows)):
-        return rows.train_test_split(test_size=test_share, seed=seed)
-    splitter = GroupShuffleSplit(n_splits=1, test_size=test_share, random_state=seed)
-    train, test = next(splitter.split(inputs, groups=inputs))
-    print(
-        f"{len(rows) - len(set(inputs))} of {len(rows)} rows repeat the {column!r} of another: all rows of a {column} "
-        "are trained on, or all are held out."
-    )
-    return DatasetDict({"train": rows.select(train), "test": rows.select(test)})
-
-
-def count_copies(data: DatasetDict, column: str) -> None:
-    """Print how many inputs of a data set's own test split are also in its training split, if there are any."""
-    seen = set(map(repr, data["train"][column]))
-    copies = sum(repr(one) in seen for one in data["test"][column])
-    if copies:
-        print(f"{copies} of {len(data['test'])} held-out rows have a {column!r} that is also in the training rows.")
 
 
 def _loaded(name: str, kind: str, **options: Any) -> DatasetDict:

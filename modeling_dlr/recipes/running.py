@@ -85,8 +85,6 @@ LOSSES: dict[str, Callable[..., Any] | None] = {"values": None, "classes": None,
 # The keys of training.json: in every recipe, in recipes on a task, and in recipes on a data set.
 KEYS = {"head", "answers", "num_train", "num_validation", "state_learning_rate", "decay_vectors", "training_arguments"}
 KEYS_OF_TASK, KEYS_OF_DATA = {"task", "task_options", "streaming"}, {"data", "dataset", "data_options"}
-# Recipes that other examples run.
-OTHER_EXAMPLES = {"bbc-news": "quickstart.py", "python-colours": "colour_code.py", "python-masked-lm": "fill_code.py"}
 # The values that --smoke sets.
 SMOKE_MODEL = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
 SMOKE_LISTOPS = {"min_length": 4, "max_length": 48, "max_depth": 5, "max_args": 4}
@@ -170,24 +168,17 @@ def sizes_of_task(recipe: str, source: DrawnTask, *, reads_values: bool) -> dict
     return {"num_labels": source.task.num_labels} | values
 
 
-def recipe_names() -> list[str]:
-    """The recipes that can be run here."""
-    return [name for name in preset_names("recipes") if name not in OTHER_EXAMPLES]
-
-
 def read_recipe(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the model fields and training.json of a recipe.
 
     Raises:
-        ValueError: for an unknown recipe, a recipe of another example, or an unknown key.
+        ValueError: for an unknown recipe or an unknown key.
     """
-    known = recipe_names()
-    if recipe not in [*known, *OTHER_EXAMPLES]:
+    known = preset_names("recipes")
+    if recipe not in known:
         hint = did_you_mean(recipe, known) or f"the recipes are {known}."
         raise ValueError(f"There is no recipe {recipe!r}; {hint}")
     fields, written = load_recipe(recipe)
-    if recipe in OTHER_EXAMPLES:
-        raise ValueError(f"Recipe {recipe!r} belongs to another example: python examples/{OTHER_EXAMPLES[recipe]}.")
     keys = KEYS | (KEYS_OF_DATA if "data" in written else KEYS_OF_TASK)
     arguments = {each.name for each in dataclasses.fields(TrainingArguments)}
     for what, given, read in (

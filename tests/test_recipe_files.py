@@ -1,14 +1,9 @@
-"""Files of the reader's own: what is wrong with one is said in one line, and cells are what they say."""
+"""Files for recipes: what is wrong with one is said in one line, and cells are what they say."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import colour_code
-import fill_code
 import pytest
-import quickstart
-from common import load_columns
 from datasets import Dataset, DatasetDict
 
 from modeling_dlr.cli.recipes import main
@@ -54,17 +49,8 @@ def test_bad_files(bad: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     assert "rror" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("main", [quickstart.main, colour_code.main, fill_code.main], ids=lambda main: main.__module__)
-def test_bad_files_on_command_lines(main: Callable[..., Any], tmp_path: Path):
-    """Every example ends with this line, and leaves nothing."""
-    (tmp_path / "a.csv").write_bytes(b"text,label\n")
-    with pytest.raises(SystemExit, match=r"^\w+\.py: a\.csv has no rows below its header\.$"):
-        main(["--dataset", str(tmp_path / "a.csv"), "--output-dir", str(tmp_path / "out")])
-    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
-
-
 def test_bad_files_of_recipes(tmp_path: Path):
-    """So do recipes, also for the files without a header."""
+    """The command of recipes ends with such a line, also for files without a header."""
     (tmp_path / "a.csv").write_bytes("text,label\nü,0\n".encode("latin-1"))
     arguments = ["--smoke", "--output_dir", str(tmp_path / "out"), "--dataset"]
     with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: a\.csv must be UTF-8"):
@@ -120,24 +106,3 @@ def test_empty_cells(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == f"{said}\n"
     assert without_empty_cells(data, list(columns))["train"][:] == data["train"][:]
     assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("copied", [True, False], ids=["copies", "no copies"])
-def test_copies_stay_on_one_side(copied: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """What is held out has not been trained on, also where a text is there twice, with another label, too."""
-    texts = [f"text {i % 10 if copied else i}" for i in range(50)]
-    Dataset.from_dict({"text": texts, "label": [i % 3 for i in range(50)]}).to_csv(tmp_path / "a.csv")
-    data = load_columns(str(tmp_path / "a.csv"), ["text", "label"])
-    assert sorted([*data["train"]["text"], *data["test"]["text"]]) == sorted(texts)
-    assert len(data["test"]) == 10
-    assert not set(data["train"]["text"]) & set(data["test"]["text"])
-    said = "40 of 50 rows repeat the 'text' of another: all rows of a text are trained on, or all are held out.\n"
-    assert capsys.readouterr().out == (said if copied else "")
-
-
-def test_copies_between_given_splits_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """A data set's own split stays as it is."""
-    for split, texts in {"train": ["a", "b", "c"], "test": ["c", "d", "c"]}.items():
-        Dataset.from_dict({"text": texts}).to_csv(tmp_path / f"{split}.csv")
-    assert len(load_columns(str(tmp_path), ["text"])["test"]) == 3
-    assert capsys.readouterr().out == "2 of 3 held-out rows have a 'text' that is also in the training rows.\n"
