@@ -11,7 +11,7 @@ import torch
 import typer
 
 from modeling_dlr.finetuning.quiet import quiet_libraries
-from modeling_dlr.inference import Written, load_text_model
+from modeling_dlr.inference import Engine, Written, load_text_model
 
 from .fasta import Letters
 
@@ -28,6 +28,16 @@ Folder = Annotated[
     ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Of a repository of the Hub: a branch, a tag or a commit.")]
+EngineName = Annotated[
+    Engine,
+    typer.Option(
+        help="local: compute in this process. ray: in several, here or on the cluster of RAY_ADDRESS; needs "
+        "pip install 'modeling-dlr[ray]'."
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of the engine ray; by default one for each processor, or GPU.")
+]
 Encoding = Annotated[str, typer.Option(help="Of text; several after commas are tried in turn: utf-8,cp1252.")]
 
 

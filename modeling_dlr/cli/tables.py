@@ -5,12 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
-from modeling_dlr.inference import EMBEDDINGS, Embedder, Pooling, check_output, embed_rows, identity
+from modeling_dlr.inference import EMBEDDINGS, Embedder, Pooling, check_engine, check_output, embed_rows, identity
 from modeling_dlr.inference import embed as embed_table
 from modeling_dlr.inference import predict as predict_table
 
 from .fasta import read_fasta
-from .options import Encoding, Folder, Revision, Shared, Text, columns_of, one_line_errors, report, with_shared
+from .options import (
+    Encoding,
+    EngineName,
+    Folder,
+    Revision,
+    Shared,
+    Text,
+    Workers,
+    columns_of,
+    one_line_errors,
+    report,
+    with_shared,
+)
 
 TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 
@@ -30,6 +42,8 @@ def predict(
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     revision: Revision = None,
     encoding: Encoding = "utf-8",
+    engine: EngineName = "local",
+    workers: Workers = None,
 ) -> None:
     """Add the answers of a trained model to the rows of a table: a label and its score, or a value, or spans.
 
@@ -37,6 +51,7 @@ def predict(
     the output is there as a whole or not at all.
     """
     options: dict[str, Any] = {"text": columns_of(text), "explain": explain, "batch_steps": batch_tokens}
+    options |= {"engine": engine, "workers": workers}
     report(predict_table(folder, data, output, device=device, revision=revision, encoding=encoding, **options))
 
 
@@ -47,6 +62,8 @@ def embed(
     pooling: Annotated[Pooling, typer.Option(help="Of the steps of a row: mean, or as the model's heads do.")] = "mean",
     text: Text = None,
     encoding: Encoding = "utf-8",
+    engine: EngineName = "local",
+    workers: Workers = None,
 ) -> None:
     """Write one vector for every row of a table, beside its columns, or for every record of a FASTA file.
 
@@ -57,12 +74,16 @@ def embed(
         "dtype": shared.dtype, **shared.of_hub,
     }  # fmt: skip
     check_output(shared.output, EMBEDDINGS)
+    check_engine(engine, workers)
+    in_processes: dict[str, Any] = {"engine": engine, "workers": workers}
     if not shared.data.is_dir() and shared.data.suffix not in TABLES:
         found = read_fasta(shared.data, shared.letters)
         records = [{"name": one.name, "length": len(one.sequence), "sequence": one.sequence} for one in found]
         request = {"source": identity(shared.data), "letters": shared.letters, "revision": shared.revision}
-        embedder = Embedder(shared.model, text=["sequence"], **options)
-        report(embed_rows(embedder, records, shared.output, request, keep=["name", "length"]))
+        here = shared.device if engine == "local" else "cpu"
+        embedder = Embedder(shared.model, text=["sequence"], **options | {"device": here})
+        embedder.device = shared.device
+        report(embed_rows(embedder, records, shared.output, request, keep=["name", "length"], **in_processes))
     else:
-        options |= {"text": columns_of(text), "encoding": encoding}
+        options |= {"text": columns_of(text), "encoding": encoding, **in_processes}
         report(embed_table(shared.model, shared.data, shared.output, **options))

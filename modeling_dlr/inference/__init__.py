@@ -1,8 +1,10 @@
 """Use a folder that holds a trained model: `predict` and `embed` rows of tables, as `modeling-dlr` does."""
 
 from .embedding import EMBEDDINGS, Embedder, Pooling, embed, embed_rows
+from .engines import check_engine
 from .folders import HEADS, check_device, config_of, load_text_model, preprocessor_of, read_config
 from .inputs import inputs_of
+from .jobs import Engine
 from .parts import Written, check_output, identity, in_chunks, write_in_parts
 from .predicting import Predictor, predict
 
@@ -10,10 +12,12 @@ __all__ = [
     "EMBEDDINGS",
     "HEADS",
     "Embedder",
+    "Engine",
     "Pooling",
     "Predictor",
     "Written",
     "check_device",
+    "check_engine",
     "check_output",
     "config_of",
     "embed",

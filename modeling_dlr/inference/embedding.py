@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -10,14 +10,16 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from modeling_dlr.finetuning import Task, iter_rows
+from modeling_dlr.finetuning import Task
 from modeling_dlr.finetuning.names import find_folder
 from modeling_dlr.scoring import check_layer, embeddings, pooled
 
 from .columns import columns_to_read, free_names
+from .engines import check_engine, run
 from .folders import check_device, config_of, load_folder, load_text_model
 from .inputs import Row, base_of, batches, inputs_of, letters_in, text_of
-from .parts import Counted, Written, check_output, identity, in_chunks, write_in_parts
+from .jobs import Engine, Job, Table
+from .parts import Written, check_output, identity
 from .predicting import BATCH_STEPS
 
 Pooling = Literal["mean", "model"]
@@ -75,6 +77,10 @@ class Embedder:
         if known and text is None:
             self.text = self.task.text_columns
         self.base, self.column = Path(), "embedding"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model, which another process loads itself."""
+        return {name: value for name, value in vars(self).items() if name != "loaded"}
 
     @cached_property
     def loaded(self) -> tuple[Any, Any]:
@@ -153,6 +159,8 @@ def embed(
     revision: str | None = None,
     trust_remote_code: bool = False,
     encoding: str = "utf-8",
+    engine: Engine = "local",
+    workers: int | None = None,
     progress: bool = True,
 ) -> Written:
     """Add one vector to every row of a table, which is read and written piece by piece; resumed as `predict` is.
@@ -170,24 +178,29 @@ def embed(
         revision: of a repository.
         trust_remote_code: run code that lies beside the model.
         encoding: of text files, or several after commas, of which the first that fits is taken.
+        engine: see `predict`, also for the next one.
+        workers: how many actors.
         progress: show a progress bar, on terminals.
 
     Returns:
         What was written.
 
     Raises:
+        ImportError: without Ray, where it is asked for.
         ValueError: for what cannot be read, an output that is there, or parts of another request.
         OSError: for a model that is not there, and a file that cannot be written.
     """
     check_output(Path(output), EMBEDDINGS)
+    check_engine(engine, workers)
+    here = device if engine == "local" else "cpu"
     embedder = Embedder(
-        model, text=text, layer=layer, pooling=pooling, batch_steps=batch_steps, device=device, dtype=dtype,
+        model, text=text, layer=layer, pooling=pooling, batch_steps=batch_steps, device=here, dtype=dtype,
         revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    embedder.base = base_of(source)
-    rows = iter_rows(str(source), encoding=encoding)
+    embedder.base, embedder.device = base_of(source), device
+    rows = Table(str(source), encoding)
     request = {"source": identity(source), "encoding": encoding, "revision": revision}
-    return embed_rows(embedder, rows, Path(output), request, progress=progress)
+    return embed_rows(embedder, rows, Path(output), request, engine=engine, workers=workers, progress=progress)
 
 
 EMBEDDINGS = (".jsonl", ".npy", ".parquet")
@@ -200,6 +213,8 @@ def embed_rows(
     request: dict[str, Any],
     *,
     keep: Sequence[str] | None = None,
+    engine: Engine = "local",
+    workers: int | None = None,
     progress: bool = True,
 ) -> Written:
     """Write rows with their vectors.
@@ -210,14 +225,16 @@ def embed_rows(
         output: see `embed`.
         request: tells their source from others, as JSON has it.
         keep: the columns that are written; None for all.
+        engine: see `predict`, also for the next one; Ray needs rows that can be read again.
+        workers: how many actors.
         progress: show a progress bar, on terminals.
 
     Raises:
         ValueError: as `embed`.
     """
     check_output(output, EMBEDDINGS)
-    rows = iter(rows)
-    first = next(rows, None)
+    again = iter(rows)
+    first = next(again, None)
     if first is None:
         raise ValueError("The source has no rows.")
     embedder.look_at(first)
@@ -236,9 +253,9 @@ def embed_rows(
             for row in embedder(chunk)
         ]
 
-    def letters(row: Row) -> int:
-        return letters_in(row, "sound" if embedder.media else "text")
-
-    counted = Counted(chain([first], rows), lambda row: not text_of(row, embedder.task.text_columns))
-    written = write_in_parts(output, request, in_chunks(counted, letters), compute, progress=progress)
-    return written._replace(empty=counted.count, columns=() if output.suffix == ".npy" else (embedder.column,))
+    letters = partial(letters_in, medium="sound" if embedder.media else "text")
+    columns = embedder.task.text_columns
+    all_rows = rows if engine == "ray" else chain([first], again)
+    job = Job(all_rows, letters, lambda row: not text_of(row, columns), compute)
+    written = run(job, output, request, engine=engine, workers=workers, device=embedder.device, progress=progress)
+    return written._replace(columns=() if output.suffix == ".npy" else (embedder.column,))

@@ -202,6 +202,12 @@ def text_of(row: Row, columns: Sequence[str]) -> str | None:
     return "\n".join(text for text in texts if text.strip()) or None
 
 
+def is_empty(row: Row, task: Task) -> bool:
+    """Whether a row has nothing to read: of pairs, whether a text of two is empty."""
+    texts = task.text_columns
+    return any(not text_of(row, [name]) for name in texts) if task.task == "pairs" else not text_of(row, texts)
+
+
 def batches(items: Sequence[Item], most_steps: int) -> Iterator[list[Item]]:
     """Items of similar lengths, the longest first, at most ``most_steps`` a batch with padding; images of one size."""
     order = sorted(items, key=lambda item: (-item.length, _size(item)))

@@ -83,6 +83,49 @@ class Counted(Generic[Item]):
             yield item
 
 
+class Parts:
+    """The finished parts of a table, by their numbers, in the folder ``output.parts`` until the table is whole.
+
+    Args:
+        output: the file.
+        request: what its rows depend on, as JSON has it.
+
+    Raises:
+        ValueError: for a file of another kind, an output that is there, or parts of another request.
+    """
+
+    def __init__(self, output: Path, request: dict[str, Any]):
+        check_output(output, FORMATS)
+        self.output, self.folder = output, output.with_name(f"{output.name}.parts")
+        self.suffix = ".jsonl" if output.suffix == ".jsonl" else ".parquet"
+        settings = json.dumps([request, PART_ROWS, PART_LETTERS], sort_keys=True)
+        self.mark, self.stamp = hashlib.sha256(settings.encode()).hexdigest(), self.folder / "request"
+        known = self.stamp.is_file() and self.stamp.read_text(encoding="utf-8") == self.mark
+        if any(self.folder.glob(f"*{self.suffix}")) and not known:
+            raise ValueError(f"{self.folder} holds parts of another request: remove it to begin anew.")
+
+    def path(self, number: int) -> Path:
+        """Where the part lies, once it is finished."""
+        return self.folder / f"{number:09}{self.suffix}"
+
+    def finished(self) -> frozenset[int]:
+        """The numbers of the parts that are there."""
+        return frozenset(int(path.stem) for path in self.folder.glob(f"[0-9]*{self.suffix}"))
+
+    def add(self, number: int, part: bytes) -> None:
+        """Keep a part, which `encoded` has made."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # what fails before the first part leaves nothing
+        self.stamp.write_text(self.mark, encoding="utf-8")
+        _write_whole(self.path(number), lambda half: half.write_bytes(part))
+
+    def merge(self, count: int) -> int:
+        """Write the table of parts 0 to ``count`` - 1, remove them, and return how many rows it has."""
+        paths = [self.path(number) for number in range(count)]
+        rows = _write_whole(self.output, lambda half: FORMATS[self.output.suffix](paths, half))
+        shutil.rmtree(self.folder)
+        return rows
+
+
 def write_in_parts(
     output: Path,
     request: dict[str, Any],
@@ -104,27 +147,16 @@ def write_in_parts(
         ValueError: for a file of another kind, an output that is there, or parts of another request.
         OSError: for a file that cannot be written.
     """
-    check_output(output, FORMATS)
-    folder = output.with_name(f"{output.name}.parts")
-    suffix = ".jsonl" if output.suffix == ".jsonl" else ".parquet"
-    mark = hashlib.sha256(json.dumps([request, PART_ROWS, PART_LETTERS], sort_keys=True).encode()).hexdigest()
-    stamp, paths, kept = folder / "request", [], 0
-    if any(folder.glob(f"*{suffix}")) and not (stamp.is_file() and stamp.read_text(encoding="utf-8") == mark):
-        raise ValueError(f"{folder} holds parts of another request: remove it to begin anew.")
+    parts = Parts(output, request)
+    kept = count = 0
     with tqdm(unit="row", disable=None if progress else True, leave=False) as bar:
-        for number, chunk in enumerate(chunks):
-            paths.append(folder / f"{number:09}{suffix}")
-            if paths[-1].is_file():
+        for count, chunk in enumerate(chunks, 1):
+            if parts.path(count - 1).is_file():
                 kept += len(chunk)
             else:
-                rows = compute(chunk)
-                folder.mkdir(parents=True, exist_ok=True)  # what fails before the first rows leaves nothing
-                stamp.write_text(mark, encoding="utf-8")
-                _write_whole(paths[-1], lambda half, rows=rows: _write_part(rows, half))
+                parts.add(count - 1, encoded(compute(chunk), parts.suffix))
             bar.update(len(chunk))
-    count = _write_whole(output, lambda half: FORMATS[output.suffix](paths, half))
-    shutil.rmtree(folder)
-    return Written(output, count, kept)
+    return Written(output, parts.merge(count), kept)
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> Any:
@@ -149,13 +181,14 @@ def identity(name: str | os.PathLike[str]) -> list[Any]:
     return [str(name), *([place, stat.st_size, stat.st_mtime_ns] for place, stat in stats)]
 
 
-def _write_part(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write a part of a table, as JSON lines or as parquet, by the end of its name."""
-    if path.suffix == ".jsonl":
+def encoded(rows: Sequence[Mapping[str, Any]], suffix: str) -> bytes:
+    """The rows as the contents of a file, of JSON lines for ".jsonl", otherwise parquet."""
+    if suffix == ".jsonl":
         lines = (json.dumps(row, ensure_ascii=False, default=_plain) for row in rows)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    else:
-        parquet.write_table(_table_of(rows), path)
+        return "".join(f"{line}\n" for line in lines).encode()
+    sink = pa.BufferOutputStream()
+    parquet.write_table(_table_of(rows), sink)
+    return sink.getvalue().to_pybytes()
 
 
 def _table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modeling_dlr.finetuning import iter_rows
-
 from .answers import Cells, answers, new_columns, spans
 from .columns import columns_to_read, free_names
+from .engines import check_engine, run
 from .explaining import explain
 from .folders import load_folder
-from .inputs import Row, base_of, batches, inputs_of, letters_in, text_of
-from .parts import Counted, Written, check_output, identity, in_chunks, write_in_parts
+from .inputs import Row, base_of, batches, inputs_of, is_empty, letters_in
+from .jobs import Engine, Job, Table
+from .parts import Written, check_output, identity
 
 # Steps of a batch, padding included, unless a caller says otherwise.
 BATCH_STEPS = 16384
@@ -65,8 +66,18 @@ class Predictor:
             )
         if text is not None:
             self.task.text_columns, self._columns_known = list(text), True
-        self.base = Path()
+        self.base, self.device, self._given = Path(), device, (folder, revision)
         self.names: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the model, which another process loads itself, on ``device``."""
+        return {name: value for name, value in vars(self).items() if name not in ("model", "processor")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        folder, revision = self._given
+        loaded = load_folder(folder, self.device, revision)
+        self.folder, self.model, self.processor = loaded.folder, loaded.model, loaded.processor
 
     @property
     def spans_per_row(self) -> bool:
@@ -105,9 +116,8 @@ class Predictor:
         ]
 
     def is_empty(self, row: Row) -> bool:
-        """Whether a row has nothing to read: of pairs, whether a text of two is empty."""
-        texts = self.task.text_columns
-        return any(not text_of(row, [name]) for name in texts) if self.task.task == "pairs" else not text_of(row, texts)
+        """Whether a row has nothing to read."""
+        return is_empty(row, self.task)
 
     def look_at(self, first: Row) -> None:
         """Settle by the first row which columns are read, and how new ones are called.
@@ -164,6 +174,8 @@ def predict(
     device: str = "cpu",
     revision: str | None = None,
     encoding: str = "utf-8",
+    engine: Engine = "local",
+    workers: int | None = None,
     progress: bool = True,
 ) -> Written:
     """Add answers to the rows of a table, which is read and written piece by piece.
@@ -181,21 +193,28 @@ def predict(
         device: of the model.
         revision: of a repository of the Hub.
         encoding: of text files, or several after commas, of which the first that fits is taken.
+        engine: "local" computes in this process, "ray" in actors, each with a model; see docs/large.md.
+        workers: how many actors; None is one for each processor, or each GPU.
         progress: show a progress bar, on terminals.
 
     Returns:
         What was written.
 
     Raises:
+        ImportError: without Ray, where it is asked for.
         ValueError: for what cannot be read or answered, an output that is there, or parts of another request.
         OSError: for a file that cannot be written.
     """
     output = Path(output)
     check_output(output)
-    options: dict[str, Any] = {"text": text, "explain": explain, "batch_steps": batch_steps, "device": device}
-    predictor = Predictor(folder, revision=revision, **options)
+    check_engine(engine, workers)
+    options: dict[str, Any] = {"text": text, "explain": explain, "batch_steps": batch_steps}
+    here = device if engine == "local" else "cpu"
+    predictor = Predictor(folder, revision=revision, device=here, **options)
+    predictor.device = device
     predictor.base = base_of(source)
-    rows = iter_rows(str(source), encoding=encoding)
+    table = Table(str(source), encoding)
+    rows = iter(table)
     first = next(rows, None)
     if first is None:
         raise ValueError(f"{source} has no rows.")
@@ -204,7 +223,8 @@ def predict(
         "command": "predict", "model": identity(predictor.folder), "source": identity(source), "encoding": encoding,
         "text": predictor.task.text_columns, "explain": explain,
     }  # fmt: skip
-    counted = Counted(chain([first], rows), predictor.is_empty)
-    chunks = in_chunks(counted, lambda row: letters_in(row, predictor.task.input))
-    written = write_in_parts(output, request, chunks, predictor, progress=progress)
-    return written._replace(empty=counted.count, columns=tuple(predictor.names.values()))
+    letters = partial(letters_in, medium=predictor.task.input)
+    empty = partial(is_empty, task=predictor.task)
+    job = Job(table if engine == "ray" else chain([first], rows), letters, empty, predictor)
+    written = run(job, output, request, engine=engine, workers=workers, device=device, progress=progress)
+    return written._replace(columns=tuple(predictor.names.values()))
