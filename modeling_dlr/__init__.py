@@ -5,6 +5,8 @@ Importing this package registers its classes with the Auto classes of transforme
 
 import transformers
 
+import modeling_dlr.quiet_import  # noqa: F401 - before the imports that it is about
+
 from .auto_dlr import AUTO_CLASSES
 from .cache_dlr import detach_cache
 from .configuration_dlr import DLRConfig
