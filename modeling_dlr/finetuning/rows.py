@@ -80,22 +80,21 @@ def read_rows(source: Source, columns: Columns, folder: Path, *, encoding: str, 
     """
     splits = list(source.splits)
     empty: Counter[str] = Counter()
-    places: list[np.ndarray] = []
+    marks: list[np.ndarray] = []
     path = folder / "rows.arrow"
     names = ["row", "text", *(["other"] if columns.is_pair else []), "label"]
     schema = pa.schema([(name, pa.int64() if name == "row" else pa.large_string()) for name in names])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         kept = _kept(source, columns, encoding, group, empty)
         while batch := list(islice(kept, _BATCH)):
-            places.append(np.array([place for _, place in batch], dtype=np.int64))
+            marks.append(np.array([mark for _, mark in batch], dtype=np.int64))
             columns_of = zip(*(cells for cells, _ in batch), strict=True)
             arrays = [pa.array(cells, type=kind.type) for cells, kind in zip(columns_of, schema, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
-    if not places:
+    if not marks:
         raise ValueError(f"Every row of {source.name} has an empty cell in one of {[*columns.texts, *columns.labels]}.")
-    found = np.concatenate(places)
-    groups = None if group is None else found[:, 2]
-    return Rows(Dataset.from_file(str(path)), found[:, 0], splits, found[:, 1], groups, empty)
+    split, keys, *groups = (np.concatenate([each[:, column] for each in marks]) for column in range(marks[0].shape[1]))
+    return Rows(Dataset.from_file(str(path)), split.astype(np.int8), splits, keys, *(groups or [None]), empty)
 
 
 def _kept(

@@ -44,7 +44,8 @@ def split_rows(rows: Rows, strata: np.ndarray | None, *, validation: float, test
     count = len(rows.keys)
     if count < FEWEST_ROWS:
         raise ValueError(f"There must be at least {FEWEST_ROWS} rows with text and label, got {count}: add rows.")
-    together = _merged(rows.keys, rows.keys if rows.groups is None else rows.groups)
+    texts = _ranks(rows.keys)
+    together = texts if rows.groups is None else _merged(texts, _ranks(rows.groups))
     rest, found = _given(rows)
     drawn = "test" not in found or "validation" not in found
     for name, share in (("test", test), ("validation", validation)):
@@ -52,12 +53,14 @@ def split_rows(rows: Rows, strata: np.ndarray | None, *, validation: float, test
             held_out = _drawn(rest, together, strata, share * count / len(rest), seed)
             found[name], rest = rest[held_out], rest[~held_out]
     notes: list[str] = []
-    repeated = count - len(np.unique(rows.keys))
+    repeated = count - int(texts.max()) - 1
     if repeated and drawn:
         notes.append(f"{repeated} rows repeat the text of another: all of them are in one split.")
     kept = {"train": rest, "validation": found["validation"]}
     for name, others in {"train": ("validation", "test"), "validation": ("test",)}.items():
-        crossing = np.isin(together[kept[name]], together[np.concatenate([found[other] for other in others])])
+        elsewhere = np.zeros(int(together.max()) + 1, dtype=bool)
+        elsewhere[together[np.concatenate([found[other] for other in others])]] = True
+        crossing = elsewhere[together[kept[name]]]
         if crossing.any():
             notes.append(f"{crossing.sum()} {name} rows are left out: their text or group is in another split.")
         kept[name] = kept[name][~crossing]
@@ -78,16 +81,17 @@ def _given(rows: Rows) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     return parts["train"], {name: parts[name] for name in ("validation", "test") if name in parts}
 
 
-def _merged(keys: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """The group of each row, where groups that share a text are one."""
-    if keys is groups:
-        return keys
-    _, key = np.unique(keys, return_inverse=True)
-    _, group = np.unique(groups, return_inverse=True)
+def _ranks(keys: np.ndarray) -> np.ndarray:
+    """The rank of each key among the different ones: few bytes per row, however many rows there are."""
+    return np.unique(keys, return_inverse=True)[1].astype(np.int32)
+
+
+def _merged(key: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The group of each row by its rank, where groups that share a text are one."""
     while True:  # the least number of a group and of its texts spreads until nothing changes
-        least = np.full(key.max() + 1, len(key))
+        least = np.full(key.max() + 1, len(key), dtype=group.dtype)
         np.minimum.at(least, key, group)
-        spread = np.full(group.max() + 1, len(key))
+        spread = np.full(group.max() + 1, len(key), dtype=group.dtype)
         np.minimum.at(spread, group, least[key])
         merged = spread[group]
         if (merged == group).all():
@@ -97,11 +101,15 @@ def _merged(keys: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _drawn(places: np.ndarray, together: np.ndarray, strata: np.ndarray | None, share: float, seed: int) -> np.ndarray:
     """Which of the places are held out: whole groups, about a share of the rows of each stratum."""
-    _, first, group = np.unique(together[places], return_index=True, return_inverse=True)
-    stratum = np.zeros(len(first), dtype=np.int64) if strata is None else strata[places][first]
-    order = np.random.default_rng(seed).permutation(len(first))
-    sizes = np.bincount(group)
-    chosen = np.zeros(len(first), dtype=bool)
+    here = together[places]
+    counts = np.bincount(here)
+    sizes = counts[counts > 0]
+    group = (np.cumsum(counts > 0, dtype=np.int32) - 1)[here]
+    stratum = np.zeros(len(sizes), dtype=np.int64)
+    if strata is not None:
+        stratum[group[::-1]] = strata[places][::-1]  # that of the first row of a group
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    chosen = np.zeros(len(sizes), dtype=bool)
     for name in np.unique(stratum):
         mine = order[stratum[order] == name]
         rows = np.cumsum(sizes[mine])
