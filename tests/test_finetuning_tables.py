@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from modeling_dlr.finetuning import Task, iter_rows
+from modeling_dlr.finetuning.signals import read_sound
 from modeling_dlr.finetuning.tables import find_source
 
 ROWS = [{"text": "a, b", "label": "x"}, {"text": 'the "c"\nd', "label": "y"}]
@@ -98,6 +101,20 @@ def test_what_cannot_be_read(name: str, content: str | bytes, said: list[str], t
         list(iter_rows(path))
     assert "\n" not in str(error.value)
     assert all(part in str(error.value) for part in said)
+
+
+def test_sound_other_than_wav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It has the samples of the WAV file; without soundfile, its extra is named."""
+    soundfile = pytest.importorskip("soundfile")
+    samples = np.random.default_rng(0).uniform(-1, 1, (1600, 2))
+    for name in ("a.wav", "a.flac"):
+        soundfile.write(tmp_path / name, samples, 8000, subtype="PCM_16")
+    wav, flac = (read_sound(str(tmp_path / name)) for name in ("a.wav", "a.flac"))
+    assert wav.shape == (3200,)
+    np.testing.assert_array_equal(flac, wav)
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    with pytest.raises(ImportError, match=r"modeling-dlr\[tasks\]"):
+        read_sound(str(tmp_path / "a.flac"))
 
 
 def test_other_encodings(tmp_path: Path):

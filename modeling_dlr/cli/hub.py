@@ -4,6 +4,8 @@ from typing import Any
 
 import typer
 
+from modeling_dlr.finetuning.quiet import quiet_libraries
+
 VERBS = {
     "convert": "Make a model folder of an official checkpoint.",
     "card": "Write the model card of a folder.",
@@ -32,4 +34,6 @@ def card_callback(dataset: str | None, picture: bool, run: dict[str, Any]) -> An
 def _run(context: typer.Context) -> None:
     from hub_upload.__main__ import main
 
-    raise typer.Exit(main([str(context.info_name), *context.args]))
+    with quiet_libraries():
+        status = main([str(context.info_name), *context.args])
+    raise typer.Exit(status)
