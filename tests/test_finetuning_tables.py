@@ -106,7 +106,7 @@ def test_what_cannot_be_read(name: str, content: str | bytes, said: list[str], t
 def test_sound_other_than_wav(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """It has the samples of the WAV file; without soundfile, its extra is named."""
     soundfile = pytest.importorskip("soundfile")
-    samples = np.random.default_rng(0).uniform(-1, 1, (1600, 2))
+    samples = np.random.default_rng(0).integers(-(2**15), 2**15, (1600, 2), dtype=np.int16)
     for name in ("a.wav", "a.flac"):
         soundfile.write(tmp_path / name, samples, 8000, subtype="PCM_16")
     wav, flac = (read_sound(str(tmp_path / name)) for name in ("a.wav", "a.flac"))
