@@ -1,10 +1,13 @@
 """modeling_dlr.finetuning trains on tables, files and sequences of every task, and refuses what is wrong."""
 
 import csv
+import errno
 import io
 import json
 import random
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,10 @@ from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import modeling_dlr.finetuning.loop as training_loop
-from modeling_dlr.finetuning import Report, Task, TrainOptions, evaluate, train
+from modeling_dlr.finetuning import Report, Task, TrainOptions, evaluate, iter_rows, train
 from modeling_dlr.finetuning.encoding import Encoder
 from modeling_dlr.finetuning.labels import Labels
+from modeling_dlr.inference import predict
 from modeling_dlr.tokenization import byte_tokenizer
 
 SMALL = {"layers": 1, "hidden_size": 8, "state_size": 4, "epochs": 1.0, "evaluations": 2, "pictures": False}
@@ -155,7 +159,7 @@ SLOW = {"words", "fasta", "numbers"}
     "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS]
 )
 def test_every_kind_of_data(kind: str, tmp_path: Path):
-    """The task is read from the data; the folder holds everything; the saved model gives the scores again."""
+    """The task is read from the data; the folder holds everything; what it predicts has the scores of `evaluate`."""
     build, task, medium, score = KINDS[kind]
     source, options = build(tmp_path)
     report = small(source, tmp_path, **options)
@@ -174,6 +178,38 @@ def test_every_kind_of_data(kind: str, tmp_path: Path):
     assert not (tmp_path / "out-unfinished").exists()
     again = evaluate(folder, source, console=Console(quiet=True))
     assert again.scores.keys() == report.scores.keys()
+    predict(folder, source, tmp_path / "answers.jsonl", progress=False)
+    check_answers(report.task, list(iter_rows(source)), read_lines(tmp_path / "answers.jsonl"), again.scores)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def check_answers(task: Task, rows: list[dict[str, Any]], answers: list[dict[str, Any]], scores: dict[str, float]):
+    """All columns are kept, and the answers have the scores that `evaluate` gives to the same rows."""
+    kept = [{name: row[name] for name in rows[0]} for row in answers]
+    if task.task == "tokens":
+        texts = [row[task.text_columns[0]] for row in rows]
+        assert list({json.dumps(row): 0 for row in kept}) == list({json.dumps(row): 0 for row in rows})
+        for row in answers:
+            text = row[task.text_columns[0]]
+            length = len(text if isinstance(text, str) else " ".join(text))
+            assert row["label"] is None or (row["label"] in task.labels and 0 <= row["start"] < row["end"] <= length)
+        assert len({json.dumps(text) for text in texts}) <= len(answers)
+        return
+    assert kept == rows
+    wanted = [row[task.label_column or "label"] for row in rows]
+    if task.is_number:
+        errors = [abs(row["value"] - float(value)) for row, value in zip(answers, wanted, strict=True)]
+        assert np.mean(errors) == pytest.approx(scores["mean_absolute_error"], rel=1e-4)
+        return
+    given = [row.get("predicted_label", row["label"]) for row in answers]
+    if task.task == "several labels":
+        wanted, given = [set(cell.split("|")) for cell in wanted], [set(each) for each in given]
+    assert np.mean([one == other for one, other in zip(given, wanted, strict=True)]) == pytest.approx(
+        scores["accuracy"]
+    )
 
 
 @pytest.mark.slow
@@ -329,6 +365,59 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = type("Usage", (), {"free": 2**20})
     monkeypatch.setattr("modeling_dlr.finetuning.workplace.shutil.disk_usage", lambda path: usage)
     assert "make room" in refused(classes(tmp_path)[0], tmp_path)
+
+
+def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What could not be written is not there as half a folder; the same call goes on from the last checkpoint."""
+    source, _ = classes(tmp_path)
+
+    def full(self: Report, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Report, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            small(source, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out-unfinished"]
+    assert [path.name for path in (tmp_path / "out-unfinished").iterdir()] == ["checkpoints"]
+    monkeypatch.setattr(training_loop.RunCallback, "on_step_begin", lambda *_, **__: pytest.fail("trained again"))
+    assert small(source, tmp_path).training["steps"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from modeling_dlr.finetuning import Report, TrainOptions, train
+
+moment, source, output = sys.argv[1:]
+kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+if moment == "writing":
+    Report.write = kill
+else:  # when the earlier folder has left its place, and the new one is not there yet
+    put = Path.replace
+    Path.replace = lambda self, to: kill() if self.parent.name == "result" else put(self, to)
+small = {"layers": 1, "hidden_size": 8, "state_size": 4, "epochs": 1.0, "evaluations": 2, "pictures": False}
+train(source, TrainOptions(output=Path(output), **small))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["writing", "putting"])
+def test_killed_while_writing(moment: str, tmp_path: Path):
+    """The earlier folder is whole at every moment, or is again when the next run begins; that one goes on."""
+    source, _ = classes(tmp_path)
+    small(source, tmp_path, seed=1)
+    command = [sys.executable, "-c", KILLED, moment, str(source), str(tmp_path / "out")]
+    finished = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
+    assert finished.returncode == -signal.SIGKILL, finished.stderr
+    assert (tmp_path / "out").exists() == (moment == "writing")
+    with pytest.raises(ValueError, match="--label"):
+        small(source, tmp_path, label="none")
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["options"]["seed"] == 1
+    small(source, tmp_path)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["options"]["seed"] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out"]
 
 
 def test_stopped_run_keeps_the_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
