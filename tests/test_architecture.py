@@ -80,6 +80,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.finetuning.names",
     "modeling_dlr.finetuning.quiet",
     "modeling_dlr.finetuning.signals",
+    "modeling_dlr.finetuning.tables",
     "modeling_dlr.finetuning.stopping",
     "modeling_dlr.demo",
     "modeling_dlr.inference",

@@ -33,6 +33,8 @@ WRITERS = {
     "semicolons.csv": lambda path: as_csv(path, sep=";"),
     "with a mark.csv": lambda path: as_csv(path, encoding="utf-8-sig"),
     "UTF-16.csv": lambda path: as_csv(path, encoding="utf-16"),
+    "rows.csv.gz": as_csv,
+    "rows.jsonl.gz": lambda path: write(path, gzip.compress("\n".join(map(json.dumps, ROWS)).encode())),
     "rows.tsv": lambda path: as_csv(path, sep="\t"),
     "rows.jsonl": lambda path: write(path, "\n".join(map(json.dumps, ROWS)) + "\n\n"),
     "rows.json": lambda path: write(path, json.dumps(ROWS)),

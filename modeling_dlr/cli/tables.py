@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from modeling_dlr.finetuning.tables import TABLES, kind_of
 from modeling_dlr.inference import EMBEDDINGS, Embedder, Pooling, check_engine, check_output, embed_rows, identity
 from modeling_dlr.inference import embed as embed_table
 from modeling_dlr.inference import predict as predict_table
@@ -23,8 +24,6 @@ from .options import (
     report,
     with_shared,
 )
-
-TABLES = (".csv", ".json", ".jsonl", ".parquet", ".tsv")
 
 
 @one_line_errors
@@ -76,7 +75,7 @@ def embed(
     check_output(shared.output, EMBEDDINGS)
     check_engine(engine, workers)
     in_processes: dict[str, Any] = {"engine": engine, "workers": workers}
-    if not shared.data.is_dir() and shared.data.suffix not in TABLES:
+    if shared.data.is_file() and kind_of(shared.data) not in TABLES:
         found = read_fasta(shared.data, shared.letters)
         records = [{"name": one.name, "length": len(one.sequence), "sequence": one.sequence} for one in found]
         request = {"source": identity(shared.data), "letters": shared.letters, "revision": shared.revision}

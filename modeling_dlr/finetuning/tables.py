@@ -6,11 +6,12 @@ Nothing is held in memory but the row that is read.
 import codecs
 import csv
 import gzip
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import datasets
 import pyarrow as pa
@@ -60,7 +61,7 @@ def find_source(name: str | Path) -> Source:
     """
     path = Path(name)
     if path.is_file():
-        if _kind(path) not in TABLES + FASTA:
+        if kind_of(path) not in TABLES + FASTA:
             raise ValueError(f"A table must be a file of {[*TABLES, *FASTA]}, got {path.name}.")
         return Source(str(name), {WHOLE: [path]})
     if path.is_dir():
@@ -95,7 +96,7 @@ def iter_rows(source: str | Path | Source, split: str | None = None, *, encoding
 
 
 def _file_rows(path: Path, by_class: str | None, encodings: Sequence[str]) -> Iterator[Row]:
-    kind = _kind(path)
+    kind = kind_of(path)
     try:
         match by_class, kind:
             case ("image" | "sound" as medium, _):
@@ -124,7 +125,7 @@ def _csv_rows(path: Path, encodings: Sequence[str]) -> Iterator[Row]:
         lines = _lines(path, encodings)
         first = next(lines, "")
         counts = {mark: first.count(mark) for mark in ",;\t"}
-        separator = "\t" if path.suffix == ".tsv" else max(counts, key=lambda mark: counts[mark])
+        separator = "\t" if kind_of(path) == ".tsv" else max(counts, key=lambda mark: counts[mark])
         header = next(csv.reader([first], delimiter=separator), [])
         if not header or len(set(header)) != len(header):
             raise ValueError(f"The first line of {path.name} must name every column once, got {header}.")
@@ -145,10 +146,12 @@ def _csv_rows(path: Path, encodings: Sequence[str]) -> Iterator[Row]:
 
 def _json_rows(path: Path, encodings: Sequence[str]) -> Iterator[Row]:
     """Of JSON lines; or of one list of objects, which is read as a whole."""
-    with path.open("rb") as file:
-        is_list = next((line.lstrip()[:1] for line in file if line.strip()), b"") == b"["
+    with _open(path) as file:
+        first = next((line for line in file if line.strip()), b"")
+        is_list = first.lstrip()[:1] == b"["
+        whole = first + file.read() if is_list else b""
     if is_list:
-        numbered = [(1, _decoded(path.read_bytes(), encodings, path.name))]
+        numbered = [(1, _decoded(whole, encodings, path.name))]
     else:
         numbered = ((number, line) for number, line in enumerate(_lines(path, encodings), 1) if line.strip())
     for number, text in numbered:
@@ -165,7 +168,7 @@ def _json_rows(path: Path, encodings: Sequence[str]) -> Iterator[Row]:
 def _fasta_rows(path: Path) -> Iterator[Row]:
     """Each record by its name, with what its description says as ``key=value`` as columns."""
     header, parts = None, []
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+    with io.TextIOWrapper(_open(path), encoding="utf-8") as file:
         for line in file:
             if line.startswith(">"):
                 if header is not None:
@@ -186,15 +189,20 @@ def _record(header: str, parts: list[str]) -> Row:
 
 
 def _lines(path: Path, encodings: Sequence[str]) -> Iterator[str]:
-    with path.open("rb") as file:
+    with _open(path) as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):  # as spreadsheets save Unicode text
-            with path.open(encoding="utf-16", newline="") as text:
+            with io.TextIOWrapper(_open(path), encoding="utf-16", newline="") as text:
                 yield from text
             return
         file.seek(0)
         for number, line in enumerate(file, 1):
             raw = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
             yield _decoded(raw, encodings, f"line {number} of {path.name}")
+
+
+def _open(path: Path) -> BinaryIO:
+    """The bytes of a file, without the compression of gzip."""
+    return cast(BinaryIO, gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 def _decoded(raw: bytes, encodings: Sequence[str], where: str) -> str:
@@ -212,7 +220,7 @@ def _decoded(raw: bytes, encodings: Sequence[str], where: str) -> str:
     )
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """The ending of a file, without that of gzip."""
     return Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
 
@@ -227,8 +235,8 @@ def _folder(path: Path) -> Source:
     inside = sorted(each for each in path.iterdir() if not each.name.startswith("."))
     if (path / "config.json") in inside and any(each.suffix == ".safetensors" for each in inside):
         raise ValueError(f"The folder {path} holds a model, not rows: name a table or a folder of files by class.")
-    tables = [each for each in inside if each.is_file() and _kind(each) in TABLES]
-    fasta = [each for each in inside if each.is_file() and _kind(each) in FASTA]
+    tables = [each for each in inside if each.is_file() and kind_of(each) in TABLES]
+    fasta = [each for each in inside if each.is_file() and kind_of(each) in FASTA]
     if tables:
         return Source(str(path), _by_split([(_split_of(each.name), each) for each in tables]))
     if fasta:
@@ -249,7 +257,7 @@ def _folder(path: Path) -> Source:
             f"The folder {path} has neither a table ({', '.join(TABLES)}) nor FASTA files nor a folder of files for "
             "every class."
         )
-    kinds = {_kind(each) for _, each in files}
+    kinds = {kind_of(each) for _, each in files}
     medium = next((name for name, known in {"image": IMAGES, "sound": SOUNDS}.items() if kinds <= set(known)), "text")
     return Source(str(path), _by_split(files), medium)
 
