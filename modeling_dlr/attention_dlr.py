@@ -15,7 +15,7 @@ from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, DynamicLayer
 from .configuration_dlr import DLRConfig
 from .layout_dlr import Layout, per_document, sort_steps, take_steps, without_padding
 from .ops_dlr import at_least_float32
-from .vandermonde_dlr import in_float64
+from .precision_dlr import in_float64
 
 # The position of padding, and of the chunks before the first and after the last one.
 PADDING_POSITION = -1

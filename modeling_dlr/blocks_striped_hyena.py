@@ -23,7 +23,8 @@ from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, without_padding
 from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, log_uniform, logarithm, powers_of, step
-from .vandermonde_dlr import Memo, in_float64
+from .precision_dlr import in_float64
+from .vandermonde_dlr import Memo
 
 # Numbers of an activation to compute at a time without a gradient: 32 MB of float32.
 _NUMBERS_PER_PIECE = 2**23

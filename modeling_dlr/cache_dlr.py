@@ -18,6 +18,7 @@ from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLaye
 from .checks_dlr import has_memory
 from .layout_dlr import take_steps
 from .ops_dlr import Modes, State, advance, evaluate_kernel, final_state, power, response, step
+from .precision_dlr import full_float32
 from .vandermonde_dlr import Snapshot, table_of_powers
 
 # Most and fewest tokens of a block, and the numbers in a table of powers if poles are not shared (4 MB).
@@ -117,6 +118,7 @@ def lookahead_tables(modes: Modes, skip: Tensor, block_length: int | None = None
     )
 
 
+@full_float32
 def begin_block(tables: LookaheadTables, state: State) -> Block:
     """Begin a block of tokens from a state [B, H, N]."""
     W_real, W_imag, (T, _, C, H) = tables.weights_real, tables.weights_imag, tables.kernel_plus_skip.shape
@@ -143,6 +145,7 @@ def next_output(block: Block, u: Tensor) -> Tensor:
     return coming[0]
 
 
+@full_float32
 def state_after(block: Block, start: State) -> State:
     """The state after the tokens of a block, [B, H, N], from the state at its start."""
     t, T = block.position, len(block.inputs)

@@ -33,7 +33,8 @@ from .ops_dlr import (
     with_read_out,
     zero_order_hold,
 )
-from .vandermonde_dlr import Memo, in_float64, vandermonde_product
+from .precision_dlr import in_float64
+from .vandermonde_dlr import Memo, vandermonde_product
 
 # The official implementations keep |Λ|² and |q|² away from 0 by this much.
 _OFFICIAL_FLOOR = 1e-7

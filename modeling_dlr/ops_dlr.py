@@ -35,7 +35,8 @@ from torch import Tensor
 
 from .checks_dlr import check_finite
 from .convolution_dlr import convolve
-from .vandermonde_dlr import in_float64, vandermonde_adjoint, vandermonde_product
+from .precision_dlr import in_float64
+from .vandermonde_dlr import vandermonde_adjoint, vandermonde_product
 
 # Steps in a chunk of `scan`.
 CHUNK_LENGTH = 4096

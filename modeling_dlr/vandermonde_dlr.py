@@ -26,27 +26,19 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .precision_dlr import in_float64, product_with_transposed, rounds_products
+
 # Numbers of the fine table, and of X = W · coarse, that one matrix product reads: on a CPU 4 MB of float32 each, which
 # fit the cache, on other devices 256 MB, because every chunk costs them tens of launches.
 _NUMBERS_PER_CHUNK, _NUMBERS_PER_CHUNK_ELSEWHERE = 2**20, 2**26
 # Shorter lifetimes are not distinguished, and no lifetimes in sequences shorter than four times this.
 _SHORTEST_LIFETIME = 2**12
-# Types of devices that have no float64: Apple's GPU.
-_WITHOUT_FLOAT64 = {"mps"}
 # Numbers of a result that a memo keeps at most: 256 MB of float32.
 _LARGEST_RESULT = 2**26
 # Numbers of each tensor that a snapshot compares.
 _SAMPLE_SIZE = 128
 
 Result = TypeVar("Result", bound=tuple[Tensor, ...])
-
-
-def in_float64(x: Tensor) -> Tensor:
-    """The same numbers in float64, on their device, or on the CPU if the device has no float64. Differentiable.
-
-    Only poles and small tables of their powers are computed this way. Large products run on the device in its own type.
-    """
-    return (x.cpu() if x.device.type in _WITHOUT_FLOAT64 else x).double()
 
 
 def first_derivatives(backward: Callable[..., tuple]) -> Callable[..., tuple]:
@@ -79,33 +71,6 @@ class _NoSecondDerivative(torch.autograd.Function):
         raise RuntimeError(
             "A DLR layer has no second derivatives: leave out create_graph=True, or take differences of gradients."
         )
-
-
-def product_with_transposed(x: Tensor, w: Tensor) -> Tensor:
-    """The product x wᵀ of [g, m, k] and [g, t, k], [g, m, t], by the faster library of the processor.
-
-    Not differentiable.
-    """
-    if len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32 and _onednn_is_faster():
-        return torch.ops.mkldnn._linear_pointwise(x[0], w[0], None, "none", [], "").unsqueeze(0)
-    return torch.bmm(x, w.mT)
-
-
-@functools.cache
-def _onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 matrices correctly here, and probably faster than `@`.
-
-    With AVX-512, oneDNN is 1.3 to 2.2 times as fast as `@` on AMD processors and about as fast on Intel's. Without
-    AVX-512, `@` is faster. The choice depends on the processor, not on a measured time: two processes compute the same
-    bits. The operation is private in torch: if it is missing or wrong, `@` is used.
-    """
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
-        return False
-    x, w = (torch.ones(rows, 3, dtype=torch.float32, device="cpu").cumsum(0) for rows in (2, 4))
-    try:
-        return torch.equal(torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], ""), x @ w.T)
-    except (AttributeError, RuntimeError, TypeError):
-        return False
 
 
 def pole_powers(decay: Tensor, angle: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,7 +136,7 @@ def _product_plainly(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, l
     coarse_real, coarse_imag, fine = _plain_tables(decay, angle, length, real)
     real, imag = real.unsqueeze(2), imag.unsqueeze(2)  # [G, R, 1, N]
     X = torch.cat([real * coarse_real - imag * coarse_imag, real * coarse_imag + imag * coarse_real], dim=-1)
-    return (X @ fine).flatten(-2)[..., :length]
+    return _exact_product(X, fine).flatten(-2)[..., :length]
 
 
 def _adjoint_plainly(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,9 +144,14 @@ def _adjoint_plainly(decay: Tensor, angle: Tensor, g: Tensor) -> tuple[Tensor, T
     coarse_real, coarse_imag, fine = _plain_tables(decay, angle, g.shape[-1], g)
     T = fine.shape[-1]
     blocks = torch.nn.functional.pad(g, (0, coarse_real.shape[2] * T - g.shape[-1])).unflatten(-1, (-1, T))
-    real, minus_imag = (blocks @ fine.mT).chunk(2, dim=-1)  # [G, R, A, N]
+    real, minus_imag = _exact_product(blocks, fine.mT).chunk(2, dim=-1)  # [G, R, A, N]
     sums = real * coarse_real + minus_imag * coarse_imag, real * coarse_imag - minus_imag * coarse_real
     return sums[0].sum(2), sums[1].sum(2)
+
+
+def _exact_product(x: Tensor, y: Tensor) -> Tensor:
+    """X @ y, in float64 where torch would round the factors, which a compiled program cannot keep it from."""
+    return (x.double() @ y.double()).to(x) if rounds_products() else x @ y
 
 
 class _Product(torch.autograd.Function):

@@ -22,7 +22,7 @@ CLOSURE = {name: path for name, path in HOME.items() if name.endswith(("_dlr", "
 MAY_IMPORT: dict[str, set[str]] = {
     "kernel_parameters_dlr": set(),
     "blocks_striped_hyena": {"torch", "transformers", ".configuration_striped_hyena"}
-    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "ops", "vandermonde")},
+    | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "layout", "ops", "precision", "vandermonde")},
     "configuration_base_dlr": {"huggingface_hub", "transformers", ".kernel_parameters_dlr"},
     "configuration_dlr": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
     "configuration_striped_hyena": {"huggingface_hub", ".configuration_base_dlr", ".kernel_parameters_dlr"},
@@ -30,17 +30,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "modeling_striped_hyena": {"torch", "transformers", ".blocks_striped_hyena"}
     | {".checkpoint_striped_hyena", ".configuration_striped_hyena"}
     | {f".{name}_dlr" for name in ("cache", "checks", "generation", "layout", "losses")},
-    "vandermonde_dlr": {"torch"},
+    "precision_dlr": {"torch"},
+    "vandermonde_dlr": {"torch", ".precision_dlr"},
     "convolution_dlr": {"torch", ".vandermonde_dlr"},
-    "ops_dlr": {"torch", ".checks_dlr", ".convolution_dlr", ".vandermonde_dlr"},
+    "ops_dlr": {"torch", ".checks_dlr", ".convolution_dlr", ".precision_dlr", ".vandermonde_dlr"},
     "checks_dlr": {"torch", "transformers", ".kernel_parameters_dlr"},
     "blocks_dlr": {"torch", "transformers", ".configuration_dlr", ".kernel_parameters_dlr"}
     | {f".{name}_dlr" for name in ("attention", "cache", "convolution", "kernels", "layout", "ops", "vandermonde")},
     "layout_dlr": {"torch", "transformers", ".checks_dlr"},
     "losses_dlr": {"torch", ".configuration_base_dlr", ".configuration_dlr", ".checks_dlr", ".ops_dlr"},
-    "kernels_dlr": {"torch", ".checks_dlr", ".kernel_parameters_dlr", ".ops_dlr", ".vandermonde_dlr"},
-    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".vandermonde_dlr"},
-    "cache_dlr": {"torch", "transformers"} | {f".{name}_dlr" for name in ("checks", "layout", "ops", "vandermonde")},
+    "kernels_dlr": {"torch", ".kernel_parameters_dlr"}
+    | {f".{name}_dlr" for name in ("checks", "ops", "precision", "vandermonde")},
+    "attention_dlr": {"torch", "transformers", ".configuration_dlr", ".layout_dlr", ".ops_dlr", ".precision_dlr"},
+    "cache_dlr": {"torch", "transformers"}
+    | {f".{name}_dlr" for name in ("checks", "layout", "ops", "precision", "vandermonde")},
     "generation_dlr": {"torch", "transformers", ".checks_dlr"},
     "modeling_dlr": {"torch", "transformers", ".configuration_dlr", ".attention_dlr", ".blocks_dlr", ".auto_dlr"}
     | {f".{name}_dlr" for name in ("cache", "checks", "generation", "kernels", "layout", "losses")},
@@ -53,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 STANDARD_LIBRARY = {
     "abc",
     "collections",
+    "contextlib",
     "copy",
     "dataclasses",
     "difflib",
@@ -65,6 +69,7 @@ STANDARD_LIBRARY = {
     "pathlib",
     "reprlib",
     "sys",
+    "threading",
     "typing",
 }
 
@@ -248,7 +253,7 @@ def test_public_names():
 
 @pytest.mark.parametrize(
     "name",
-    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "checks_dlr", "layout_dlr"],
+    ["ops_dlr", "convolution_dlr", "vandermonde_dlr", "precision_dlr", "checks_dlr", "layout_dlr"],
 )
 def test_functions_know_no_module_and_no_configuration(name: str):
     """The mathematics and the checks are functions of tensors and numbers: no nn.Module, no config."""

@@ -12,15 +12,15 @@ from tolerances import assert_close
 from torch import Tensor
 from transformers import DynamicCache
 
-from modeling_dlr import DLRConfig, DLRModel, vandermonde_dlr
+from modeling_dlr import DLRConfig, DLRModel, precision_dlr
 from modeling_dlr.ops_dlr import Modes, evaluate_kernel
-from modeling_dlr.vandermonde_dlr import in_float64
+from modeling_dlr.precision_dlr import in_float64
 
 
 @pytest.fixture(autouse=True)
 def small_device(monkeypatch: pytest.MonkeyPatch):
     """The device of this file is one of those without float64."""
-    monkeypatch.setattr(vandermonde_dlr, "_WITHOUT_FLOAT64", {DEVICE.type})
+    monkeypatch.setattr(precision_dlr, "_WITHOUT_FLOAT64", {DEVICE.type})
 
 
 def back(x: Any) -> Tensor:
