@@ -1,7 +1,9 @@
 """What a page answers and draws, without the page: every head, empty fields, folders that are refused, poles."""
 
 import sys
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from modeling_dlr import (
 )
 from modeling_dlr.cli import app
 from modeling_dlr.demo import answerer_of
-from modeling_dlr.demo.answers import Answer
+from modeling_dlr.demo.answers import Answer, Answerer
 from modeling_dlr.demo.kernels import (
     LENGTH,
     SAMPLING_RATE,
@@ -36,6 +38,7 @@ from modeling_dlr.demo.kernels import (
     pole_picture,
     sound_of,
 )
+from modeling_dlr.demo.page import respond
 from modeling_dlr.finetuning import Task
 from modeling_dlr.inference import Predictor
 from modeling_dlr.processing import pixel_processor, sound_extractor
@@ -137,10 +140,28 @@ def test_spans(folders: Path):
     rows = Predictor(folders / "tokens")([TEXT])
     found = [(text, label) for text, label in answerer(*values).pieces if label]
     assert found == [(TEXT[row["start"] : row["end"]], row["label"]) for row in rows]
+    assert answerer.labels == ("name", "place")
+    counts = Counter(row["label"] for row in rows)
+    assert all(f"{count} {label}" in answerer(*values).said for label, count in counts.items())
     answerer, values = asked(folders, "frames")
     table = answerer(*values).table
     assert table[0][0] == 0
     assert table[-1][1] == 0.5
+
+
+@pytest.mark.parametrize(("count", "legend"), [(12, False), (13, True)])
+def test_labels_of_many_pieces_are_a_legend(count: int, legend: bool):
+    """A text with a name on every other word cannot be read."""
+
+    class Marker(Answerer):
+        shows = ("pieces",)
+
+        def __call__(self, *values: Any) -> Answer:
+            return Answer("Marked.", pieces=[("a", "x"), (" ", None)] * count)
+
+    _, pieces = respond(SimpleNamespace(update=dict), Marker())("text")
+    assert pieces["visible"]
+    assert (pieces["show_legend"], pieces["show_inline_category"]) == (legend, not legend)
 
 
 def test_gaps(folders: Path):

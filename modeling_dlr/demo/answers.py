@@ -61,12 +61,14 @@ class Answerer(ABC):
         model: with its head, in evaluation mode.
         asks: what a reader gives, in the order of the arguments of a call.
         shows: the parts that answers have.
+        labels: those that pieces may have, in the order of their colours.
         instruction: what a reader does, in one sentence.
     """
 
     model: Any
     asks: tuple[Field, ...]
     shows: tuple[Part, ...]
+    labels: tuple[str, ...] = ()
     instruction: str
 
     @abstractmethod

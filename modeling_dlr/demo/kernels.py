@@ -144,11 +144,13 @@ def pole_at(x: float, y: float) -> tuple[float, float]:
 
 def kernel_picture(before: Bank, after: Bank) -> np.ndarray:
     """The kernel before and after a pole is moved, its first steps and its frequency response: [h, w, 4] in bytes."""
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     drawn = [
         Curve(before.kernel(LENGTH), "before", "0.6", "--"),
         Curve(after.kernel(LENGTH), "now", "C0", "-"),
     ]
-    figure = _figure((5, 7), layout="constrained")
+    figure = _figure((5, 7), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
     upper, lower = figure.subplots(2)
     draw_steps(upper, drawn)
     upper.legend(loc="upper right")

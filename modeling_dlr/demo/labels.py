@@ -1,6 +1,7 @@
 """Labels, numbers and spans for what a reader gives: all models that `modeling-dlr predict` runs."""
 
 import os
+from collections import Counter
 from typing import Any
 
 import torch
@@ -49,6 +50,7 @@ class RowAnswerer(Answerer):
             self.asks += (Field("switch", "Mark the words that moved the answer most (slower)", False),)
         scores = () if task.is_number else ("scores",)
         self.shows = (*scores, "pieces") if self.explainer else scores
+        self.labels = ("raises", "lowers") if task.is_number else ("for", "against")
         answer = _ANSWERS.get(task.task, "the model compares the two texts")
         give = "Type two texts" if task.task == "pairs" else _TO_GIVE.get(task.input, "Type a text")
         self.instruction = f"{give}: {answer}."
@@ -81,8 +83,7 @@ class RowAnswerer(Answerer):
     def _explained(self, explainer: Predictor, row: dict[str, Any]) -> list[tuple[str, str | None]]:
         text = "\n".join(row[name] for name in self.task.text_columns if row[name].strip())
         told = explainer([row])[0][explainer.names["explanation"]] or []
-        signs = ("raises", "lowers") if self.task.is_number else ("for", "against")
-        return coloured(text, [(one["start"], one["end"], signs[one["weight"] < 0]) for one in told])
+        return coloured(text, [(one["start"], one["end"], self.labels[one["weight"] < 0]) for one in told])
 
 
 class SpanAnswerer(Answerer):
@@ -92,6 +93,7 @@ class SpanAnswerer(Answerer):
         self.model, self.predictor, self.task = predictor.model, predictor, predictor.task
         self.asks = _fields(predictor)
         self.shows = ("table",) if self.task.input == "sound" else ("pieces",)
+        self.labels = tuple(label for label in self.task.labels if label != self.task.outside)
         self.instruction = f"{_TO_GIVE.get(self.task.input, 'Type a text')}: {_ANSWERS['tokens']}."
 
     def __call__(self, *values: Any) -> Answer:
@@ -101,13 +103,14 @@ class SpanAnswerer(Answerer):
         rows = self.predictor([row])
         names = [self.predictor.names[name] for name in ("start", "end", "label", "score")]
         found = [[one[name] for name in names] for one in rows if one[names[2]] is not None]
-        count = f"{len(found)} span{'s' if len(found) != 1 else ''}"
+        counts = ", ".join(f"{count} {label}" for label, count in Counter(one[2] for one in found).most_common())
+        said = f"The model marks {len(found)} span{'s' if len(found) != 1 else ''}{f': {counts}' if counts else ''}."
         if self.task.input == "sound":
             rate = self.predictor.processor.sampling_rate
             table = [[round(start / rate, 3), round(end / rate, 3), *rest] for start, end, *rest in found]
-            return Answer(f"The model marks {count}.", table=table)
+            return Answer(said, table=table)
         text = "\n".join(row[name] for name in self.task.text_columns if row[name].strip())
-        return Answer(f"The model marks {count}.", pieces=coloured(text, [(s, e, label) for s, e, label, _ in found]))
+        return Answer(said, pieces=coloured(text, [(s, e, label) for s, e, label, _ in found]))
 
 
 def _fields(predictor: Predictor) -> tuple[Field, ...]:

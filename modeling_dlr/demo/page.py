@@ -3,6 +3,7 @@
 import html
 import os
 from collections.abc import Callable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ _STYLE = """
 .wrong {color: #b00020; font-weight: 600}
 .dark .wrong {color: #ff8a80}
 .gradio-container span.label {text-transform: none !important}
+.textfield span.label {background-color: #333 !important}
+.textfield span.text {white-space: pre-wrap}
 footer {display: none !important}
 """
-# Words that speak for an answer, and against it.
+# With more labelled pieces than this, a legend names the labels, and not every piece its own.
+_MOST_NAMED = 12
+# Words that speak for an answer, and against it; other labels, neighbours far from each other.
 _SIGNS = {"for": "green", "against": "red", "raises": "green", "lowers": "red"}
+_HUES = ("blue", "orange", "green", "purple", "yellow", "pink", "cyan", "red", "lime", "teal")
 # Colours of text with a contrast of 4.5 to 1 and more.
 _COLOURS = {"button_primary_background_fill": "*primary_600"} | {
     f"{name}{dark}": f"*neutral_{shade}"
@@ -115,8 +121,8 @@ def respond(gr: Any, answerer: Answerer) -> Callable[..., list[Any]]:
             answer, sentence = answerer(*values), None
         except (ImportError, OSError, ValueError) as error:
             answer, sentence = Answer(""), said(" ".join(str(error).split()), wrong=True)
-        parts = [_value(answer, part) for part in answerer.shows]
-        return [sentence or said(answer.said), *(gr.update(value=part, visible=part is not None) for part in parts)]
+        parts = [gr.update(**_shown(answer, part)) for part in answerer.shows]
+        return [sentence or said(answer.said), *parts]
 
     return responded
 
@@ -129,7 +135,7 @@ def _answer_tab(gr: Any, answerer: Answerer) -> None:
             button = gr.Button("Answer", variant="primary")
         with gr.Column(min_width=300):
             sentence = gr.HTML(said("The answer appears here."), elem_classes="said")
-            parts = [_part(gr, part) for part in answerer.shows]
+            parts = [_part(gr, part, answerer.labels) for part in answerer.shows]
     events = [button.click, *(field.submit for field in fields if isinstance(field, gr.Textbox))]
     gr.on(events, respond(gr, answerer), fields, [sentence, *parts], api_name="answer", show_progress="minimal")
 
@@ -147,21 +153,28 @@ def _field(gr: Any, field: Field) -> Any:
     return gr.Slider(least, largest, field.value, step=step, label=field.label)
 
 
-def _part(gr: Any, part: Part) -> Any:
+def _part(gr: Any, part: Part, labels: tuple[str, ...]) -> Any:
     if part == "scores":
         return gr.Label(visible=False, label="Probability of each label", num_top_classes=10, show_heading=False)
     if part == "pieces":
-        return gr.HighlightedText(visible=False, label="The text in colours", show_legend=False, color_map=_SIGNS)
+        colours = {label: _SIGNS.get(label, hue) for label, hue in zip(labels, cycle(_HUES), strict=False)}
+        return gr.HighlightedText(visible=False, label="The text in colours", color_map=colours)
     if part == "regions":
         return gr.AnnotatedImage(visible=False, label="The image in colours")
     return gr.Dataframe(headers=["start (s)", "end (s)", "label", "score"], label="Spans", visible=False)
 
 
-def _value(answer: Answer, part: Part) -> Any:
+def _shown(answer: Answer, part: Part) -> dict[str, Any]:
     """A part of an answer, as the component takes it."""
     if part == "regions":
-        return None if answer.regions is None else (answer.regions.image, _masks(answer.regions.masks))
-    return getattr(answer, part) or None
+        value: Any = None if answer.regions is None else (answer.regions.image, _masks(answer.regions.masks))
+    else:
+        value = getattr(answer, part) or None
+    shown = {"value": value, "visible": value is not None}
+    if part == "pieces":
+        many = sum(label is not None for _, label in answer.pieces) > _MOST_NAMED
+        shown |= {"show_legend": many, "show_inline_category": not many}
+    return shown
 
 
 def _masks(masks: dict[str, Any]) -> list[tuple[Any, str]]:
