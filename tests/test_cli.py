@@ -1,6 +1,7 @@
 """The command line: scores and embeddings of FASTA files, resumed, whole or not at all, and what is refused."""
 
 import gzip
+import re
 import shutil
 import signal
 import subprocess
@@ -53,6 +54,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def numbers_in(text: str) -> list[int]:
+    """The whole numbers that a message says."""
+    return [int(number.replace(",", "")) for number in re.findall(r"\b\d[\d,]*\b", text)]
 
 
 def parts_of(folder: Path) -> tuple[torch.nn.Module, object]:
@@ -133,9 +139,9 @@ def test_resumed(models: dict[str, Path], files: Path, monkeypatch: pytest.Monke
     assert not Path("o.csv").exists()
     refused = run("score", models["DLR"], "s.fa", "--output", "o.csv", "--letters", "any")
     assert refused.exit_code == 1
-    assert "holds parts of another request" in refused.output
+    assert "o.csv.parts" in refused.output
     result = run("score", models["DLR"], "s.fa", "--output", "o.csv")
-    assert "Wrote 3 rows to o.csv, 2 of them from an earlier run." in result.output
+    assert numbers_in(result.output) == [3, 2]
     assert len(calls) == 4
     assert Path("o.csv").read_text() == Path("whole.csv").read_text()
     assert not Path("o.csv.parts").exists()
@@ -146,7 +152,7 @@ def test_nothing_is_written_over(models: dict[str, Path], files: Path, monkeypat
     Path("o.csv").write_text("mine")
     result = run("score", models["DLR"], "s.fa", "--output", "o.csv")
     assert result.exit_code == 1
-    assert "is there already" in result.output
+    assert "o.csv" in result.output
     assert Path("o.csv").read_text() == "mine"
 
     def disk_is_full(parts: list[Path], path: Path) -> int:
@@ -159,52 +165,56 @@ def test_nothing_is_written_over(models: dict[str, Path], files: Path, monkeypat
     assert not Path("o.tsv").exists()
 
 
-BAD: dict[str, tuple[Callable[[], object], list[str], str]] = {
-    "no FASTA": (lambda: Path("s.fa").write_text("ACGT\n>a\nAC\n"), [], "begins with b'ACGT"),
-    "empty file": (lambda: Path("s.fa").write_text(""), [], "begins with b''"),
-    "no file": (lambda: Path("s.fa").unlink(), [], "There is no file s.fa"),
-    "broken gzip": (lambda: Path("s.fa").write_bytes(b"\x1f\x8b1234"), [], "could not be read"),
-    "no gzip": (lambda: Path("s.fa.gz").write_text(FASTA), ["s.fa.gz"], "could not be read: Not a gzipped file"),
+BAD: dict[str, tuple[Callable[[], object], list[str], list[str]]] = {
+    "no FASTA": (lambda: Path("s.fa").write_text("ACGT\n>a\nAC\n"), [], ["s.fa", "ACGT"]),
+    "empty file": (lambda: Path("s.fa").write_text(""), [], ["s.fa", "b''"]),
+    "no file": (lambda: Path("s.fa").unlink(), [], ["s.fa"]),
+    "broken gzip": (lambda: Path("s.fa").write_bytes(b"\x1f\x8b1234"), [], ["s.fa"]),
+    "no gzip": (lambda: Path("s.fa.gz").write_text(FASTA), ["s.fa.gz"], ["s.fa.gz", "gzip"]),
     "half of a gzip": (
         lambda: Path("s.fa.gz").write_bytes(gzip.compress(f">a\n{'ACGTTGCA' * 999}\n".encode())[:-9]),
         ["s.fa.gz"],
-        "could not be read",
+        ["s.fa.gz"],
     ),
     "broken inside": (
         lambda: Path("s.fa.gz").write_bytes(gzip.compress(FASTA.encode())[:20] + b"\xff" * 40),
         ["s.fa.gz"],
-        "could not be read",
+        ["s.fa.gz"],
     ),
-    "UTF-16": (lambda: Path("s.fa").write_text(FASTA, encoding="utf-16"), [], "UTF-8 text that begins with"),
-    "a mark of Windows": (lambda: Path("s.fa").write_text(FASTA, encoding="utf-8-sig"), [], "begins with b'\\xef"),
-    "no UTF-8": (lambda: Path("s.fa").write_bytes(b">a\nAC\xffGT\n"), [], "could not be read"),
-    "empty record": (lambda: Path("s.fa").write_text(">a\n>b\nA\n"), [], "record 1, 'a', is empty"),
-    "a header at the end": (lambda: Path("s.fa").write_text(">a\nAC\n>b"), [], "record 2, 'b', is empty"),
-    "no name": (lambda: Path("s.fa").write_text(">a\nA\n> b\nC\n>\nG\n"), [], "record 3 has no name"),
-    "one name twice": (lambda: Path("s.fa").write_text(">a x\nA\n>a y\nC\n"), [], "record 2, 'a', is there twice"),
-    "gap": (lambda: Path("s.fa").write_text(">a\nAC-GT\n"), [], "record 'a' has '-' at position 3"),
-    "RNA": (lambda: Path("s.fa").write_text(">a\nACGU\n"), [], "record 'a' has 'U' at position 4"),
-    "device": (lambda: None, ["--device", "moon"], "There is no device 'moon' here"),
-    "no model": (lambda: None, [], "'no/model' is no folder here"),
-    "protein": (lambda: Path("s.fa").write_text(">a\nACG\nTEL\n"), [], "record 'a' has 'E' at position 5"),
-    "N where only bases may be": (lambda: None, ["--letters", "acgt"], "record 'a' has 'N' at position 9"),
+    "UTF-16": (lambda: Path("s.fa").write_text(FASTA, encoding="utf-16"), [], ["s.fa", "UTF-8"]),
+    "a mark of Windows": (lambda: Path("s.fa").write_text(FASTA, encoding="utf-8-sig"), [], ["s.fa", "xef"]),
+    "no UTF-8": (lambda: Path("s.fa").write_bytes(b">a\nAC\xffGT\n"), [], ["s.fa"]),
+    "empty record": (lambda: Path("s.fa").write_text(">a\n>b\nA\n"), [], ["1, 'a'", "empty"]),
+    "a header at the end": (lambda: Path("s.fa").write_text(">a\nAC\n>b"), [], ["2, 'b'", "empty"]),
+    "no name": (lambda: Path("s.fa").write_text(">a\nA\n> b\nC\n>\nG\n"), [], ["3", "name"]),
+    "one name twice": (lambda: Path("s.fa").write_text(">a x\nA\n>a y\nC\n"), [], ["2, 'a'", "twice"]),
+    "gap": (lambda: Path("s.fa").write_text(">a\nAC-GT\n"), [], ["'a'", "'-'", "3"]),
+    "RNA": (lambda: Path("s.fa").write_text(">a\nACGU\n"), [], ["'a'", "'U'", "4"]),
+    "device": (lambda: None, ["--device", "moon"], ["'moon'"]),
+    "no model": (lambda: None, [], ["'no/model'", "Hub"]),
+    "protein": (lambda: Path("s.fa").write_text(">a\nACG\nTEL\n"), [], ["'a'", "'E'", "5"]),
+    "N where only bases may be": (lambda: None, ["--letters", "acgt"], ["'a'", "'N'", "9"]),
     "no strand": (
         lambda: Path("s.fa").write_text(">a\nACEL\n"),
         ["--letters", "any", "--strands", "both"],
-        "Record 'a': A strand must be written in letters of DNA, got 'E' at position 3",
+        ["'a'", "'E'", "3"],
     ),
-    "kind of table": (lambda: None, ["--output", "o.txt"], "must be a file of"),
-    "columns": (lambda: Path("v.csv").write_text("name,position\na,1\n"), ["--variants", "v.csv"], "are missing"),
+    "kind of table": (lambda: None, ["--output", "o.txt"], ["o.txt", ".csv"]),
+    "columns": (
+        lambda: Path("v.csv").write_text("name,position\na,1\n"),
+        ["--variants", "v.csv"],
+        ["reference", "alternative"],
+    ),
     "no rows": (
         lambda: Path("v.csv").write_text(VARIANTS.splitlines()[0] + "\n"),
         ["--variants", "v.csv"],
-        "must have rows",
+        ["rows"],
     ),
-    "no record": (lambda: _variant("z,1,A,C,"), ["--variants", "v.csv"], "Row 1 of the variants names 'z'"),
-    "position": (lambda: _variant("a,0,A,C,"), ["--variants", "v.csv"], "a position in 1 … 10 of 'a', got '0'"),
-    "reference": (lambda: _variant("a,1,C,T,"), ["--variants", "v.csv"], "where the sequence has 'A'"),
-    "alternative": (lambda: _variant("a,1,A,!,"), ["--variants", "v.csv"], "'row 1 of the variants' has '!'"),
-    "nothing left": (lambda: _variant("c,1,GATTACA,,"), ["--variants", "v.csv"], "leaves nothing of 'c'"),
+    "no record": (lambda: _variant("z,1,A,C,"), ["--variants", "v.csv"], ["Row 1", "'z'"]),
+    "position": (lambda: _variant("a,0,A,C,"), ["--variants", "v.csv"], ["1 … 10", "'a'", "'0'"]),
+    "reference": (lambda: _variant("a,1,C,T,"), ["--variants", "v.csv"], ["Row 1", "'C'", "'A'"]),
+    "alternative": (lambda: _variant("a,1,A,!,"), ["--variants", "v.csv"], ["row 1", "'!'"]),
+    "nothing left": (lambda: _variant("c,1,GATTACA,,"), ["--variants", "v.csv"], ["Row 1", "'c'"]),
 }
 
 
@@ -222,7 +232,7 @@ def test_refused(bad: str, models: dict[str, Path], files: Path):
     result = run("score", "no/model", fasta, "--output", "o.csv", *arguments)
     assert result.exit_code == 1
     assert result.output.startswith("modeling-dlr score: ")
-    assert says in result.output
+    assert all(part in result.output for part in says), result.output
     assert result.output.count("\n") == 1
     assert sorted(files.iterdir()) == before
 
@@ -257,7 +267,9 @@ def test_a_layer_that_is_not_there(layer: str, models: dict[str, Path], files: P
     before = sorted(files.iterdir())
     monkeypatch.setattr(StripedHyenaModelForCausalLM, "from_pretrained", pytest.fail)
     result = run("embed", models["StripedHyena"], "s.fa", "--layer", layer, "--output", "o.parquet")
-    assert result.output == f"modeling-dlr embed: layer must lie in 0 … 3 (or count back from -1), got {layer}.\n"
+    assert result.output.startswith("modeling-dlr embed: layer ")
+    assert "0 … 3" in result.output
+    assert f"got {layer}" in result.output
     assert sorted(files.iterdir()) == before
 
 

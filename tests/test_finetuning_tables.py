@@ -135,7 +135,7 @@ def test_a_name_that_is_nothing(tmp_path: Path):
         find_source(tmp_path / "empty")
     write(tmp_path / "model" / "config.json", "{}")
     write(tmp_path / "model" / "model.safetensors", "")
-    with pytest.raises(ValueError, match="holds a model"):
+    with pytest.raises(ValueError, match="model"):
         find_source(tmp_path / "model")
 
 
@@ -147,7 +147,7 @@ def test_task_is_saved_and_loaded(tmp_path: Path):
     with pytest.raises(ValueError, match=r"task\.json"):
         Task.load(tmp_path / "other")
     write(tmp_path / "task.json", '{"task": 5}')
-    with pytest.raises(ValueError, match="could not be read"):
+    with pytest.raises(ValueError, match=r"task\.json"):
         Task.load(tmp_path)
     with pytest.raises(ValueError, match="two"):
         Task("pairs", "text", ["text"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import wavfile
+from test_cli import numbers_in
 from tiny import perturbed
 from torch.nn.functional import cross_entropy
 from transformers import ASTFeatureExtractor
@@ -111,7 +112,8 @@ def test_tables(suffix: str, folders: dict[str, Path], here: Path):
     """All columns stay, empty inputs get empty cells, and every row has the answer that it has alone."""
     WRITERS[suffix](pd.DataFrame(ROWS), f"in{suffix}")
     result = run("predict", folders["classes"], f"in{suffix}", "--output", f"out{suffix}", "--batch-tokens", 50)
-    assert result.output == f"Wrote 6 rows to out{suffix}, with label and score, 2 of them with an empty input.\n"
+    assert numbers_in(result.output) == [6, 2]
+    assert all(word in result.output for word in (f"out{suffix}", "label", "score")), result.output
     found = read(f"out{suffix}")
     assert [{name: row[name] for name in ("id", "text")} for row in found] == ROWS
     for row, given in zip(found, ROWS, strict=True):
@@ -147,7 +149,7 @@ def test_pairs(folders: dict[str, Path], here: Path):
     """Both columns are read, in the order in which they are named."""
     rows = [{"b": "one", "a": "a second text"}, {"b": "", "a": "x"}, {"b": "other", "a": "one"}]
     pd.DataFrame(rows).to_csv("in.csv", index=False)
-    assert "1 of them with an empty" in run("predict", folders["pairs"], "in.csv", "--output", "o.jsonl").output
+    assert numbers_in(run("predict", folders["pairs"], "in.csv", "--output", "o.jsonl").output) == [3, 1]
     found = read("o.jsonl")
     model = modeling_dlr.DLRForSequencePairClassification.from_pretrained(folders["pairs"]).eval()
     for row in (found[0], found[2]):
@@ -255,7 +257,7 @@ def test_names_that_are_taken(folders: dict[str, Path], here: Path):
     found = Predictor(folders["classes"])([{"text": "a", "label": "mine"}])
     assert list(found[0]) == ["text", "label", "predicted_label", "predicted_score"]
     assert found[0]["label"] == "mine"
-    with pytest.raises(ValueError, match="the first has not"):
+    with pytest.raises(ValueError, match="'label'"):
         Predictor(folders["classes"])([{"text": "a"}, {"text": "b", "label": "mine"}])
 
 
@@ -297,27 +299,27 @@ def test_resumed(folders: dict[str, Path], here: Path, monkeypatch: pytest.Monke
     assert (stopped.exit_code, stopped.output.count("\n")) == (130, 1)
     assert not Path("o.csv").exists()
     refused = run(*arguments, "o.csv", "--explain", "2")
-    assert "parts of another request" in refused.output
+    assert "o.csv.parts" in refused.output
     result = run(*arguments, "o.csv")
-    assert result.output.endswith("2 of them with an empty input, 4 of them from an earlier run.\n")
+    assert numbers_in(result.output) == [6, 2, 4]
     assert calls == [["1", "2"], ["3", "4"], ["5", "6"], ["5", "6"]]
     assert Path("o.csv").read_text() == Path("whole.csv").read_text()
     assert sorted(path.name for path in here.iterdir()) == ["in.csv", "o.csv", "whole.csv"]
 
 
-BAD: dict[str, tuple[str, list[str], str]] = {
-    "no folder": ("absent", [], "There is no folder absent"),
-    "no model": ("empty", [], "empty has no config.json"),
-    "another model": ("bert", [], "holds a model of type 'bert'"),
-    "a language model": ("causal", [], "holds DLRForCausalLM, which gives no row a label"),
-    "no tokenizer": ("bare", [], "has no tokenizer"),
-    "no such column": ("classes", ["--text", "txet"], "no column 'txet': did you mean 'text'?"),
-    "which column": ("classes", ["other.csv"], "Nothing says which column of ['a', 'b']"),
-    "no rows": ("classes", ["empty.csv"], "has no rows"),
-    "no data": ("classes", ["absent.csv"], "There is no file or folder 'absent.csv'"),
-    "output": ("classes", ["--output", "o.xlsx"], "must be a file of"),
-    "device": ("classes", ["--device", "moon"], "There is no device 'moon' here"),
-    "explain steps": ("tokens", ["--explain", "3"], "leave --explain out"),
+BAD: dict[str, tuple[str, list[str], list[str]]] = {
+    "no folder": ("absent", [], ["absent"]),
+    "no model": ("empty", [], ["empty", "config.json"]),
+    "another model": ("bert", [], ["'bert'"]),
+    "a language model": ("causal", [], ["DLRForCausalLM", "DLRForSequenceClassification"]),
+    "no tokenizer": ("bare", [], ["bare", "tokenizer"]),
+    "no such column": ("classes", ["--text", "txet"], ["'txet'", "'text'"]),
+    "which column": ("classes", ["other.csv"], ["['a', 'b']", "--text"]),
+    "no rows": ("classes", ["empty.csv"], ["empty.csv", "rows"]),
+    "no data": ("classes", ["absent.csv"], ["absent.csv"]),
+    "output": ("classes", ["--output", "o.xlsx"], ["o.xlsx", ".csv"]),
+    "device": ("classes", ["--device", "moon"], ["'moon'"]),
+    "explain steps": ("tokens", ["--explain", "3"], ["tokens", "--explain"]),
 }
 
 
@@ -340,7 +342,7 @@ def test_refused(bad: str, folders: dict[str, Path], here: Path):
     result = run("predict", folders.get(folder, folder), data, "--output", "o.csv", *rest)
     assert result.exit_code == 1
     assert result.output.startswith("modeling-dlr predict: ")
-    assert says in result.output
+    assert all(part in result.output for part in says), result.output
     assert result.output.count("\n") == 1
     assert sorted(here.iterdir()) == before
 
@@ -464,7 +466,7 @@ def test_embed_tables(pooling: str, folders: dict[str, Path], here: Path):
     pd.DataFrame(ROWS).to_csv("in.csv", index=False)
     folder = folder_of(here / "model", "DLRForSequenceClassification", ["a", "b"], pooling="max")
     result = run("embed", folder, "in.csv", "--pooling", pooling, "--output", "o.parquet")
-    assert result.output == "Wrote 6 rows to o.parquet, with embedding, 2 of them with an empty input.\n"
+    assert numbers_in(result.output) == [6, 2]
     table = pd.read_parquet("o.parquet")
     assert table[["id", "text"]].to_dict("records") == ROWS
     assert table["embedding"].isna().tolist() == [False, True, False, False, True, False]
