@@ -94,7 +94,8 @@ def read_rows(source: Source, columns: Columns, folder: Path, *, encoding: str, 
     if not marks:
         raise ValueError(f"Every row of {source.name} has an empty cell in one of {[*columns.texts, *columns.labels]}.")
     split, keys, *groups = (np.concatenate([each[:, column] for each in marks]) for column in range(marks[0].shape[1]))
-    return Rows(Dataset.from_file(str(path)), split.astype(np.int8), splits, keys, *(groups or [None]), empty)
+    table = Dataset.from_file(str(path))
+    return Rows(table, split.astype(np.int8), splits, keys, groups[0] if groups else None, empty)
 
 
 def _kept(

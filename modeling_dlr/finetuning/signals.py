@@ -100,7 +100,7 @@ def _read_wav(path: str) -> tuple[int, np.ndarray]:
 
 def _read_other(path: str) -> tuple[int, np.ndarray]:
     try:
-        import soundfile
+        import soundfile  # pyrefly: ignore[missing-import] - an extra
     except ImportError:
         raise ImportError("Sound other than WAV needs soundfile: pip install 'modeling-dlr[tasks]'") from None
     samples, rate = soundfile.read(io.BytesIO(Path(path).read_bytes()), dtype="float32")
