@@ -110,6 +110,24 @@ def refuse_checkpointing() -> NoReturn:
     )
 
 
+def check_tied_weights(tied: bool, distributed_config: object | None) -> None:
+    """Refuse tied weights in shards of transformers, which trains one of the two only (5.24).
+
+    Args:
+        tied: whether the embedding and the projection onto the vocabulary share their weights.
+        distributed_config: the one that `from_pretrained` is called with, or None.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    shards = getattr(distributed_config, "fsdp_size", None) or 1
+    if tied and shards > 1:
+        raise ValueError(
+            f"In shards by DistributedConfig(fsdp_size={shards}), one of two tied weights is not trained: load the "
+            "model whole, and call modeling_dlr.parallel.shard, or set tie_word_embeddings=False."
+        )
+
+
 def check_whole_sequences(parts: int = 1) -> None:
     """Refuse sequence and context parallelism for which the model is not ready.
 

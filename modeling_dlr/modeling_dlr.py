@@ -23,6 +23,7 @@ from .checks_dlr import (
     check_attention_weights,
     check_finite,
     check_inputs,
+    check_tied_weights,
     check_tokens_to_predict,
     check_whole_sequences,
     input_shape,
@@ -274,6 +275,7 @@ class DLRLanguageHead(DLRPreTrainedModel):
 
     def __init__(self, config: DLRConfig):
         super().__init__(config)
+        check_tied_weights(config.tie_word_embeddings, getattr(config, "distributed_config", None))
         if config.vocab_size is None:
             raise ValueError(
                 f"{type(self).__name__} predicts tokens, but input_size={config.input_size} says the input is "

@@ -37,6 +37,7 @@ from .checks_dlr import (
     check_attention_weights,
     check_finite,
     check_inputs,
+    check_tied_weights,
     check_tokens_to_predict,
     check_whole_sequences,
     input_shape,
@@ -239,6 +240,7 @@ class StripedHyenaModelForCausalLM(StripedHyenaPreTrainedModel, Generates, Gener
 
     def __init__(self, config: StripedHyenaConfig):
         super().__init__(config)
+        check_tied_weights(config.tie_word_embeddings, getattr(config, "distributed_config", None))
         self.backbone = StripedHyenaModel(config)
         self.backbone.unembed = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.loss_function = next_token_loss

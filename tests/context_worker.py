@@ -1,14 +1,11 @@
-"""Compare models over several processes with the same models in one: run by test_context_parallel.py with `torchrun`.
-
-    python -m torch.distributed.run --nproc_per_node 2 context_worker.py FOLDER
+"""Compare models over several processes with the same models in one: run by test_processes.py.
 
 Every process computes each row of ``CASES`` by itself, too, and writes how much the results differ, and the messages of
-``REFUSALS``, to FOLDER/rank RANK.json.
+``REFUSALS``, to FOLDER/context RANK.json.
 """
 
 import copy
 import json
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -315,15 +312,9 @@ def dropped_channels(mesh: DeviceMesh) -> dict[str, float]:
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", timeout=BOUND)
+    """Run all, in a process group that is there."""
     mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     errors = {name: errors_of(case, mesh) for name, case in CASES.items()} | {DROPPED: dropped_channels(mesh)}
     messages = {name: message_of(refused, mesh) for name, (refused, _) in REFUSALS.items()}
     found = {"errors": errors, "messages": messages}
-    (folder / f"rank {distributed.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")
-    distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (folder / f"context {distributed.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")

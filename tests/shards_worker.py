@@ -1,20 +1,19 @@
-"""Compare models in shards with the same models in one process: run by test_shards.py with `torchrun`.
-
-    python -m torch.distributed.run --nproc_per_node 2 shards_worker.py FOLDER
+"""Compare models in shards with the same models in one process: run by test_processes.py.
 
 Every process computes each row of ``CASES`` by itself, too, and writes how much the results differ, and the messages of
-``REFUSALS``, to FOLDER/rank RANK.json. A trained model is saved in shards to FOLDER/shards, and whole to FOLDER/whole.
+``REFUSALS``, to FOLDER/shards RANK.json. A trained model is saved in shards to FOLDER/shards, whole to FOLDER/whole,
+and by `save_pretrained` to FOLDER/gathered; one that transformers has loaded in shards to FOLDER/loaded.
 """
 
 import copy
+import functools
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from context_worker import ATTENTION, BOUND, NO_MODEL, Case, build, fresh, largest_error, message_of
+from context_worker import ATTENTION, NO_MODEL, Case, build, fresh, largest_error, message_of
 from families import FAMILIES
 from safetensors.torch import save_file
 from tiny import tiny_config
@@ -24,12 +23,14 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import DistributedConfig
 
 from modeling_dlr import DLRForCausalLM
 from modeling_dlr.kernels_dlr import Kernel
 from modeling_dlr.parallel import context_parallel, shard, shard_batch
 
 STEPS, RATE, LARGEST_NORM = 2, 0.1, 0.5
+LOADED = "loaded in shards"
 
 CASES: dict[str, Case] = {
     **{name: Case("AutoModelForCausalLM", {"kernel_parameters": each.options}) for name, each in FAMILIES.items()},
@@ -113,8 +114,19 @@ def errors_of(
     }
     named = {name.removeprefix("module."): x for name, x in own_gradients.items()}
     errors |= {f"gradient of {name}": largest_error(named[name], gradients[name]) for name in gradients}
-    found = dict(model.state_dict())
+    found = {name.removeprefix("module."): x for name, x in prepared.state_dict().items()}
     return errors | {name: largest_error(whole(found[name]), value) for name, value in alone.state_dict().items()}
+
+
+def loaded_in_shards(folder: Path, model: Any, mesh: DeviceMesh) -> nn.Module:
+    """The same model, which transformers loads in shards; it saves it as a whole."""
+    if distributed.get_rank() == 0:
+        model.save_pretrained(folder / "first")
+    distributed.barrier()
+    config = DistributedConfig(fsdp_size=mesh.size())
+    loaded = type(model).from_pretrained(folder / "first", distributed_config=config, dtype=torch.float64)
+    loaded.save_pretrained(folder / "loaded")
+    return loaded.train()
 
 
 def errors_in_bfloat16(mesh: DeviceMesh) -> dict[str, float]:
@@ -147,6 +159,7 @@ def save(folder: Path, mesh: DeviceMesh) -> None:
     checkpoint.save(model.state_dict(), checkpoint_id=folder / "shards")
     weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     if distributed.get_rank() == 0:
+        model.save_pretrained(folder / "gathered", state_dict=weights)
         model.config.save_pretrained(folder / "merged")
         save_file({name: x.clone() for name, x in weights.items()}, folder / "whole.safetensors")
 
@@ -157,6 +170,13 @@ def on_one_axis(mesh: DeviceMesh) -> None:
     shard(context_parallel(fresh()[0], both["context"]), both["data"])
 
 
+def tied_in_shards(mesh: DeviceMesh) -> None:
+    """What transformers does in `from_pretrained`: the configuration is there before the model."""
+    config = tiny_config(tie_word_embeddings=True)
+    config.distributed_config = DistributedConfig(fsdp_size=mesh.size())
+    DLRForCausalLM(config)
+
+
 # What is refused, and words of the message.
 REFUSALS: dict[str, tuple[Callable[[DeviceMesh], object], str]] = {
     "twice": (lambda mesh: shard(shard(fresh()[0], mesh), mesh), "already"),
@@ -164,13 +184,14 @@ REFUSALS: dict[str, tuple[Callable[[DeviceMesh], object], str]] = {
     "no model": (lambda mesh: shard(NO_MODEL, mesh), "Linear"),
     "no mesh": (lambda mesh: shard(fresh()[0], mesh.get_group()), "DeviceMesh"),
     "shards before context": (lambda mesh: context_parallel(shard(fresh()[0], mesh), mesh), "sharded already"),
-    "one axis of two": (on_one_axis, "share the sequences"),
+    "one axis of two": (on_one_axis, "2 processes that share a sequence"),
+    "tied weights in shards of transformers": (tied_in_shards, "tie_word_embeddings=False"),
+    "saving parts": (lambda mesh: shard(fresh()[0], mesh).save_pretrained("nowhere"), "get_model_state_dict"),
 }
 
 
 def main(folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", timeout=BOUND)
+    """Run all, in a process group that is there."""
     size = distributed.get_world_size()
     mesh = init_device_mesh("cpu", (size,))
     both = init_device_mesh("cpu", (size // 2, 2), mesh_dim_names=("data", "context"))
@@ -178,15 +199,11 @@ def main(folder: Path) -> None:
     for name, (prepare, norm) in ON_TWO_AXES.items():
         case = Case("AutoModelForCausalLM", {"norm_type": norm}, "padding inside")
         errors[name] = errors_of(case, both, prepare, both["context"])
+    errors[LOADED] = errors_of(Case("AutoModelForCausalLM"), mesh, functools.partial(loaded_in_shards, folder))
     save(folder, mesh)
     found = {
         "errors": errors,
         "bfloat16": errors_in_bfloat16(mesh),
         "messages": {name: message_of(refused, mesh) for name, (refused, _) in REFUSALS.items()},
     }
-    (folder / f"rank {distributed.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")
-    distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (folder / f"shards {distributed.get_rank()}.json").write_text(json.dumps(found), encoding="utf-8")

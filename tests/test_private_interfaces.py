@@ -312,6 +312,22 @@ def default_store():
         torch.distributed.destroy_process_group()
 
 
+def trainer_inputs():
+    """The Trainer asks it for a context and for the inputs; which rows a process reads can be changed afterwards."""
+    from accelerate.data_loader import BatchSamplerShard
+    from torch.utils.data import BatchSampler
+    from transformers import Trainer
+
+    sampler = BatchSamplerShard(BatchSampler(range(8), 2, drop_last=False), num_processes=4, process_index=3)
+    sampler.num_processes, sampler.process_index = 2, 1
+    assert (list(sampler), len(sampler), sampler.total_length) == ([[2, 3], [6, 7]], 2, 4)
+
+    method = Trainer._prepare_context_parallel_inputs
+    assert list(inspect.signature(method).parameters) == ["self", "model", "inputs"]
+    for caller in (Trainer.training_step, Trainer.prediction_step):
+        assert "cp_context, inputs = self._prepare_context_parallel_inputs(model, inputs)" in inspect.getsource(caller)
+
+
 def flat_mesh():
     """A mesh of several dimensions as one of a single dimension."""
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
@@ -396,7 +412,7 @@ INTERFACES: dict[str, Callable] = {
             hub_client,
         ),
         *(unsafe_globals, onednn_product, assert_async, parallel_sequences, tensor_version, graph_task),
-        *(weak_dictionary, default_store, flat_mesh, module_internals, trainer_parts, datasets_hasher),
+        *(weak_dictionary, default_store, trainer_inputs, flat_mesh, module_internals, trainer_parts, datasets_hasher),
     )
 }
 

@@ -306,7 +306,7 @@ def test_unknown_keys_of_a_recipe(
 def test_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What is saved is the model that scored best, not the last."""
     losses = iter([1.0, 0.25, 2.0, 2.0])
-    evaluate = train.Trainer.evaluate
+    evaluate = train.DistributedTrainer.evaluate
 
     def scripted(self: Any, *arguments: Any, **options: Any) -> dict[str, float]:
         metrics = evaluate(self, *arguments, **options) | {"eval_loss": next(losses)}
@@ -314,7 +314,7 @@ def test_best_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         return metrics
 
     weights: list[Any] = []
-    monkeypatch.setattr(train.Trainer, "evaluate", scripted)
+    monkeypatch.setattr(train.DistributedTrainer, "evaluate", scripted)
     smoke("twin-atomic-dlr", tmp_path / "out", "--max_steps", "3", "--eval_steps", "1", "--save_steps", "1")
     saved = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").classifier.weight
     assert [bool((saved == each).all()) for each in weights] == [False, True, False, True]

@@ -1,4 +1,4 @@
-"""Training: parameter groups, the stock Trainer, resuming to the bit, and two processes like one."""
+"""Training: parameter groups, the stock Trainer, and resuming to the bit."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +7,6 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from distributed_worker import TRAININGS
-from processes import run_in_processes
-from safetensors.torch import load_file
 from tiny import HEADS, assert_same_tensors, draw_input, draw_labels, parameters_of, tiny_config
 from tiny_striped import tiny_striped
 from torch import nn
@@ -232,23 +229,6 @@ def shortened(labels: torch.Tensor, row: int) -> torch.Tensor:
 def test_backbone_has_groups_too():
     """A backbone without a head has every group: nothing in them depends on the head."""
     assert [group["name"] for group in parameter_groups(DLRModel(tiny_config()), 0.1)] == list(GROUPS)
-
-
-@pytest.fixture(scope="module")
-def trained_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the weights that two processes made of every row of ``TRAININGS``, in a single launch."""
-    folder = tmp_path_factory.mktemp("two processes")
-    run_in_processes("distributed_worker.py", folder, 2)
-    return folder
-
-
-@pytest.mark.parametrize("name", TRAININGS)
-def test_two_processes(name: str, trained_by_two: Path, tmp_path: Path):
-    """Two processes on halves of each batch end with the same weights, and with those of one on whole batches."""
-    first, second = (load_file(trained_by_two / f"{name}, rank {rank}.safetensors") for rank in (0, 1))
-    assert_same_tensors(first, second)
-    train, head = TRAININGS[name]
-    assert_same_tensors(first, parameters_of(train(head, tmp_path, 1)), tolerance=1e-8)
 
 
 @pytest.mark.parametrize("family", ["DLR", "StripedHyena"])

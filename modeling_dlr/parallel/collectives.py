@@ -97,7 +97,7 @@ class _Exchange(Function):
 
 class _Sum(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, group: ProcessGroup, sums_gradients: bool) -> Tensor:
+    def forward(ctx, x: Tensor, group: ProcessGroup | None, sums_gradients: bool) -> Tensor:
         ctx.group, ctx.sums_gradients = group, sums_gradients
         return added(x, group)
 
@@ -106,14 +106,14 @@ class _Sum(Function):
         return added(grad, ctx.group) if ctx.sums_gradients else grad, None, None
 
 
-def added(x: Tensor, group: ProcessGroup) -> Tensor:
+def added(x: Tensor, group: ProcessGroup | None) -> Tensor:
     """The sum over processes, without a gradient."""
     result = x.detach().clone(memory_format=torch.contiguous_format)
     distributed.all_reduce(result, group=group)
     return result
 
 
-def total(x: Tensor, group: ProcessGroup) -> Tensor:
+def total(x: Tensor, group: ProcessGroup | None) -> Tensor:
     """The sum over processes, from which each computes something else: gradients are added up, too."""
     return _Sum.apply(x, group, True)
 

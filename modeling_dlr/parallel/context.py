@@ -56,7 +56,7 @@ def context_parallel(model: AnyModel, mesh: DeviceMesh) -> AnyModel:
     if context_of(model) is not None:
         raise ValueError("context_parallel was called for this model already: call it once.")
     _check_layers(model, mesh.size())
-    context = Context(Team.of(mesh))
+    context = Context(mesh)
     _send_weights(model, context.team)
     split_layers(model, context.team)
     context.attach(model)
@@ -129,15 +129,16 @@ class Context:
     """What a model needs to know of the whole sequences.
 
     Args:
-        team: the processes that share them.
+        mesh: the processes that share them.
 
     Attributes:
         adds_gradients: whether this adds up gradients; `shard` does it otherwise.
         whole: the batch of the last forward pass.
     """
 
-    def __init__(self, team: Team):
-        self.team, self.adds_gradients, self.hooked = team, True, WeakIdKeyDictionary()
+    def __init__(self, mesh: DeviceMesh):
+        self.mesh, self.team = mesh, Team.of(mesh)
+        self.adds_gradients, self.hooked = True, WeakIdKeyDictionary()
         self.agreed, self.given = False, frozenset()
         self.documents: dict[str, Tensor | None] = {}
         self.whole = Whole(Layout(), None, [])

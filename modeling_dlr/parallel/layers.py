@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.nn import functional
 from transformers import Cache
 
@@ -43,8 +44,24 @@ class Whole(NamedTuple):
     lengths: list[int]
 
 
+def sync_batch_norm(model: nn.Module, group: ProcessGroup | None = None) -> None:
+    """Let the batch norms of a model add up their statistics over processes, as torch's SyncBatchNorm, in place.
+
+    Then gradients and running statistics are those of one process on the batches of all. `shard` and
+    `DistributedTrainer` do it by themselves.
+
+    Args:
+        model: one with ``norm_type="batch"``; others are left as they are.
+        group: of the processes; None is all of them.
+    """
+    for module in model.modules():
+        if isinstance(module, MaskedBatchNorm):
+            module.add_up = functools.partial(total, group=group)
+
+
 def split_layers(model: DLRPreTrainedModel, team: Team) -> None:
     """Replace the methods of a model that need all steps of a sequence."""
+    sync_batch_norm(model, team.group)
     for module in model.modules():
         if isinstance(module, DLRMixer):
             module.mix = functools.partial(_mix, module, team)
@@ -53,8 +70,6 @@ def split_layers(model: DLRPreTrainedModel, team: Team) -> None:
         elif isinstance(module, DLRAttention):
             module.forward = functools.partial(_attend, module, team)
             module._project = functools.partial(_rotated, module)
-        elif isinstance(module, MaskedBatchNorm):
-            module.add_up = functools.partial(total, group=team.group)
         elif isinstance(module, ChannelDropout):
             module.forward = functools.partial(_drop_channels, module, team)
 

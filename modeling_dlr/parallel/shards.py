@@ -1,19 +1,19 @@
 """Parameters in shards, by FSDP2."""
 
 import functools
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from modeling_dlr.blocks_dlr import MaskedBatchNorm
 from modeling_dlr.kernels_dlr import Kernel
 from modeling_dlr.modeling_dlr import DLRPreTrainedModel
 
-from .collectives import total
 from .context import backbone_of, check_model, context_of
+from .layers import sync_batch_norm
 
 AnyModel = TypeVar("AnyModel", bound=DLRPreTrainedModel)
 
@@ -50,19 +50,16 @@ def shard(model: AnyModel, mesh: DeviceMesh, dtype: torch.dtype | None = None) -
     mesh = mesh if mesh.ndim == 1 else mesh._flatten()
     context = context_of(model)
     if context is not None:
-        missing = set(distributed.get_process_group_ranks(context.team.group)) - set(mesh.mesh.tolist())
-        if missing:
+        if not set(distributed.get_process_group_ranks(context.team.group)) <= set(mesh.mesh.tolist()):
             raise ValueError(
-                f"Processes {sorted(missing)} share the sequences of this one, but are not in the mesh {mesh}: shard "
-                "over a mesh with all of them."
+                f"The {context.team.size} processes that share a sequence are not all in the mesh: shard over a mesh "
+                "with all of them."
             )
         context.adds_gradients = False
     policy = None if dtype is None else torch.float32
     of_blocks = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=policy)
     of_rest = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=policy, cast_forward_inputs=False)
-    for module in model.modules():
-        if isinstance(module, MaskedBatchNorm):
-            module.add_up = functools.partial(total, group=mesh.get_group())
+    sync_batch_norm(model, mesh.get_group())
     for kernel in [module for module in model.modules() if isinstance(module, Kernel)]:
         fully_shard(kernel, mesh=mesh)
     for block in backbone_of(model).layers:
@@ -72,4 +69,20 @@ def shard(model: AnyModel, mesh: DeviceMesh, dtype: torch.dtype | None = None) -
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(mesh.size() / context.team.size)
+    model.save_pretrained = functools.partial(_save, model.save_pretrained)
     return model
+
+
+def _save(save: Callable[..., Any], *args: Any, state_dict: Mapping[str, Tensor] | None = None, **kwargs: Any) -> Any:
+    """`save_pretrained` of a model in shards.
+
+    Raises:
+        ValueError: without the whole weights, which only all processes together can gather.
+    """
+    if state_dict is None:
+        raise ValueError(
+            "A process has shards of the weights only: call get_model_state_dict(model, options=StateDictOptions("
+            "full_state_dict=True, cpu_offload=True)) of torch.distributed.checkpoint.state_dict in every process, and "
+            "pass what it returns in the first one as state_dict."
+        )
+    return save(*args, state_dict=state_dict, **kwargs)

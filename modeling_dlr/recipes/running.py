@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import EvalPrediction, Trainer, TrainingArguments, default_data_collator, set_seed
+from transformers import EvalPrediction, TrainingArguments, default_data_collator, set_seed
 
 from modeling_dlr import (
     DLRConfig,
@@ -39,7 +39,7 @@ from modeling_dlr.metrics import (
     MacroF1,
     MaskedAccuracy,
 )
-from modeling_dlr.parallel import shared_errors
+from modeling_dlr.parallel import DistributedTrainer, shared_errors
 from modeling_dlr.presets import preset_names
 from modeling_dlr.resuming import newest_whole
 from modeling_dlr.tasks import TASKS, build_task, load_task
@@ -128,6 +128,7 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     plain["state_learning_rate"] = json.dumps(written.get("state_learning_rate"))
     parser = options_parser()
     named = {"output_dir": f"outputs/{recipe}", "run_name": recipe, "project": "modeling-dlr", "report_to": "none"}
+    named |= {"accelerator_config": {"dispatch_batches": False}}  # each process reads a stream by itself
     parser.set_defaults(**named | training_defaults | plain)
     options, training = parser.parse_args_into_dataclasses(args=list(arguments))
     if training.resume_from_checkpoint in ("True", "true"):
@@ -284,7 +285,7 @@ def train(run: Run, prepared: Prepared, make_card: MakeCard | None = None) -> di
     training.remove_unused_columns = False  # the collators need columns that the model does not take
     set_seed(training.seed)
     model = HEADS[options.head](run.config)
-    trainer: Any = Trainer(
+    trainer: Any = DistributedTrainer(
         model=model,
         args=training,
         data_collator=prepared.train.collate,
