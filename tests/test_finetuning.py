@@ -23,6 +23,7 @@ import modeling_dlr.finetuning.loop as training_loop
 from modeling_dlr.finetuning import Report, Task, TrainOptions, evaluate, iter_rows, train
 from modeling_dlr.finetuning.encoding import Encoder
 from modeling_dlr.finetuning.labels import Labels
+from modeling_dlr.finetuning.report import usage
 from modeling_dlr.inference import predict
 from modeling_dlr.tokenization import byte_tokenizer
 
@@ -158,7 +159,7 @@ SLOW = {"words", "fasta", "numbers"}
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS]
 )
-def test_every_kind_of_data(kind: str, tmp_path: Path):
+def test_every_kind_of_data(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """The task is read from the data; the folder holds everything; what it predicts has the scores of `evaluate`."""
     build, task, medium, score = KINDS[kind]
     source, options = build(tmp_path)
@@ -180,6 +181,9 @@ def test_every_kind_of_data(kind: str, tmp_path: Path):
     assert again.scores.keys() == report.scores.keys()
     predict(folder, source, tmp_path / "answers.jsonl", progress=False)
     check_answers(report.task, list(iter_rows(source)), read_lines(tmp_path / "answers.jsonl"), again.scores)
+    if medium in ("text", "dna"):  # of files, the lines have a place for a path
+        exec("\n".join(usage(report.task, str(folder))))  # noqa: S102 - what a reader would run
+        assert "'...'" in capsys.readouterr().out
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

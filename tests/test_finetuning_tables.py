@@ -125,6 +125,15 @@ def test_other_encodings(tmp_path: Path):
     assert [row["text"] for row in iter_rows(path, encoding="utf-8,cp1252")] == ["é", "è"]
 
 
+def test_a_data_set_of_the_hub_without_network(hub: Any, monkeypatch: pytest.MonkeyPatch):
+    """It is refused at once, in one line, without trying again."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", pytest.fail)
+    with pytest.raises(ValueError, match="'me/rows'") as error:
+        find_source("me/rows")
+    assert "\n" not in str(error.value)
+
+
 def test_a_name_that_is_nothing(tmp_path: Path):
     """The nearest file is named."""
     as_csv(tmp_path / "reviews.csv")
