@@ -82,15 +82,22 @@ class Encoder:
             }
 
 
-def choose_encoder(task: Task, labels: Labels, train: Dataset, options: TrainOptions) -> Encoder:
+def choose_encoder(task: Task, labels: Labels, table: Dataset, places: np.ndarray, options: TrainOptions) -> Encoder:
     """Choose the tokenizer or processor and the length, by the training rows.
+
+    Args:
+        task: what is predicted.
+        labels: what the labels mean.
+        table: all rows.
+        places: of the training rows.
+        options: of training.
 
     Raises:
         ValueError: for files that cannot be read.
         ImportError: without the library that reads them, with the command that installs it.
     """
-    step = max(1, len(train) // _LOOKED_AT)
-    sample = train.select(range(0, len(train), step))
+    step = max(1, len(places) // _LOOKED_AT)
+    sample = table.select(places[::step])
     if task.input == "image":
         paths = list(cells_of(sample, "text"))
         processor, reason = image_processor_for(paths)
@@ -102,7 +109,7 @@ def choose_encoder(task: Task, labels: Labels, train: Dataset, options: TrainOpt
     texts = [text for name in names for text in cells_of(sample, name)]
     wanted = options.tokenizer or (None if options.vocab_size is None else "byte-pairs")
     kind, reason = choose_tokenizer(task, texts, sum(map(len, texts)) * step, wanted)
-    processor = build_tokenizer(kind, _some_texts(train, names), texts, options.vocab_size)
+    processor = build_tokenizer(kind, _some_texts(table, places, names), texts, options.vocab_size)
     lengths = np.array([len(processor(text).input_ids) for text in texts])
     longest = options.max_length or (WINDOW if task.task == "tokens" else LONGEST[kind])
     task.max_length = int(min(longest, max(1, lengths.max())))
@@ -141,10 +148,12 @@ def build_tokenizer(kind: TokenizerName, texts: Iterator[str], sample: Sequence[
     return train_bpe_tokenizer(texts, size, show_progress=False)
 
 
-def _some_texts(train: Dataset, names: Sequence[str]) -> Iterator[str]:
+def _some_texts(table: Dataset, places: np.ndarray, names: Sequence[str]) -> Iterator[str]:
     characters = 0
-    for texts in zip(*(cells_of(train, name) for name in names), strict=True):
-        characters += sum(map(len, texts))
-        yield from texts
-        if characters > _FITTED_ON:
-            return
+    for start in range(0, len(places), _LOOKED_AT):
+        some = table.select(places[start : start + _LOOKED_AT])
+        for texts in zip(*(cells_of(some, name) for name in names), strict=True):
+            characters += sum(map(len, texts))
+            yield from texts
+            if characters > _FITTED_ON:
+                return

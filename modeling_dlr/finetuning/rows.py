@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,22 +81,23 @@ def read_rows(source: Source, columns: Columns, folder: Path, *, encoding: str, 
     """
     splits = list(source.splits)
     empty: Counter[str] = Counter()
-    marks: list[np.ndarray] = []
+    # The split, the key and the group of each row, in as few bytes as they take.
+    marks = array("b"), array("q"), array("q")
     path = folder / "rows.arrow"
     names = ["row", "text", *(["other"] if columns.is_pair else []), "label"]
     schema = pa.schema([(name, pa.int64() if name == "row" else pa.large_string()) for name in names])
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
         kept = _kept(source, columns, encoding, group, empty)
         while batch := list(islice(kept, _BATCH)):
-            marks.append(np.array([mark for _, mark in batch], dtype=np.int64))
+            for column, values in zip(marks, zip(*(mark for _, mark in batch), strict=True), strict=False):
+                column.extend(values)
             columns_of = zip(*(cells for cells, _ in batch), strict=True)
             arrays = [pa.array(cells, type=kind.type) for cells, kind in zip(columns_of, schema, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
-    if not marks:
+    if not marks[0]:
         raise ValueError(f"Every row of {source.name} has an empty cell in one of {[*columns.texts, *columns.labels]}.")
-    split, keys, *groups = (np.concatenate([each[:, column] for each in marks]) for column in range(marks[0].shape[1]))
-    table = Dataset.from_file(str(path))
-    return Rows(table, split.astype(np.int8), splits, keys, groups[0] if groups else None, empty)
+    split, keys, groups = (np.array(column) for column in marks)
+    return Rows(Dataset.from_file(str(path)), split, splits, keys, None if group is None else groups, empty)
 
 
 def _kept(

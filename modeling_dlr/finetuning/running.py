@@ -97,7 +97,7 @@ class _Run:
         strata = self.labels.targets if self.labels.task in ("classes", "pairs") and self.labels.names else None
         self.splits = split_rows(self.rows, strata, validation=options.validation, test=options.test, seed=options.seed)
         self._say_data(source.name)
-        self.encoder = choose_encoder(self.task, self.labels, self.rows.table.select(self.splits.train), options)
+        self.encoder = choose_encoder(self.task, self.labels, self.rows.table, self.splits.train, options)
         self.scorer = Scorer(self.task, self.labels)
         numbers = self.labels.targets[self.splits.train] if self.task.is_number else np.array([-1.0, 1.0])
         # Mean and deviation of the numbers to predict.
