@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from scipy.io import wavfile
 from test_cli import numbers_in
 from tiny import perturbed
 from torch.nn.functional import cross_entropy
-from transformers import ASTFeatureExtractor
+from transformers import ASTFeatureExtractor, BertConfig, BertModel
 from typer.testing import CliRunner, Result
 
 import modeling_dlr
@@ -386,14 +387,32 @@ def test_no_network(command: str, folders: dict[str, Path], here: Path, hub: hub
     pd.DataFrame(ROWS).to_csv("in.csv", index=False)
     source, output = ("s.fa", "o.csv") if command == "score" else ("in.csv", "o.jsonl")
     for name in ("me/model", "absent"):
-        result = run(command, name, source, "--output", output)
-        assert result.exit_code == 1
-        said = result.output or str(result.exception)
-        assert said.startswith(f"modeling-dlr {command}: ")
-        assert name in said
-        assert said.strip().count("\n") == 0
-    said = str(run(command, folders["classes"], source, "--output", output, "--revision", "v1").output)
-    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "s.fa"], said
+        assert name in line_of(command, name, source, "--output", output)
+    assert "--revision" in line_of(command, folders["classes"], source, "--output", output, "--revision", "v1")
+    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "s.fa"]
+
+
+def line_of(command: str, *arguments: object) -> str:
+    """The one line with which a command refuses its arguments."""
+    result = run(command, *arguments)
+    said = (result.output or str(result.exception)).strip()
+    assert result.exit_code == 1
+    assert said.startswith(f"modeling-dlr {command}: ")
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize("kind", ["dlr", "bert"])
+def test_embed_needs_a_tokenizer(kind: str, folders: dict[str, Path], here: Path):
+    """Without the files of one, transformers makes a tokenizer that knows no word, which would give wrong vectors."""
+    pd.DataFrame(ROWS).to_csv("in.csv", index=False)
+    if kind == "dlr":
+        shutil.copytree(folders["classes"], "model", ignore=shutil.ignore_patterns("tokenizer*"))
+    else:
+        size = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 4}
+        BertModel(BertConfig(**size, vocab_size=9)).save_pretrained("model")
+    assert "tokenizer" in line_of("embed", "model", "in.csv", "--output", "o.npy")
+    assert sorted(path.name for path in here.iterdir()) == ["in.csv", "model"]
 
 
 def trained(place: Path, kind: str) -> Path:
