@@ -20,6 +20,13 @@ from torch import Tensor
 from modeling_dlr import DLRConfig, DLRModel
 
 RESULTS = Path(__file__).parent / "results"
+# Settings of matplotlib for a figure on a dark page.
+DARK_PAGE: dict[str, Any] = {
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), "#d0d7de"),
+    "axes.titlecolor": "#d0d7de",
+    "legend.facecolor": "none",
+    "savefig.transparent": True,
+}
 FORWARD, BOTH = MODES = ("forward", "forward+backward")
 # Number of measured rounds; the smaller number if a round takes longer than this many seconds.
 _ROUNDS, _ROUNDS_IF_SLOW, _SLOW_SECONDS = 7, 3, 20.0

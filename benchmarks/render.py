@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md from benchmarks/results/*.json; the text around them does not change.
+"""Write the tables of docs/performance.md and docs/train.md from benchmarks/results/*.json, and nothing around them.
 
     python benchmarks/render.py
 
@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import choice
 from measure import BOTH, FORWARD, RESULTS, load
 
 from modeling_dlr.markdown import markdown_table
 
-DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+DOCUMENTS = (DOCS / "performance.md", DOCS / "train.md")
 NONE = "–"
 
 Line = Mapping[str, Any]
@@ -303,6 +305,10 @@ def render_table(name: str, lines: Sequence[Line]) -> str:
     return "\n".join(["", *parts, ""]) if parts else ""
 
 
+def _table(name: str, results: Path) -> str:
+    return choice.table(results) if name == "choice" else render_table(name, load(results / f"{name}.json"))
+
+
 def render(document: str, results: Path = RESULTS) -> str:
     """Replace every table of the document by that of the results files.
 
@@ -311,11 +317,12 @@ def render(document: str, results: Path = RESULTS) -> str:
     """
     return re.sub(
         r"(?<=^<!-- table: )(\w+)( -->\n).*?(?=^<!-- end -->$)",
-        lambda match: match[1] + match[2] + render_table(match[1], load(results / f"{match[1]}.json")),
+        lambda match: match[1] + match[2] + _table(match[1], results),
         document,
         flags=re.MULTILINE | re.DOTALL,
     )
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in DOCUMENTS:
+        page.write_text(render(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -7,7 +7,7 @@ It needs matplotlib: `pip install 'modeling-dlr[figures]'`.
 
 from pathlib import Path
 
-from measure import BOTH, RESULTS, load
+from measure import BOTH, DARK_PAGE, RESULTS, load
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "speed.svg"
 
@@ -51,8 +51,7 @@ def main() -> None:
     import matplotlib as mpl
 
     draw(PICTURE)
-    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
-    with mpl.rc_context(dict.fromkeys(names, "#d0d7de") | {"savefig.transparent": True}):
+    with mpl.rc_context(DARK_PAGE):
         draw(PICTURE.with_name("speed-dark.svg"))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, NamedTuple
 
-from measure import RESULTS, load
+from measure import DARK_PAGE, RESULTS, load
 from table import ATOMIC
 
 from modeling_dlr.markdown import markdown_table
@@ -176,7 +176,16 @@ def render(document: str, lines: Sequence[Line]) -> str:
     return document
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the page, and its figure for light and for dark pages."""
+    import matplotlib as mpl
+
     results = load(LINES)
     DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
     draw_curves(results, CURVES)
+    with mpl.rc_context(DARK_PAGE):
+        draw_curves(results, CURVES.with_name("tasks_curves-dark.svg"))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import accuracy
 import call_tree
+import choice
 import context
 import decoding
 import kernel
@@ -186,11 +187,27 @@ def test_own_data_make_their_task(name: str, task: str, tmp_path: Path):
     assert train(path, small, console=Console(quiet=True)).task.task == task
 
 
-def test_document_shows_the_results():
-    """docs/performance.md is the output of `python benchmarks/render.py`."""
-    document = render.DOCUMENT.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", render.DOCUMENTS, ids=lambda page: page.stem)
+def test_document_shows_the_results(page: Path):
+    """The page is the output of `python benchmarks/render.py`."""
+    document = page.read_text(encoding="utf-8")
     assert render.render(document) == document
-    assert all(f"<!-- table: {name} -->" in document for name in render.TABLES)
+
+
+def test_documents_have_every_table():
+    documents = "".join(page.read_text(encoding="utf-8") for page in render.DOCUMENTS)
+    assert all(f"<!-- table: {name} -->" in documents for name in [*render.TABLES, "choice"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "better"), [(0.9, 0.895, "as good"), (0.9, 0.8, "this library"), (0.8, 0.9, "the simpler one")]
+)
+def test_choice_says_what_is_better(ours: float, theirs: float, better: str, tmp_path: Path):
+    """By the scores of the results; what was not run has no row."""
+    line = {"data": "bbc", "score": "accuracy", "mean": ours, "baseline": theirs}
+    (tmp_path / "own_data.json").write_text(json.dumps([line]), encoding="utf-8")
+    _, _, row = table_of(choice.table(tmp_path))
+    assert (row[1], row[-1]) == (f"{ours:.3f}", better)
 
 
 def made_up_results(**changes: Any) -> dict[str, Any]:

@@ -82,8 +82,9 @@ def test_links_of_pages():
     import site_links
 
     assert doctest.testmod(site_links).failed == 0
-    text = "[a](../configuration/FIELDS.md#fields) `[b](../c.md)` [d](evo.md) [e](https://e.org)"
+    text = "[a `x`](../configuration/FIELDS.md#fields) `[b](../c.md)` [d](evo.md) [e](https://e.org)"
     assert site_links.translated(text, "docs/heads.md", "heads.md") == text.replace("../conf", "conf")
+    assert site_links.targets(text, "docs/heads.md") == {"configuration/FIELDS.md", "docs/evo.md"}
     text = "[a](../docs/tasks.md) [b](../examples/walkthrough.py) [c](FIELDS.md)"
     answer = "[a](../tasks.md) [b](../examples/walkthrough.py.md) [c](FIELDS.md)"
     assert site_links.translated(text, "configuration/README.md", "configuration/README.md") == answer

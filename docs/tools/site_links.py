@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 # The pages outside docs/ that the navigation names.
 PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "configuration/FIELDS.md", "configuration/README.md")
 
-_CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(!?\[[^\]]*\]\()(?![a-z]+:|#)([^)#]+)(#[^)]*)?\)")
+# Code, whose groups are None, or a link: its words, its target, and the heading there. Words may hold code.
+_CODE = r"^```.*?^```$|`[^`\n]+`"
+_LINK = r"(!?\[[^\]]*\]\()(?![a-z]+:|#)([^)#]+)(#[^)]*)?\)"
+_CODE_OR_LINK = re.compile(f"{_CODE}|{_LINK}", re.MULTILINE | re.DOTALL)
 
 
 def path_in_repository(site_path: str) -> str:
@@ -48,7 +50,8 @@ def path_on_site(path: str) -> str:
 def targets(markdown: str, path: str) -> set[str]:
     """The files of the repository that the text of a file links to."""
     folder = posixpath.dirname(path)
-    return {posixpath.normpath(posixpath.join(folder, link[1])) for link in _LINK.findall(_CODE.sub("", markdown))}
+    links = (match[2] for match in _CODE_OR_LINK.finditer(markdown) if match[2])
+    return {posixpath.normpath(posixpath.join(folder, link)) for link in links}
 
 
 def translated(markdown: str, path: str, site_path: str) -> str:
@@ -57,6 +60,8 @@ def translated(markdown: str, path: str, site_path: str) -> str:
 
     def link(match: re.Match[str]) -> str:
         words, target, heading = match[1], match[2], match[3] or ""
+        if target is None:
+            return match[0]
         page = path_on_site(posixpath.normpath(posixpath.join(from_folder, target)))
         shown = posixpath.relpath(page, to_folder or ".")
         dark = re.sub(r"\.svg$", "-dark.svg", page)
@@ -65,11 +70,7 @@ def translated(markdown: str, path: str, site_path: str) -> str:
             return f"{words}{shown}#only-light)\n{words}{other}#only-dark)"
         return f"{words}{shown}{heading})"
 
-    pieces, end = [], 0
-    for code in _CODE.finditer(markdown):
-        pieces += [_LINK.sub(link, markdown[end : code.start()]), code[0]]
-        end = code.end()
-    return "".join([*pieces, _LINK.sub(link, markdown[end:])])
+    return _CODE_OR_LINK.sub(link, markdown)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
