@@ -1,6 +1,7 @@
 """modeling_dlr.finetuning finds the columns of a table, and what its labels mean."""
 
 import json
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from modeling_dlr.finetuning import TrainOptions
 from modeling_dlr.finetuning.columns import choose_columns
 from modeling_dlr.finetuning.labels import Labels, understand
 from modeling_dlr.finetuning.rows import read_rows, sample_of
+from modeling_dlr.finetuning.splits import split_rows
 from modeling_dlr.finetuning.tables import find_source
 
 LONG = "a text that is somewhat longer than others"
@@ -69,6 +71,24 @@ def test_tasks(cells: list[Any], task: str, names: list[str], tmp_path: Path):
     """The task and the names of the labels, numbers in their order."""
     found = understood(cells, tmp_path)
     assert (found.task, found.names) == (task, names)
+
+
+def test_memory_of_rows(tmp_path: Path):
+    """It does not hold the texts: a row more takes some tens of bytes, for its split, its key and its place."""
+    peaks = []
+    for count in (1500, 4500):
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text(
+            "".join(json.dumps({"text": f"{i} {LONG * 20}", "label": "ab"[i % 2]}) + "\n" for i in range(count))
+        )
+        source = find_source(path)
+        columns = choose_columns(sample_of(source, "utf-8"), TrainOptions())
+        tracemalloc.start()
+        rows = read_rows(source, columns, tmp_path, encoding="utf-8")
+        split_rows(rows, understand(rows, None, is_pair=False).targets, validation=0.1, test=0.1, seed=0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 3000 * 100
 
 
 def test_targets(tmp_path: Path):

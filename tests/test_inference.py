@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 import modeling_dlr
 from modeling_dlr import DLRConfig
 from modeling_dlr.cli import app
-from modeling_dlr.finetuning import Task
+from modeling_dlr.finetuning import Task, iter_rows
 from modeling_dlr.inference import Embedder, Predictor, embed, predict
 from modeling_dlr.inference.answers import Span, spans
 from modeling_dlr.inference.explaining import attributions, log_odds
@@ -306,6 +306,20 @@ def test_resumed(folders: dict[str, Path], here: Path, monkeypatch: pytest.Monke
     assert calls == [["1", "2"], ["3", "4"], ["5", "6"], ["5", "6"]]
     assert Path("o.csv").read_text() == Path("whole.csv").read_text()
     assert sorted(path.name for path in here.iterdir()) == ["in.csv", "o.csv", "whole.csv"]
+
+
+def test_rows_are_read_part_by_part(folders: dict[str, Path], here: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a table of any length, only the rows of the part that is computed are in memory."""
+    monkeypatch.setattr("modeling_dlr.inference.parts.PART_ROWS", 2)
+    pd.DataFrame(ROWS).to_csv("in.csv", index=False)
+    answer, read, seen = Predictor._answers, [], []
+    monkeypatch.setattr(
+        "modeling_dlr.inference.jobs.iter_rows",
+        lambda *given, **named: ((read.append(row), row)[1] for row in iter_rows(*given, **named)),
+    )
+    monkeypatch.setattr(Predictor, "_answers", lambda self, rows: (seen.append(len(read)), answer(self, rows))[1])
+    predict(folders["classes"], "in.csv", "o.csv", progress=False)
+    assert seen == [2, 4, 6]
 
 
 BAD: dict[str, tuple[str, list[str], list[str]]] = {
