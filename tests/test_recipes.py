@@ -140,77 +140,54 @@ def test_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
         train.read_run("twin-atomic-dlr", [*resume, "True"])
 
 
-MISTAKES: dict[str, tuple[str, list[str], str]] = {
-    "recipe": ("no-such", [], "There is no recipe 'no-such'"),
-    "recipe, nearly": (
-        "twin-atomic-drl",
-        [],
-        "There is no recipe 'twin-atomic-drl'; did you mean 'twin-atomic-dlr'",
-    ),
-    "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], "did you mean 'hidden_size'"),
-    "another kind of task": ("twin-atomic-dlr", ["--task", "listops_subtrees"], "reads real values, but listops_sub"),
-    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], "uses a task, which has no --data, got 'texts'"),
-    "a task for a data set": ("lra-imdb-dss", ["--task", "shift"], "a data set, which has no --task, got 'shift'"),
-    "processes for data": ("lra-imdb-dss", ["--num_proc", "2"], "a data set, which has no --num_proc, got 2"),
-    "the name of a task": ("twin-atomic-dlr", ["--dataset", "a/b"], "a task, which has no --dataset, got 'a/b'"),
-    "no name": ("lra-aan-dss", [], "The Hub has no data for this recipe: .* with --dataset"),
-    "task options of data": ("lra-imdb-dss", ["--task_options", "length=3"], "a data set, which has no --task_opt"),
-    "data options of a task": ("twin-atomic-dlr", ["--data_options", "label=a"], "a task, which has no --data_opt"),
-    "no dictionary": ("twin-atomic-dlr", ["--model_options", "hidden_size.x=4"], "hidden_size is not a dictionary"),
-    "rate": ("twin-atomic-dlr", ["--state_learning_rate", "abc"], "must be a number, or JSON .*, got 'abc'"),
-    "rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"weights": "a"}'], "must be a number, or JSON"),
-    "kinds of rates": (
+# The recipe, its options, and what the message must name.
+MISTAKES: dict[str, tuple[str, list[str], list[str]]] = {
+    "recipe": ("no-such", [], ["'no-such'", "twin-atomic-dlr"]),
+    "recipe, nearly": ("twin-atomic-drl", [], ["'twin-atomic-drl'", "'twin-atomic-dlr'"]),
+    "model": ("twin-atomic-dlr", ["--model_options", "hiden_size=3"], ["hiden_size", "'hidden_size'"]),
+    "another kind of task": (
         "twin-atomic-dlr",
-        ["--state_learning_rate", '{"angel": 1e-4}'],
-        "unknown name 'angel'; did you mean 'angle'",
+        ["--task", "listops_subtrees"],
+        ["real values", "listops_subtrees", "tokens"],
     ),
-    "optimizer": ("twin-atomic-dlr", ["--optim", "sgd"], "use 'adamw_torch'"),
-    "seed": ("twin-atomic-dlr", ["--data_seed_of_task", "-1"], "--data_seed_of_task must be at least 0, got -1"),
-    "processes": ("twin-atomic-dlr", ["--num_proc", "0"], "--num_proc must be at least 1, got 0"),
-    "examples to score": ("lra-imdb-dss", ["--num_validation", "-4"], "--num_validation must be at least 1, got -4"),
-    "logger": (
+    "a data set for a task": ("twin-atomic-dlr", ["--data", "texts"], ["--data", "'texts'"]),
+    "a task for a data set": ("lra-imdb-dss", ["--task", "shift"], ["--task", "'shift'"]),
+    "processes for data": ("lra-imdb-dss", ["--num_proc", "2"], ["--num_proc", "2"]),
+    "the name of a task": ("twin-atomic-dlr", ["--dataset", "a/b"], ["--dataset", "'a/b'"]),
+    "no name": ("lra-aan-dss", [], ["--dataset"]),
+    "task options of data": ("lra-imdb-dss", ["--task_options", "length=3"], ["--task_options"]),
+    "data options of a task": ("twin-atomic-dlr", ["--data_options", "label=a"], ["--data_options"]),
+    "no dictionary": ("twin-atomic-dlr", ["--model_options", "hidden_size.x=4"], ["hidden_size.x"]),
+    "rate": ("twin-atomic-dlr", ["--state_learning_rate", "abc"], ["--state_learning_rate", "'abc'"]),
+    "rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"weights": "a"}'], ["--state_learning_rate", '"a"']),
+    "kinds of rates": ("twin-atomic-dlr", ["--state_learning_rate", '{"angel": 1e-4}'], ["'angel'", "'angle'"]),
+    "optimizer": ("twin-atomic-dlr", ["--optim", "sgd"], ["adamw_torch"]),
+    "seed": ("twin-atomic-dlr", ["--data_seed_of_task", "-1"], ["--data_seed_of_task", "-1"]),
+    "processes": ("twin-atomic-dlr", ["--num_proc", "0"], ["--num_proc", "0"]),
+    "examples to score": ("lra-imdb-dss", ["--num_validation", "-4"], ["--num_validation", "-4"]),
+    "logger": ("twin-atomic-dlr", ["--report_to", "foo"], ["--report_to", "'foo'"]),
+    "no checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "True"], ["--resume_from_checkpoint"]),
+    "no such checkpoint": (
         "twin-atomic-dlr",
-        ["--report_to", "foo"],
-        "--report_to must be none or an installed logger, .*, got 'foo'",
+        ["--resume_from_checkpoint", "nope"],
+        ["--resume_from_checkpoint", "nope"],
     ),
-    "no checkpoint": (
-        "twin-atomic-dlr",
-        ["--resume_from_checkpoint", "True"],
-        "There is no complete checkpoint in .*: name one",
-    ),
-    "no such checkpoint": ("twin-atomic-dlr", ["--resume_from_checkpoint", "nope"], "must be a folder, got nope"),
-    "answers": (
-        "twin-atomic-dlr",
-        ["--answers", "classes"],
-        "answers of shift must be values, got classes: set --answers",
-    ),
-    "answers of classes": (
-        "lra-listops-dss",
-        ["--answers", "values"],
-        "answers of listops must be classes or rare",
-    ),
-    "head": (
-        "twin-atomic-dlr",
-        ["--head", "per_sequence"],
-        "head of shift must be per_step, got per_sequence: set --head per_step",
-    ),
-    "head of one class": ("lra-listops-dss", ["--head", "per_step"], "The head of listops must be per_sequence"),
-    "head of data": ("lra-imdb-dss", ["--head", "per_pair"], "The head of data of the kind texts must be per_sequence"),
-    "long rows": ("shift-long-sgconv", ["--task_options", "length=32768"], "16384 taps .*: raise num_scales"),
-    "batch": (
-        "twin-atomic-dlr",
-        ["--per_device_train_batch_size", "0"],
-        "--per_device_train_batch_size must be at least 1, got 0",
-    ),
-    "batch to score": ("lra-imdb-dss", ["--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size must be"),
-    "epochs": ("lra-imdb-dss", ["--num_train_epochs", "-1"], "--num_train_epochs must be at least 0, got -1"),
+    "answers": ("twin-atomic-dlr", ["--answers", "classes"], ["shift", "values", "--answers"]),
+    "answers of classes": ("lra-listops-dss", ["--answers", "values"], ["listops", "classes", "values"]),
+    "head": ("twin-atomic-dlr", ["--head", "per_sequence"], ["shift", "--head per_step"]),
+    "head of one class": ("lra-listops-dss", ["--head", "per_step"], ["listops", "--head per_sequence"]),
+    "head of data": ("lra-imdb-dss", ["--head", "per_pair"], ["texts", "--head per_sequence"]),
+    "long rows": ("shift-long-sgconv", ["--task_options", "length=32768"], ["16384", "num_scales"]),
+    "batch": ("twin-atomic-dlr", ["--per_device_train_batch_size", "0"], ["--per_device_train_batch_size", "0"]),
+    "batch to score": ("lra-imdb-dss", ["--per_device_eval_batch_size", "0"], ["--per_device_eval_batch_size", "0"]),
+    "epochs": ("lra-imdb-dss", ["--num_train_epochs", "-1"], ["--num_train_epochs", "-1"]),
     "metric": (
         "twin-atomic-dlr",
         ["--metric_for_best_model", "accuracy"],
-        r"must be one of \['loss', 'r2', 'r2_batch_mean'\], got 'accuracy'",
+        ["--metric_for_best_model", "'r2'", "'accuracy'"],
     ),
-    "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], "set --max_steps above 0, got -1, or --num_train"),
-    "pair": ("twin-atomic-dlr", ["--task_options", "length"], "must be name=value pairs, got 'length'"),
+    "steps": ("twin-atomic-dlr", ["--max_steps", "-1"], ["--max_steps", "-1", "--num_train"]),
+    "pair": ("twin-atomic-dlr", ["--task_options", "length"], ["'length'"]),
 }
 
 
@@ -265,9 +242,10 @@ def test_unknown_task(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(mistake: str, tmp_path: Path):
-    recipe, arguments, message = MISTAKES[mistake]
-    with pytest.raises(ValueError, match=message):
+    recipe, arguments, named = MISTAKES[mistake]
+    with pytest.raises(ValueError) as refused:  # noqa: PT011 - what it names is compared below
         train.read_run(recipe, ["--output_dir", str(tmp_path), *arguments])
+    assert [word for word in named if word not in str(refused.value)] == []
 
 
 def test_a_mistake_ends_in_its_sentence():
@@ -332,7 +310,7 @@ def test_help(recipe: str):
     """A screen of what can be said, with the values of the recipe."""
     result = CliRunner().invoke(app, ["recipes", "run", recipe, "--help"])
     assert result.exit_code == 0
-    assert len(result.output.splitlines()) <= 50
+    assert len(result.output.splitlines()) <= 40
     written = json.loads((preset_folder("recipes", recipe) / "training.json").read_text(encoding="utf-8"))
     assert {f"--{name}" for name in written["training_arguments"]} <= set(result.output.split())
     options = written.get("task_options", written.get("data_options", {}))

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import fields
+from itertools import zip_longest
 from typing import Any
 
 import typer
@@ -96,10 +97,14 @@ def help_of(name: str) -> str:
         f"Names for --model_options, fields of DLRConfig, such as: {_pairs(config)}.",
         "",
         "Options of TrainingArguments that the recipe sets (all others are options, too):",
-        *(f"  --{key:30} {value}" for key, value in training["training_arguments"].items()),
-        "  --output_dir                     outputs/" + name,
+        *_in_two_columns(training["training_arguments"] | {"output_dir": f"outputs/{name}"}),
     ]
     return "\n".join(lines)
+
+
+def _in_two_columns(options: dict[str, Any]) -> list[str]:
+    cells = [f"--{key} {value}" for key, value in options.items()]
+    return [f"  {left:45} {right}".rstrip() for left, right in zip_longest(cells[::2], cells[1::2], fillvalue="")]
 
 
 def _written(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
