@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,8 +236,7 @@ def test_cells_that_are_empty(capsys: pytest.CaptureFixture[str]):
     rows = rows_of(text=["a", "b", "c", " ", None, "d"], label=["x", None, "y", "x", None, "x"])
     data = kind.prepare(rows, None, None)
     assert (len(data.train.data) + len(data.validation.data), data.sizes["id2label"]) == (3, {0: "x", 1: "y"})
-    line = "Dropped 3 of 6 rows with empty cells: 2 in 'text', 2 in 'label'.\n"
-    assert capsys.readouterr().out == line
+    assert re.findall(r"\d+(?: in '\w+')?", capsys.readouterr().out) == ["3", "6", "2 in 'text'", "2 in 'label'"]
     with pytest.raises(ValueError, match="Every row of the train split has an empty cell"):
         kind.prepare(rows_of(text=["a", None], label=[None, "y"]), None, None)
 
@@ -249,7 +249,7 @@ def test_images_that_are_missing(capsys: pytest.CaptureFixture[str]):
     rows = Dataset.from_dict({"image": [image, None, image, image], "label": [0, 0, 1, 1]}, features)
     data = kind.prepare(DatasetDict({"train": rows}), None, None)
     assert len(data.train.data) + len(data.validation.data) == 3
-    assert capsys.readouterr().out.startswith("Dropped 1 of 4 rows")
+    assert re.findall(r"\d+", capsys.readouterr().out)[:2] == ["1", "4"]
 
 
 def test_images_of_several_sizes():

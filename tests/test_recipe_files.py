@@ -1,5 +1,6 @@
 """Files for recipes: what is wrong with one is said in one line, and cells are what they say."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +17,35 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-# The name of a file, its bytes, and what is said.
-BAD: dict[str, tuple[str, bytes, str]] = {
-    "latin-1": ("a.csv", "text,label\nGrüße,x\n".encode("latin-1"), "a.csv must be UTF-8, but it has the byte 0xfc"),
-    "empty": ("a.csv", b"", "a.csv is empty"),
-    "blank": ("a.csv", b"\n\n", "a.csv has no rows"),
-    "header only": ("a.csv", b"text,label\n", "a.csv has no rows below its header"),
-    "long row": ("a.csv", b"text,label\na,b\nc,d,e\n", "must have 2 cells, but the one that ends in line 3 has 3"),
-    "long rows": ("a.csv", b"text,label\n1,a,b\n2,c,d\n", "must have 2 cells, but the one that ends in line 2 has 3"),
-    "short row": ("a.csv", b"text,label\na,b\nc\n", "must have 2 cells, but the one that ends in line 3 has 1"),
-    "open quote": ("a.csv", b'text,label\n"a,b\nc,d\n', "must have 2 cells, but the one that ends in line 3 has 1"),
-    "tabs": ("a.tsv", b"text\tlabel\na\tb\tc\n", "must have 2 cells, but the one that ends in line 2 has 3"),
-    "broken JSON": ("a.json", b'{"text": ', "a.json could not be read: "),
-    "broken line": ("a.jsonl", b'{"text": "a"}\n{"text" "b"}\n', "a.jsonl could not be read: "),
-    "latin-1 JSON": ("a.json", '[{"text": "ü"}]'.encode("latin-1"), "a.json could not be read: "),
-    "no JSON": ("a.json", b"", "a.json is empty"),
-    "no rows": ("a.json", b"[]", "a.json could not be read: "),
-    "cut parquet": ("a.parquet", b"PAR1PAR1", "a.parquet could not be read: "),
-    "kind": ("a.txt", b"text", "['.csv', '.json', '.jsonl', '.parquet', '.tsv'] file, got a.txt"),
+# The name of a file, its bytes, and what the message names beside the file: what must be, and what is.
+BAD: dict[str, tuple[str, bytes, list[str]]] = {
+    "latin-1": ("a.csv", "text,label\nGrüße,x\n".encode("latin-1"), ["UTF-8", "0xfc"]),
+    "empty": ("a.csv", b"", ["empty"]),
+    "blank": ("a.csv", b"\n\n", ["no rows"]),
+    "header only": ("a.csv", b"text,label\n", ["no rows", "header"]),
+    "long row": ("a.csv", b"text,label\na,b\nc,d,e\n", ["2 cells", "line 3", "has 3"]),
+    "long rows": ("a.csv", b"text,label\n1,a,b\n2,c,d\n", ["2 cells", "line 2", "has 3"]),
+    "short row": ("a.csv", b"text,label\na,b\nc\n", ["2 cells", "line 3", "has 1"]),
+    "open quote": ("a.csv", b'text,label\n"a,b\nc,d\n', ["2 cells", "line 3", "has 1"]),
+    "tabs": ("a.tsv", b"text\tlabel\na\tb\tc\n", ["2 cells", "line 2", "has 3"]),
+    "broken JSON": ("a.json", b'{"text": ', []),
+    "broken line": ("a.jsonl", b'{"text": "a"}\n{"text" "b"}\n', []),
+    "latin-1 JSON": ("a.json", '[{"text": "ü"}]'.encode("latin-1"), []),
+    "no JSON": ("a.json", b"", ["empty"]),
+    "no rows": ("a.json", b"[]", []),
+    "cut parquet": ("a.parquet", b"PAR1PAR1", []),
+    "kind": ("a.txt", b"text", [".csv", ".json", ".jsonl", ".parquet", ".tsv"]),
 }
 
 
 @pytest.mark.parametrize("bad", BAD)
 def test_bad_files(bad: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     """One line, and nothing of what the libraries below log."""
-    name, content, says = BAD[bad]
+    name, content, named = BAD[bad]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as refused:  # noqa: PT011 - what it says is compared below
         load_rows(str(tmp_path / name))
-    assert says in str(refused.value)
+    assert [word for word in [name, *named] if word not in str(refused.value)] == []
     assert "\n" not in str(refused.value)
     assert "rror" not in capfd.readouterr().err
 
@@ -53,11 +54,11 @@ def test_bad_files_of_recipes(tmp_path: Path):
     """The command of recipes ends with such a line, also for files without a header."""
     (tmp_path / "a.csv").write_bytes("text,label\nü,0\n".encode("latin-1"))
     arguments = ["--smoke", "--output_dir", str(tmp_path / "out"), "--dataset"]
-    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: a\.csv must be UTF-8"):
+    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: a\.csv .*UTF-8"):
         main(["lra-imdb-dss", *arguments, str(tmp_path / "a.csv")])
     for split in ("train", "eval", "test"):
         (tmp_path / f"new_aan_pairs.{split}.tsv").write_bytes(b"1.0\ta\tb\tc\td\n0.0\ta\n")
-    with pytest.raises(SystemExit, match=r"must have 5 cells, but the one that ends in line 2 has 2"):
+    with pytest.raises(SystemExit, match=r"5 cells.*line 2 .*2"):
         main(["lra-aan-dss", *arguments, str(tmp_path)])
 
 
@@ -83,7 +84,7 @@ def test_folders_of_tables(kind: str, tmp_path: Path):
     assert sorted(rows) == ["test", "train"]
     assert [part[:] for part in rows.values()] == [{"text": ["NA"], "label": ["None"]}] * 2
     (folder / f"test.{kind}").write_text(separator.join("ab") + "\n" + separator.join("abc") + "\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"Every row of test.{kind} must have 2 cells"):
+    with pytest.raises(ValueError, match=f"test.{kind} .*2 cells"):
         load_rows(str(folder))
 
 
@@ -102,7 +103,14 @@ def test_empty_cells(capsys: pytest.CaptureFixture[str]):
     data = without_empty_cells(DatasetDict({"train": rows, "test": rows.select([0, 1])}), list(columns))
     assert data["train"][:] == {"text": ["a"] * 500, "words": [["x"]] * 500, "number": [1.0] * 500}
     assert len(data["test"]) == 1
-    said = "Dropped 1501 of 2002 rows with empty cells: 1001 in 'text', 500 in 'words', 500 in 'number'."
-    assert capsys.readouterr().out == f"{said}\n"
+    said = capsys.readouterr().out
+    assert re.findall(r"\d+(?: in '\w+')?", said) == [
+        "1501",
+        "2002",
+        "1001 in 'text'",
+        "500 in 'words'",
+        "500 in 'number'",
+    ]
+    assert said.count("\n") == 1
     assert without_empty_cells(data, list(columns))["train"][:] == data["train"][:]
     assert capsys.readouterr().out == ""

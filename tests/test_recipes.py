@@ -1,6 +1,7 @@
 """`modeling-dlr recipes`: every recipe runs, what the command line says holds, and mistakes are named."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -127,16 +128,16 @@ def test_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "checkpoint-11").mkdir()
     run = train.read_run("twin-atomic-dlr", [*resume, "True"])
     assert run.training.resume_from_checkpoint == str(tmp_path / "checkpoint-2")
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "Resuming from checkpoint-2: checkpoint-11 is incomplete, trainer_state.json is missing; "
-        "checkpoint-10 is incomplete, trainer_state.json is damaged."
-    )
-    with pytest.raises(ValueError, match=r"checkpoint-10 is incomplete, trainer_state.json is damaged: resume from"):
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert re.findall(r"checkpoint-\d+|missing|damaged", line) == [
+        "checkpoint-2", "checkpoint-11", "missing", "checkpoint-10", "damaged",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"checkpoint-10 .*trainer_state.json"):
         train.read_run("twin-atomic-dlr", [*resume, str(tmp_path / "checkpoint-10")])
     assert train.read_run("twin-atomic-dlr", [*resume, "auto"]).training.resume_from_checkpoint.endswith("checkpoint-2")
     shutil.rmtree(tmp_path / "checkpoint-2")
     assert train.read_run("twin-atomic-dlr", [*resume, "auto"]).training.resume_from_checkpoint is None
-    with pytest.raises(ValueError, match=r"no complete checkpoint in .* \(checkpoint-11 is incomplete"):
+    with pytest.raises(ValueError, match=r"checkpoint-11 "):
         train.read_run("twin-atomic-dlr", [*resume, "True"])
 
 
@@ -252,22 +253,21 @@ def test_a_mistake_ends_in_its_sentence():
     """What a terminal shows is no traceback."""
     with pytest.raises(SystemExit) as ended:
         main(["twin-atomic-dlr", "--max_steps", "0"])
-    assert str(ended.value).startswith("modeling-dlr recipes: A recipe on a task needs the number of steps")
-    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: .*'hidden_size': ValueError: must be >= 1.*got -8$"):
+    assert str(ended.value).startswith("modeling-dlr recipes: ")
+    assert "--max_steps" in str(ended.value)
+    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: .*'hidden_size'.*-8$"):
         main(["twin-atomic-dlr", "--model_options", "hidden_size=-8"])
-    with pytest.raises(
-        SystemExit, match=r"modeling-dlr recipes: The data set '/nope' was not found on this machine or"
-    ):
+    with pytest.raises(SystemExit, match=r"^modeling-dlr recipes: .*'/nope'"):
         main(["lra-cifar-dss", "--dataset", "/nope"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_validatoin": 3}, "unknown key 'num_validatoin' in training.json; did you mean 'num_validation'"),
-        ({"training_arguments": {"max_stepps": 3}}, "'max_stepps' in training_arguments; did you mean 'max_steps'"),
-        ({"task_options": {"lenght": 3}}, "did you mean 'length'"),
-        ({"data": "texts"}, "unknown key '.*' in training.json"),
+        ({"num_validatoin": 3}, "'num_validatoin'.* 'num_validation'"),
+        ({"training_arguments": {"max_stepps": 3}}, "'max_stepps'.* 'max_steps'"),
+        ({"task_options": {"lenght": 3}}, "'length'"),
+        ({"data": "texts"}, "training.json"),
     ],
     ids=["key", "training argument", "task option", "task and data"],
 )
