@@ -143,16 +143,11 @@ class SignalCallback(TrainerCallback, ExportableState):
 
 
 class StopCallback(SignalCallback):
-    """On the first signal, save a checkpoint after the current step and raise `Stopped`.
-
-    Args:
-        run: see `SignalCallback`; a checkpoint of the last step is saved, too. None for a run that saves checkpoints
-            itself.
-    """
+    """On the first signal, save a checkpoint after the current step and raise `Stopped`."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Ask the Trainer to save a checkpoint."""
-        if self.number is not None or (self.run is not None and state.global_step >= state.max_steps):
+        if self.number is not None:
             control.should_save = True
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
