@@ -38,7 +38,13 @@ class Row(NamedTuple):
     letters: int
 
 
-ROWS = [Row(engine, workers, 100_000, 200, 2**16) for workers in (1, 2) for engine in ("local", "ray")]
+SIZES = [(10_000, 20), (100_000, 200)]
+ROWS = [
+    Row(engine, workers, short, long, 2**16)
+    for short, long in SIZES
+    for workers in (1, 2)
+    for engine in ("local", "ray")
+]
 
 
 def write_inputs(folder: Path, row: Row) -> None:
@@ -61,17 +67,32 @@ def write_inputs(folder: Path, row: Row) -> None:
             writer.write_table(pa.table({"id": ids, "text": texts}, schema=schema))
 
 
-def memory_of(process: psutil.Process) -> float:
-    """Megabytes of a process and all that it started; pages that several share are divided among them."""
-    total = 0
-    for each in [process, *process.children(recursive=True)]:
-        with contextlib.suppress(psutil.Error):
-            total += each.memory_full_info().pss
-    return total / 2**20
+class Sampler:
+    """A process with all that it starts.
+
+    Attributes:
+        seconds: of the processor, of each process that was seen.
+    """
+
+    def __init__(self, process: psutil.Process):
+        self.process = process
+        self.seconds: dict[int, float] = {}
+
+    def memory(self) -> float:
+        """Megabytes now; pages that several processes share are divided among them."""
+        total = 0
+        for each in [self.process, *self.process.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += each.memory_full_info().pss
+                self.seconds[each.pid] = sum(each.cpu_times()[:2])
+        return total / 2**20
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Run the command; return the seconds before the first part and after it, and memory at half of it and at most."""
+    """Run the command; return the time before the first part, rows per second after it, and the most memory.
+
+    Seconds of the processor are those of all processes; on a busy machine they say more than those that pass.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, row)
@@ -90,14 +111,16 @@ def measure(row: Row) -> dict[str, Any]:
         environment = os.environ | {"OMP_NUM_THREADS": str(row.workers)}
         started, first, samples = time.perf_counter(), None, []
         with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as run:
-            process = psutil.Process(run.pid)
+            sampler, before = Sampler(psutil.Process(run.pid)), 0.0
             while run.poll() is None:
                 time.sleep(0.2)
                 if first is None and any((folder / "out.parquet.parts").glob("0*.parquet")):
                     first = time.perf_counter() - started
+                    sampler.memory()
+                    before = sum(sampler.seconds.values())
                 if first is not None:
                     with contextlib.suppress(psutil.Error):
-                        samples.append(memory_of(process))
+                        samples.append(sampler.memory())
         seconds = time.perf_counter() - started
         if run.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with status {run.returncode}.")
@@ -107,6 +130,7 @@ def measure(row: Row) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "start_seconds": round(first, 1),
         "rows_per_second": round(table.num_rows / max(seconds - first, 0.1)),
+        "rows_per_cpu_second": round(table.num_rows / max(sum(sampler.seconds.values()) - before, 0.1)),
         "peak_mb_of_first_half": round(max(half, default=0)),
         "peak_mb": round(max(samples, default=0)),
         "rows": table.num_rows,

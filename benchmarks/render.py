@@ -183,6 +183,35 @@ TABLES = {
         },
         ("L", "N", "H", "processes"),
     ),
+    "plan": Table(
+        {
+            **{name: number(name) for name in ("layers", "H", "N", "B", "L")},
+            "pass": text("mode"),
+            "weights": text("dtype"),
+            "logits": text("head"),
+            "else": lambda line: line["fields"].strip("{}").replace('"', "") or NONE,
+            "measured, MB": rounded("peak_mb"),
+            "computed, MB": rounded("computed_mb"),
+            "of it": percent("ratio"),
+        },
+        ("L", "B", "H", "layers", "mode"),
+    ),
+    "documents": Table(
+        {
+            "engine": text("engine"),
+            "threads or actors": number("workers"),
+            "short": number("short"),
+            "long": number("long"),
+            "letters of a long one": number("letters"),
+            "start, s": rounded("start_seconds"),
+            "rows per second": rounded("rows_per_second"),
+            "per second of the processor": rounded("rows_per_cpu_second"),
+            "MB, first half": rounded("peak_mb_of_first_half"),
+            "MB": rounded("peak_mb"),
+            "answers": text("answers"),
+        },
+        ("short", "workers", "engine"),
+    ),
     "kernel": Table(
         {
             **{name: number(name) for name in ("H", "N", "L")},

@@ -73,6 +73,15 @@ def transform_size(minimum: int) -> int:
     return min(odd << max(1, (-(-minimum // odd) - 1).bit_length()) for odd in (1, 3, 5, 9, 15))
 
 
+def block_sizes(B: int, H: int, n: int, device_type: str) -> tuple[int, int]:
+    """How many channels and sequences are transformed at once, by ``n`` points: on the CPU those that fit the cache."""
+    if device_type != "cpu":
+        return H, B
+    fitting = _NUMBERS_PER_BLOCK // n
+    channels = min(max(_FEWEST_CHANNELS if n < _LONG else _FEWEST_LONG_CHANNELS, fitting // max(1, B)), H)
+    return channels, min(max(1, fitting // channels), B)
+
+
 class _Convolution(torch.autograd.Function):
     """`convolve`, which saves only its inputs for the backward pass.
 
@@ -136,12 +145,7 @@ class _Workspace:
     def __init__(self, u: Tensor, kernel: Tensor):
         (self.B, self.L, self.H), (C, _, self.Lk) = u.shape, kernel.shape
         self.n = transform_size(self.L + self.Lk)
-        channels, sequences = self.H, self.B
-        if u.device.type == "cpu":
-            fitting = _NUMBERS_PER_BLOCK // self.n
-            fewest = _FEWEST_CHANNELS if self.n < _LONG else _FEWEST_LONG_CHANNELS
-            channels = min(max(fewest, fitting // max(1, self.B)), self.H)
-            sequences = min(max(1, fitting // channels), self.B)
+        channels, sequences = block_sizes(self.B, self.H, self.n, u.device.type)
         # No channels of an empty batch, which the transforms refuse.
         self.channels, self.sequences = _slices(self.H if self.B else 0, channels), _slices(self.B, sequences)
         self.few = u.new_empty(sequences, self.L, channels)

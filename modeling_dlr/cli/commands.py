@@ -4,6 +4,7 @@ import typer
 
 from .demo import demo
 from .hub import add_verbs
+from .plan import plan
 from .recipes import recipes
 from .sequences import score
 from .tables import embed, predict
@@ -15,6 +16,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(embed)
 app.command()(score)
+app.command()(plan)
 app.command()(demo)
 app.add_typer(recipes, name="recipes")
 add_verbs(app)
