@@ -182,7 +182,7 @@ class Command:
         return said
 
     def nothing_is_left(self) -> None:
-        _, alive = psutil.wait_procs(self.children(), timeout=60)
+        _, alive = psutil.wait_procs(self.children(), timeout=240)
         assert [title(each) for each in alive] == []
 
 

@@ -23,8 +23,10 @@ from .inputs import Row
 from .jobs import Job
 from .parts import Parts, Written, encoded, in_chunks
 
-# Of Ray, unless the environment says otherwise: it reports to nobody, and says only what ends it.
+# Of Ray, unless the environment says otherwise: it reports to nobody, says only what ends it, and does not give way to
+# other programs more than this process does.
 SETTINGS = {
+    "RAY_worker_niceness": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # as Ray will do; it warns of what it does now
     "RAY_BACKEND_LOG_LEVEL": "fatal",
