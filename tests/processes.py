@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 
-def run_in_processes(script: str, folder: Path, processes: int, timeout: float = 240) -> None:
+def run_in_processes(script: str, folder: Path, processes: int, timeout: float = 400) -> None:
     """Run a script of this folder with ``torchrun``; it writes into ``folder``.
 
     Raises:

@@ -106,16 +106,20 @@ def _groups(context: Context) -> tuple[int, int]:
 
 
 def _refuse_unequal_shares(rows: int, batch_size: int, processes: int) -> None:
-    """Refuse batches that processes cannot share equally, and name the nearest size of batches that they can.
+    """Refuse batches that processes cannot share equally, and say what they can share.
 
     Raises:
         ValueError: always.
     """
+    batches = math.ceil(rows / batch_size)
     sizes = sorted(range(1, 2 * batch_size + 1), key=lambda size: abs(size - batch_size))
-    fitting = (size for size in sizes if math.ceil(rows / size) % processes == 0)
-    size = next(fitting, None)
-    cure = f"at most {rows} processes" if size is None else f"per_device_train_batch_size={size}"
+    fitting = [size for size in sizes if math.ceil(rows / size) % processes == 0]
+    if fitting:
+        cure = f"use per_device_train_batch_size={fitting[0]}"
+    elif batches > processes:
+        cure = f"leave out {rows - batch_size * (batches - batches % processes)} rows"
+    else:
+        cure = f"use at most {batches} processes"
     raise ValueError(
-        f"{rows} rows are {math.ceil(rows / batch_size)} batches of {batch_size}, which {processes} processes cannot "
-        f"share equally: use {cure}."
+        f"{rows} rows are {batches} batches of {batch_size}, which {processes} processes cannot share equally: {cure}."
     )
