@@ -4,17 +4,17 @@
     python benchmarks/context.py --save           # also save to benchmarks/results/context.json
 
 A row starts its processes by torchrun, one thread each. Memory is that of the process that needs most, beyond
-parameters, gradients and input.
+parameters, gradients and input; so are the seconds, of its processor, which other programs change less than the clock.
 """
 
 import json
-import subprocess
 import sys
+import time
 from typing import Any, NamedTuple
 
 import memory
 import torch
-from measure import RESULTS, run_benchmark
+from measure import RESULTS, run_benchmark, run_in_processes
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -30,17 +30,18 @@ class Row(NamedTuple):
     N: int
     L: int
     processes: int
+    checkpointing: bool = False
 
 
-ROWS = [Row(4, 64, 256, 65536, processes) for processes in (1, 2, 4)]
+ROWS = [
+    *(Row(4, 64, 256, 65536, processes) for processes in (1, 2, 4)),
+    *(Row(12, 64, 2048, 262144, processes, checkpointing=True) for processes in (1, 2)),
+]
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Return peak megabytes per process, and the loss."""
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(row.processes), "--local_addr", "127.0.0.1"]
-    rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]  # port 0 is any that is free
-    command = [sys.executable, *launch, *rendezvous, __file__, "--worker", json.dumps(row)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    """Return peak megabytes and seconds of the processor per process, and the loss."""
+    output = run_in_processes(row.processes, __file__, "--worker", json.dumps(row))
     return json.loads(output.splitlines()[-1])
 
 
@@ -54,6 +55,8 @@ def work(row: Row) -> None:
         hidden_size=row.H, num_hidden_layers=row.layers, state_size=row.N, vocab_size=16, bidirectional=True
     )
     model = context_parallel(DLRForMaskedLM(config), mesh)
+    if row.checkpointing:
+        model.activation_checkpointing_enable()
     losses = []
 
     def run(length: int) -> None:
@@ -64,10 +67,12 @@ def work(row: Row) -> None:
 
     run(64)
     distributed.barrier()
-    own = torch.tensor(memory.peak_during(lambda: run(row.L)))
+    started = time.thread_time()
+    peak = memory.peak_during(lambda: run(row.L))
+    own = torch.tensor([peak, time.thread_time() - started])
     distributed.all_reduce(own, distributed.ReduceOp.MAX)
     if distributed.get_rank() == 0:
-        print(json.dumps({"peak_mb": round(own.item()), "loss": losses[-1]}))
+        print(json.dumps({"peak_mb": round(own[0].item()), "cpu_seconds": round(own[1].item(), 1), "loss": losses[-1]}))
     distributed.destroy_process_group()
 
 

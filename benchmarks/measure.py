@@ -9,6 +9,8 @@ import json
 import platform
 import re
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -130,6 +132,14 @@ def save(results: Path, line: dict[str, Any], key: Sequence[str]) -> None:
     text = ",\n".join(json.dumps(each, ensure_ascii=False) for each in lines)
     unfinished.write_text(f"[\n{text}\n]\n", encoding="utf-8")
     unfinished.replace(results)
+
+
+def run_in_processes(processes: int, *script: str) -> str:
+    """Run a script with its arguments by torchrun, and return what it prints."""
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--local_addr", "127.0.0.1"]
+    rendezvous = ["--rdzv_backend", "c10d", "--rdzv_endpoint", "127.0.0.1:0"]  # port 0 is any that is free
+    command = [sys.executable, *launch, *rendezvous, *script]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def run_benchmark(

@@ -178,8 +178,10 @@ TABLES = {
     "context": Table(
         {
             **{name: number(name) for name in ("layers", "H", "N", "L")},
+            "checkpointing": lambda line: "yes" if line["checkpointing"] else "no",
             "processes": number("processes"),
             "MB per process": rounded("peak_mb"),
+            "CPU seconds per process": rounded("cpu_seconds"),
         },
         ("L", "N", "H", "processes"),
     ),
@@ -211,6 +213,16 @@ TABLES = {
             "answers": text("answers"),
         },
         ("short", "workers", "engine"),
+    ),
+    "equality": Table(
+        {
+            "processes": number("processes"),
+            "cases of split sequences": number("context_cases"),
+            "largest error": lambda line: f"{line['context_error']:.0e}",
+            "cases of shards": number("shards_cases"),
+            "their largest error": lambda line: f"{line['shards_error']:.0e}",
+        },
+        ("processes",),
     ),
     "kernel": Table(
         {
