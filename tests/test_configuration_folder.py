@@ -136,7 +136,7 @@ def test_accelerate_launches_a_recipe(tmp_path: Path):
         "--output_dir",
         tmp_path / "out",
     ]
-    subprocess.run([*launch, *recipe, tmp_path / "out"], check=True)
+    subprocess.run([*launch, *recipe], check=True)
     assert (tmp_path / "out" / "config.json").is_file()
 
 
