@@ -3,6 +3,7 @@
 import ast
 import http.client
 import json
+import re
 import runpy
 import threading
 from pathlib import Path
@@ -36,8 +37,10 @@ DEMOS = [*(Path(step[0]).stem for step in make.COMMANDS["demo"]), "fill_code"]
 SCRIPTS = [path.stem for path in sorted(EXAMPLES.glob("*.py"))]
 
 
-def test_every_script_has_a_test():
+def test_every_script_has_a_test_and_is_listed():
     assert set(SCRIPTS) == {*LEAST, *MOST, *DEMOS, "serving", "walkthrough", "check_evo"}
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"\(\.\./examples/(\w+)\.py\)", page)) == SCRIPTS
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
