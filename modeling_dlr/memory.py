@@ -14,6 +14,7 @@ from typing import Literal
 
 from modeling_dlr.configuration_dlr import DLRConfig
 from modeling_dlr.convolution_dlr import block_sizes, transform_size
+from modeling_dlr.vandermonde_dlr import numbers_per_chunk
 
 Head = Literal["language", "steps", "pooled"]
 Device = Literal["cpu", "cuda"]
@@ -25,8 +26,6 @@ _READ_THEIR_OUTPUT = {None, "linear", "relu", "sigmoid", "tanh"}
 _SGCONV = 3
 # Bytes that autograd keeps for every pole of every channel, of kernels whose poles depend on the channel.
 _PER_POLE = {"dlr": 0, "dss": 160, "s4d": 208, "sgconv": 0}
-# Numbers of a chunk of the Vandermonde product at most.
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
@@ -239,7 +238,7 @@ def _product_buffers(config: DLRConfig, work: Pass) -> int:
     rows, length, N = _kernel_rows(config, work), _kernel_length(config, work), config.state_size
     block = min(1024, max(64, round((2 * rows * length) ** 0.5)), length)
     numbers = 2 * rows * length, 4 * rows * (length // block + 1) * N, 2 * N * block
-    return sum(min(_CHUNK, each) for each in numbers) * work.wide
+    return sum(min(numbers_per_chunk(work.device), each) for each in numbers) * work.wide
 
 
 def _attention_backward(config: DLRConfig, kind: str, work: Pass) -> int:

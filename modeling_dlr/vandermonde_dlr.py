@@ -297,7 +297,7 @@ class _Chunks:
         balanced = 1 << max(0, round((count * self.R * length) ** 0.5) - 1).bit_length()
         self.T = min(max(balanced, 64), 1024, length)
         self.A = -(-length // self.T)
-        numbers = _NUMBERS_PER_CHUNK if like.device.type == "cpu" else _NUMBERS_PER_CHUNK_ELSEWHERE
+        numbers = numbers_per_chunk(like.device.type)
         poles = _slices(self.N, numbers // (2 * self.T))
         pole_size = poles[0].stop if poles else 1  # none if no mode lasts all steps
         table, row = 2 * pole_size * self.T, count * self.A * max(2 * pole_size, self.T)
@@ -315,6 +315,11 @@ class _Chunks:
         powers[:, : len(parts[0]) + len(parts[1]), decay.shape[-1] :].neg_()
         factors = powers.split([len(part) for part in parts], dim=1)
         return _table(factors[2:], self.coarse)[:, :A], _table(factors[:2], self.fine)[:, :T]
+
+
+def numbers_per_chunk(device_type: str) -> int:
+    """The numbers that a table or a factor of a matrix product holds at most on a type of device."""
+    return _NUMBERS_PER_CHUNK if device_type == "cpu" else _NUMBERS_PER_CHUNK_ELSEWHERE
 
 
 def _slices(total: int, largest: int) -> list[slice]:

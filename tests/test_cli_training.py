@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from test_finetuning import classes
+from finetuning_runs import classes
 from typer.testing import CliRunner, Result
 
 from modeling_dlr.cli import app

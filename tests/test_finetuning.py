@@ -1,14 +1,8 @@
 """modeling_dlr.finetuning trains on tables, files and sequences of every task, and refuses what is wrong."""
 
-import csv
-import errno
 import io
 import json
 import random
-import signal
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +10,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from finetuning_runs import SMALL, classes, refused, reviews, small, write
 from rich.console import Console
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-import modeling_dlr.finetuning.loop as training_loop
-from modeling_dlr.finetuning import Report, Task, TrainOptions, evaluate, iter_rows, train
+from modeling_dlr.finetuning import Task, TrainOptions, evaluate, iter_rows, train
 from modeling_dlr.finetuning.encoding import Encoder
 from modeling_dlr.finetuning.labels import Labels
 from modeling_dlr.finetuning.report import usage
 from modeling_dlr.inference import predict
 from modeling_dlr.tokenization import byte_tokenizer
-
-SMALL = {"layers": 1, "hidden_size": 8, "state_size": 4, "epochs": 1.0, "evaluations": 2, "pictures": False}
-WORDS = {"good": ["superb", "lovely", "gripping"], "bad": ["dull", "clumsy", "tedious"]}
-
-
-def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Path:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-    return path
-
-
-def reviews(count: int = 60) -> list[list[str]]:
-    generator = random.Random(0)
-    return [
-        [f"Number {i}: the plot was {generator.choice(WORDS[label])}.", label]
-        for i in range(count)
-        for label in [list(WORDS)[i % 2]]
-    ]
-
-
-def small(source: Path, folder: Path, **options: Any) -> Report:
-    given = TrainOptions(**({"output": folder / "out"} | SMALL | options))
-    return train(source, given, console=Console(quiet=True))
-
-
-def refused(source: Path, folder: Path, **options: Any) -> str:
-    """The message of a refusal, which leaves nothing behind."""
-    before = sorted(folder.rglob("*"))
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - callers look at the message
-        small(source, folder, **options)
-    assert sorted(folder.rglob("*")) == before
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def classes(folder: Path) -> tuple[Path, dict[str, Any]]:
-    return write(folder / "a.csv", ["text", "label"], reviews()), {}
 
 
 def several(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -350,112 +305,6 @@ def test_wrong_options(wrong: dict[str, Any]):
     """They are refused before anything is read."""
     with pytest.raises(ValueError, match=f"--{next(iter(wrong)).replace('_', '-')}"):
         TrainOptions(**wrong)
-
-
-@pytest.mark.slow
-def test_a_folder_of_others_is_left_alone(tmp_path: Path):
-    """An output folder with files of somebody is refused; one of an earlier run is replaced."""
-    source, _ = classes(tmp_path)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "diary.txt").write_text("mine")
-    assert "diary.txt" in refused(source, tmp_path)
-    (tmp_path / "out" / "diary.txt").unlink()
-    small(source, tmp_path)
-    small(source, tmp_path, seed=1)
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["options"]["seed"] == 1
-
-
-def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    usage = type("Usage", (), {"free": 2**20})
-    monkeypatch.setattr("modeling_dlr.finetuning.workplace.shutil.disk_usage", lambda path: usage)
-    assert "make room" in refused(classes(tmp_path)[0], tmp_path)
-
-
-def test_a_disk_that_fills_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What could not be written is not there as half a folder; the same call goes on from the last checkpoint."""
-    source, _ = classes(tmp_path)
-
-    def full(self: Report, *_: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Report, "write", full)
-        with pytest.raises(OSError, match="No space left"):
-            small(source, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out-unfinished"]
-    assert [path.name for path in (tmp_path / "out-unfinished").iterdir()] == ["checkpoints"]
-    monkeypatch.setattr(training_loop.RunCallback, "on_step_begin", lambda *_, **__: pytest.fail("trained again"))
-    assert small(source, tmp_path).training["steps"] == 3
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out"]
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from modeling_dlr.finetuning import Report, TrainOptions, train
-
-moment, source, output = sys.argv[1:]
-kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-if moment == "writing":
-    Report.write = kill
-else:  # when the earlier folder has left its place, and the new one is not there yet
-    put = Path.replace
-    Path.replace = lambda self, to: kill() if self.parent.name == "result" else put(self, to)
-small = {"layers": 1, "hidden_size": 8, "state_size": 4, "epochs": 1.0, "evaluations": 2, "pictures": False}
-train(source, TrainOptions(output=Path(output), **small))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["writing", "putting"])
-def test_killed_while_writing(moment: str, tmp_path: Path):
-    """The earlier folder is whole at every moment, or is again when the next run begins; that one goes on."""
-    source, _ = classes(tmp_path)
-    small(source, tmp_path, seed=1)
-    command = [sys.executable, "-c", KILLED, moment, str(source), str(tmp_path / "out")]
-    finished = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path)
-    assert finished.returncode == -signal.SIGKILL, finished.stderr
-    assert (tmp_path / "out").exists() == (moment == "writing")
-    with pytest.raises(ValueError, match="--label"):
-        small(source, tmp_path, label="none")
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["options"]["seed"] == 1
-    small(source, tmp_path)
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["options"]["seed"] == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "out"]
-
-
-def test_stopped_run_keeps_the_best_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Ctrl-C leaves a folder with scores; the same call goes on from the last step, not the best, to the end."""
-    source, _ = classes(tmp_path)
-
-    def press(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            signal.raise_signal(signal.SIGINT)
-
-    falling = iter(np.linspace(1, 0, 50))
-    monkeypatch.setattr(training_loop.Evaluation, "__call__", lambda *_: {"accuracy": float(next(falling))})
-    monkeypatch.setattr(training_loop.RunCallback, "on_step_begin", press)
-    report = small(source, tmp_path, epochs=4.0, patience=50, evaluations=6)
-    assert report.stopped
-    assert report.training["steps"] == 4 < report.training["planned_steps"]
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    monkeypatch.setattr(training_loop.RunCallback, "on_step_begin", lambda *args, **kwargs: None)
-    seen: list[str | None] = []
-    whole = training_loop.Trainer.train
-    monkeypatch.setattr(
-        training_loop.Trainer,
-        "train",
-        lambda self, resume_from_checkpoint=None: (
-            seen.append(resume_from_checkpoint),
-            whole(self, resume_from_checkpoint=resume_from_checkpoint),
-        ),
-    )
-    report = small(source, tmp_path, epochs=4.0, patience=50, evaluations=6)
-    assert seen[0] is not None
-    assert seen[0].endswith("checkpoint-4")
-    assert not report.stopped
-    assert report.training["steps"] == report.training["planned_steps"]
-    assert not (tmp_path / "out-unfinished").exists()
 
 
 def test_budget_ends_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
