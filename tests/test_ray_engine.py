@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,7 +25,7 @@ from modeling_dlr.inference import parts as parts_module
 from modeling_dlr.inference.inputs import is_empty, letters_in
 from modeling_dlr.inference.jobs import Job, Table
 from modeling_dlr.inference.parts import Parts
-from modeling_dlr.inference.ray_engine import Actor, collect, read
+from modeling_dlr.inference.ray_engine import Actor, cluster, collect, read
 
 SECONDS = 600
 
@@ -135,6 +136,20 @@ def test_rows_are_read_in_another_process(model: Path, tmp_path: Path):
     job = Job(iter([{"text": "a"}]), len, bool, list)
     with pytest.raises(ValueError, match="not an iterator"):
         write_with_ray(job, tmp_path / "out.parquet", {}, workers=1, device="cpu", progress=False)
+
+
+def test_a_cluster_that_does_not_start(monkeypatch: pytest.MonkeyPatch):
+    """On a busy machine Ray gives up after 30 seconds, by an error of no class: one line, and nothing is left."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ended: list[bool] = []
+
+    def init(*_: object, **__: object) -> None:
+        raise Exception("The current node timed out")
+
+    ray = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: ended.append(True))
+    with pytest.raises(ValueError, match="did not start: The current node timed out"), cluster(ray, 1, "cpu"):
+        pass
+    assert ended == [True]
 
 
 class Command:

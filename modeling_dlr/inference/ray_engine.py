@@ -77,7 +77,7 @@ def write_with_ray(
         raise ValueError("Ray reads rows in another process: give a list or a file, not an iterator.")
     parts = Parts(output, request)
     ray = import_ray()
-    with _quiet(), _cluster(ray, workers, device) as count:
+    with _quiet(), cluster(ray, workers, device) as count:
         try:
             rows = _data_set(ray, job, parts, count, device).iter_rows()
             return collect(rows, parts, progress=progress)
@@ -197,15 +197,23 @@ def collect(rows: Iterator[Batch], parts: Parts, *, progress: bool) -> Written:
 
 
 @contextlib.contextmanager
-def _cluster(ray: Any, workers: int | None, device: str) -> Generator[int]:
-    """A cluster, and how many actors there will be: one that is there, or one that ends with this context."""
+def cluster(ray: Any, workers: int | None, device: str) -> Generator[int]:
+    """A cluster, and how many actors there will be: one that is there, or one that ends with this context.
+
+    Raises:
+        ValueError: if it does not start, or has fewer CPUs or GPUs than there are workers.
+    """
     kind = "CPU" if torch.device(device).type == "cpu" else "GPU"
     ours = not ray.is_initialized()
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-    if ours and os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    elif ours:
-        ray.init("local", num_cpus=workers or torch.get_num_threads(), **quiet)
+    try:
+        if ours and os.environ.get("RAY_ADDRESS"):
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        elif ours:
+            ray.init("local", num_cpus=workers or torch.get_num_threads(), **quiet)
+    except Exception as error:  # of no class of its own, such as that of a node that starts for more than 30 seconds
+        ray.shutdown()
+        raise ValueError(f"Ray did not start: {_message(error)} The same command tries again.") from error
     try:
         there = int(ray.cluster_resources().get(kind, 0))
         if (workers or 1) > there:
