@@ -8,7 +8,7 @@ import pytest
 from finetuning_runs import classes
 from typer.testing import CliRunner, Result
 
-from modeling_dlr.cli import app
+from modeling_dlr.cli import app, main
 from modeling_dlr.finetuning import TrainOptions
 
 SMALL = ["--layers", "1", "--hidden-size", "8", "--state-size", "4", "--epochs", "1", "--evaluations", "2"]
@@ -45,3 +45,41 @@ def test_mistakes_are_one_line(wrong: list[str], tmp_path: Path):
     assert str(result.exception).startswith("modeling-dlr train: ")
     assert "\n" not in str(result.exception)
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["trian"], "train"),
+        (["train", "x.csv", "--tsk", "classes"], "--task"),
+        (["train", "x.csv", "--task", "klasses"], "several-labels"),
+        (["plan", "dlr-small", "--length", "0"], "--length"),
+        (["predict"], "folder"),
+    ],
+)
+def test_wrong_words_are_one_line(
+    words: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Commands, options and values that do not exist: what is right, and where to read more."""
+    monkeypatch.setattr("sys.argv", ["modeling-dlr", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert line.startswith("modeling-dlr")
+    assert named in line
+    assert "--help" in line
+
+
+def test_commands_end_as_they_did(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """A command that works has the status 0, one that refuses its input 1, and no command shows the help."""
+    for words, status in (
+        (["plan", "dlr-small", "--length", "64"], 0),
+        (["plan", "none", "--length", "64"], 1),
+        ([], 2),
+    ):
+        monkeypatch.setattr("sys.argv", ["modeling-dlr", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert (ended.value.code or 0) == status
+    assert "train" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 """The commands of `modeling-dlr`, one file for each group of them."""
 
 import typer
+from typer.exceptions import TyperException
 
 from .demo import demo
 from .hub import add_verbs
@@ -28,5 +29,14 @@ def _root() -> None:
 
 
 def main() -> None:
-    """Run the command that the shell names."""
-    app()
+    """Run the command that the shell names. Wrong names and values of options end it with one line and status 2."""
+    try:
+        status = app(standalone_mode=False, prog_name="modeling-dlr")
+    except TyperException as error:
+        # Without a command, typer has shown the help.
+        if message := " ".join(error.format_message().split()).rstrip("."):
+            context = getattr(error, "ctx", None)
+            path = "modeling-dlr" if context is None else context.command_path
+            typer.echo(f"{path}: {message}. See {path} --help.", err=True)
+        raise SystemExit(2) from None
+    raise SystemExit(status)
