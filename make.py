@@ -51,7 +51,7 @@ CORE = [
     for name in (
         *("modeling", "heads", "heads_refuse", "keywords", "losses", "padding", "packing", "hybrids"),
         *("attention", "attention_weights", "private_interfaces", "auto", "native", "configuration", "tokenization"),
-        *("generation", "streaming", "decoding", "training", "training_steps", "pipelines"),
+        *("generation", "streaming", "decoding", "training", "training_steps", "pipelines", "products", "launches"),
         *("striped_golden", "striped_hyena", "striped_folders", "scoring"),
     )
 ]
