@@ -1,12 +1,22 @@
 """`modeling-dlr predict` and `modeling-dlr embed`: answers and vectors for the rows of a table."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from modeling_dlr.finetuning.tables import TABLES, kind_of
-from modeling_dlr.inference import EMBEDDINGS, Embedder, Pooling, check_engine, check_output, embed_rows, identity
+from modeling_dlr.inference import (
+    EMBEDDINGS,
+    Embedder,
+    Pooling,
+    check_engine,
+    check_output,
+    embed_rows,
+    identity,
+    made_for,
+)
 from modeling_dlr.inference import embed as embed_table
 from modeling_dlr.inference import predict as predict_table
 
@@ -69,8 +79,8 @@ def embed(
     A run that is begun again goes on where it ended, and the output is there as a whole or not at all.
     """
     options: dict[str, Any] = {
-        "layer": layer, "pooling": pooling, "batch_steps": shared.batch_tokens, "device": shared.device,
-        "dtype": shared.dtype, **shared.of_hub,
+        "layer": layer, "pooling": pooling, "batch_steps": shared.batch_tokens, "dtype": shared.dtype,
+        **shared.of_hub,
     }  # fmt: skip
     check_output(shared.output, EMBEDDINGS)
     check_engine(engine, workers)
@@ -79,10 +89,8 @@ def embed(
         found = read_fasta(shared.data, shared.letters)
         records = [{"name": one.name, "length": len(one.sequence), "sequence": one.sequence} for one in found]
         request = {"source": identity(shared.data), "letters": shared.letters, "revision": shared.revision}
-        here = shared.device if engine == "local" else "cpu"
-        embedder = Embedder(shared.model, text=["sequence"], **options | {"device": here})
-        embedder.device = shared.device
+        embedder = made_for(engine, shared.device, partial(Embedder, shared.model, text=["sequence"], **options))
         report(embed_rows(embedder, records, shared.output, request, keep=["name", "length"], **in_processes))
     else:
-        options |= {"text": columns_of(text), "encoding": encoding, **in_processes}
+        options |= {"text": columns_of(text), "encoding": encoding, "device": shared.device, **in_processes}
         report(embed_table(shared.model, shared.data, shared.output, **options))

@@ -1,7 +1,7 @@
 """Use a folder that holds a trained model: `predict` and `embed` rows of tables, as `modeling-dlr` does."""
 
 from .embedding import EMBEDDINGS, Embedder, Pooling, embed, embed_rows
-from .engines import check_engine
+from .engines import check_engine, made_for
 from .folders import HEADS, check_device, config_of, load_text_model, preprocessor_of, read_config
 from .inputs import inputs_of
 from .jobs import Engine
@@ -26,6 +26,7 @@ __all__ = [
     "in_chunks",
     "inputs_of",
     "load_text_model",
+    "made_for",
     "predict",
     "preprocessor_of",
     "read_config",

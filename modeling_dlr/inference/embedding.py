@@ -15,7 +15,7 @@ from modeling_dlr.finetuning.names import find_folder
 from modeling_dlr.scoring import check_layer, embeddings, pooled
 
 from .columns import columns_to_read, free_names
-from .engines import check_engine, run
+from .engines import check_engine, made_for, run
 from .folders import check_device, config_of, load_folder, load_text_model
 from .inputs import Row, base_of, batches, inputs_of, letters_in, text_of
 from .jobs import Engine, Job, Table
@@ -192,12 +192,12 @@ def embed(
     """
     check_output(Path(output), EMBEDDINGS)
     check_engine(engine, workers)
-    here = device if engine == "local" else "cpu"
-    embedder = Embedder(
-        model, text=text, layer=layer, pooling=pooling, batch_steps=batch_steps, device=here, dtype=dtype,
+    make = partial(
+        Embedder, model, text=text, layer=layer, pooling=pooling, batch_steps=batch_steps, dtype=dtype,
         revision=revision, trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    embedder.base, embedder.device = base_of(source), device
+    embedder = made_for(engine, device, make)
+    embedder.base = base_of(source)
     rows = Table(str(source), encoding)
     request = {"source": identity(source), "encoding": encoding, "revision": revision}
     return embed_rows(embedder, rows, Path(output), request, engine=engine, workers=workers, progress=progress)

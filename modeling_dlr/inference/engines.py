@@ -1,10 +1,14 @@
 """Where the parts of a table are computed: in this process, or by Ray in many."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .jobs import Engine, Job
 from .parts import Counted, Written, in_chunks, write_in_parts
+
+# A `Predictor` or an `Embedder`.
+Computer = TypeVar("Computer", bound=Any)
 
 
 def check_engine(engine: Engine, workers: int | None) -> None:
@@ -24,6 +28,19 @@ def check_engine(engine: Engine, workers: int | None) -> None:
         from .ray_engine import import_ray
 
         import_ray()
+
+
+def made_for(engine: Engine, device: str, make: Callable[..., Computer]) -> Computer:
+    """What computes rows on a device: of this process, or of Ray's, and then this process uses its CPU only.
+
+    Args:
+        engine: that computes.
+        device: of what computes.
+        make: takes ``device``, and gives an object that loads its model on the device of that name.
+    """
+    made = make(device=device if engine == "local" else "cpu")
+    made.device = device
+    return made
 
 
 def run(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .answers import Cells, answers, new_columns, spans
 from .columns import columns_to_read, free_names
-from .engines import check_engine, run
+from .engines import check_engine, made_for, run
 from .explaining import explain
 from .folders import load_folder
 from .inputs import Row, base_of, batches, inputs_of, is_empty, letters_in
@@ -209,9 +209,7 @@ def predict(
     check_output(output)
     check_engine(engine, workers)
     options: dict[str, Any] = {"text": text, "explain": explain, "batch_steps": batch_steps}
-    here = device if engine == "local" else "cpu"
-    predictor = Predictor(folder, revision=revision, device=here, **options)
-    predictor.device = device
+    predictor = made_for(engine, device, partial(Predictor, folder, revision=revision, **options))
     predictor.base = base_of(source)
     table = Table(str(source), encoding)
     rows = iter(table)
