@@ -2,7 +2,8 @@
 
 from .checks import OF_DATA, OF_TASK
 from .data import KINDS
+from .masking import span_mask
 from .options import RecipeOptions
 from .running import read_run, run_recipe
 
-__all__ = ["KINDS", "OF_DATA", "OF_TASK", "RecipeOptions", "read_run", "run_recipe"]
+__all__ = ["KINDS", "OF_DATA", "OF_TASK", "RecipeOptions", "read_run", "run_recipe", "span_mask"]

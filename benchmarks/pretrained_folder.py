@@ -1,0 +1,105 @@
+"""Write the folder of the pretrained bytes model from the last checkpoint of `pretrain.py`.
+
+    python benchmarks/pretrained_folder.py outputs/pretrain/checkpoint-18000 pretrained/dlr-small-bytes-bidirectional
+
+The weights are bfloat16, those of the kernels float32. The held-out texts are scored with what is written; bits are of
+a hidden byte, and a byte that is guessed by its frequency alone stands beside them.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from corpus import FOLDER, KINDS
+from matplotlib.figure import Figure
+from pretrain import IGNORED, NAME, SHARE, SPAN, Windows
+from transformers import TrainerState
+
+from hub_upload.card import CardOptions, write_card
+from modeling_dlr import DLRForMaskedLM
+from modeling_dlr.results import RESULTS, library_versions
+from modeling_dlr.tokenization import byte_tokenizer
+
+LENGTH = 1024
+
+
+@torch.no_grad()
+def bits_of(model: DLRForMaskedLM, content: np.ndarray, length: int, most: int = 256) -> tuple[float, float]:
+    """Bits of a hidden byte of held-out texts, by the model and by the frequencies of bytes.
+
+    Args:
+        model: in evaluation.
+        content: [size] uint8.
+        length: steps of a window.
+        most: windows at most.
+    """
+    windows = Windows(content, length, min(most, max(1, len(content) // length)), seed=1)
+    total, count = 0.0, 0
+    for number in range(len(windows)):
+        batch = {name: torch.from_numpy(each).unsqueeze(0) for name, each in windows[number].items()}
+        hidden = int((batch["labels"] != IGNORED).sum())
+        total, count = total + float(model(**batch).loss) * hidden, count + hidden
+    shares = np.bincount(content, minlength=256) / len(content)
+    return total / count / math.log(2), float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum())
+
+
+def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
+    """Draw the bits of a hidden byte over the steps, for each kind of held-out texts."""
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for key, label in (("loss", "training"), *((f"eval_{kind}_loss", f"held out, {kind}") for kind in KINDS)):
+        points = [(entry["step"], entry[key] / math.log(2)) for entry in history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+    axes.set(xlabel="step", ylabel="bits of a hidden byte")
+    axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def write_folder(checkpoint: Path, folder: Path, corpus: Path = FOLDER, length: int = LENGTH) -> None:
+    """Write weights, tokenizer, scores, curve and card."""
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    model = DLRForMaskedLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    model.save_pretrained(folder)
+    byte_tokenizer(add_prefix_space=False, split_special_tokens=True).save_pretrained(folder)
+    metrics = {}
+    for kind in KINDS:
+        bits, by_frequency = bits_of(model, np.load(corpus / f"held_out_{kind}.npy"), length)
+        metrics |= {f"bits_{kind}": round(bits, 4), f"bits_{kind}_by_frequency": round(by_frequency, 4)}
+    history = [
+        {key: value for key, value in entry.items() if key in ("step", "epoch") or key.endswith("loss")}
+        for entry in state.log_history
+    ]
+    sources = json.loads((corpus / "sources.json").read_text(encoding="utf-8"))
+    results = {
+        "metrics": metrics,
+        "data": {"sources": sources},
+        "recipe": {"name": NAME, "steps": state.global_step, "batch_size": state.train_batch_size},
+        "command": f"python benchmarks/pretrain.py --minutes 100 --steps {state.global_step}",
+        "log_history": history,
+        "versions": library_versions(),
+    }
+    (folder / RESULTS).write_text(json.dumps(results) + "\n", encoding="utf-8")
+    draw_curve(history, folder / "learning_curve.png")
+    size = sum(entry["bytes"] for entry in sources if entry.get("array") == "train")
+    licences = sorted({name for entry in sources for name in entry.get("licence", "").split(", ") if name})
+    facts = [
+        f"Hidden bytes: spans of {SPAN} on average, {SHARE:.0%} of all; bits are of a hidden byte.",
+        f"Texts: {size / 1e6:.0f} MB of English, code and documentation in other languages, from the packages that "
+        f"`{RESULTS}` lists, under {', '.join(licences)}. Lines of the data sets of `benchmarks/real_texts.py` were "
+        "left out.",
+    ]
+    limits = ["Its texts are documentation, reference works, speeches and code: other kinds are less known to it."]
+    write_card(folder, CardOptions(title=NAME, language=["en", "de", "fr", "es"], facts=facts, limits=limits))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("folder", type=Path)
+    options = parser.parse_args()
+    write_folder(options.checkpoint, options.folder)

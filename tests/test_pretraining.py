@@ -1,0 +1,122 @@
+"""Pretraining on bytes: what is hidden, what the corpus holds, and pieces that resume."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import corpus
+import numpy as np
+import packages
+import pretrain
+import pretrained_folder
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from modeling_dlr.recipes import span_mask
+from modeling_dlr.training import newest_checkpoint
+
+TINY = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
+KEPT = "A line that is long enough to be compared with others."
+LEFT_OUT = "This long line occurs in a data set on which models are evaluated."
+
+
+@pytest.mark.parametrize(("share", "span"), [(0.2, 5), (0.5, 1), (0.15, 63)])
+def test_share_of_hidden_steps(share: float, span: int):
+    """The share is as asked for, and a span is as long on average."""
+    generator = np.random.default_rng(0)
+    hidden = np.stack([span_mask(1000, share, span, generator) for _ in range(300)])[:, 2 * span :]
+    assert abs(hidden.mean() - share) < 0.02
+    # Where spans may overlap, a step is left with the next one if no span begins at it.
+    stays = (~hidden[:, 1:] & ~hidden[:, :-1]).sum() / (~hidden[:, :-1]).sum()
+    assert abs(stays - (1 - share) ** (1 / span)) < 0.02
+
+
+def test_something_is_hidden():
+    """However short a row is, a step of it is hidden."""
+    assert span_mask(1, 0.01, 3, np.random.default_rng(0)).tolist() == [True]
+
+
+@pytest.fixture
+def unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of each kind as it is unpacked, with a line of an evaluated text and a document twice."""
+    monkeypatch.setattr(packages, "CACHE", tmp_path / "packages")
+    generator = np.random.default_rng(0)
+    for name, pattern in (("go", "{}.txt"), ("gcide", "{}.txt"), ("handbook", "{}.html")):
+        folder = tmp_path / "packages" / name
+        folder.mkdir(parents=True)
+        (folder / "ARCHIVE").write_text(f"{name}.deb\n", encoding="utf-8")
+        for i in range(300):
+            words = " ".join(map(str, generator.integers(0, 10**6, 50)))
+            text = f"{KEPT}\n{LEFT_OUT if i % 2 else ''}\n{words} é\n"
+            (folder / pattern.format(i)).write_text(text, encoding="utf-8")
+        (folder / pattern.format("twice")).write_bytes((folder / pattern.format(0)).read_bytes())
+    return tmp_path
+
+
+def built(folder: Path) -> list[dict[str, Any]]:
+    sources = [
+        corpus.Source(name, kind, pattern, 1)
+        for name, kind, pattern in (("go", "code", "*.txt"), ("gcide", "english", "*.txt"), ("handbook", "other", "*"))
+    ]
+    return corpus.build(sources, [f"{LEFT_OUT.upper()}\n"], folder)
+
+
+def test_corpus(unpacked: Path):
+    """Lines of evaluated texts and repeated documents are left out, and the same files give the same bytes."""
+    found = built(unpacked / "one")
+    assert found == built(unpacked / "two")
+    assert [entry["documents"] for entry in found if "documents" in entry] == [300] * 3
+    text = np.load(unpacked / "one" / "train.npy").tobytes().decode()
+    assert KEPT in text
+    assert LEFT_OUT not in text
+    sizes = {kind: len(np.load(unpacked / "one" / f"held_out_{kind}.npy")) for kind in corpus.KINDS}
+    assert all(0 < size < len(text) / 20 for size in sizes.values())
+
+
+def test_texts_of_files():
+    """Markup is taken away, words stay."""
+    page = "<head><title>no</title></head><p>Salt &amp; <b>pepper</b></p><script>no</script>"
+    assert corpus.text_of_html(page).split() == ["Salt", "&", "pepper"]
+    manual = '.\\" a comment\n.SH NAME\nls \\- list \\fIfiles\\fR'
+    assert corpus.text_of_manual(manual).split() == ["NAME", "ls", "-", "list", "files"]
+
+
+def trained(folder: Path, steps: int, minutes: float = 9) -> pretrain.Trainer:
+    arguments = ["--minutes", str(minutes), "--steps", str(steps), "--output", str(folder / "run"), "--length", "63"]
+    options = pretrain.parse([*arguments, "--batch-size", "3", "--every", "2", "--decay", "2"])
+    trainer = pretrain.trainer_of(options, folder / "corpus", TINY)
+    trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args))
+    return trainer
+
+
+@pytest.mark.slow
+def test_pieces(unpacked: Path, capsys: pytest.CaptureFixture[str]):
+    """A piece whose time is over ends with a checkpoint; the pieces after it give what one piece gives."""
+    for folder in (unpacked, unpacked / "whole"):
+        built(folder / "corpus")
+    assert trained(unpacked, 4, minutes=0).state.global_step == 1
+    pieces, whole = trained(unpacked, 4), trained(unpacked / "whole", 4)
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(pieces.model.state_dict()[name], value, rtol=0, atol=0)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert {"eval_english_loss_bits", "eval_code_loss_bits", "eval_other_loss_bits"} <= set().union(*printed)
+
+    folder = unpacked / "folder"
+    pretrained_folder.write_folder(unpacked / "run" / "checkpoint-4", folder, unpacked / "corpus", length=63)
+    model = AutoModelForMaskedLM.from_pretrained(folder, dtype="auto")
+    kinds = {name: value.dtype for name, value in model.named_parameters()}
+    assert {dtype for name, dtype in kinds.items() if ".kernel." in name} == {torch.float32}
+    assert {dtype for name, dtype in kinds.items() if ".kernel." not in name} == {torch.bfloat16}
+    assert AutoTokenizer.from_pretrained(folder)("né").input_ids == [82, 132, 107]
+    metrics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
+    assert 0 < metrics["bits_english"] < 20
+    assert metrics["bits_english_by_frequency"] < 8
+
+
+def test_tokens_of_bytes():
+    """Bytes are read as the tokenizer of the folder reads them."""
+    tokenizer = pretrain.byte_tokenizer(add_prefix_space=False, split_special_tokens=True)
+    text = "naïve 日本 <mask> \U0001f600\n"
+    ids = pretrain.ids_of_bytes(tokenizer)
+    assert ids[np.frombuffer(text.encode(), dtype=np.uint8)].tolist() == tokenizer(text).input_ids
