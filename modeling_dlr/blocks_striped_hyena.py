@@ -22,7 +22,7 @@ from .cache_dlr import HyenaCacheLayer, stream
 from .configuration_striped_hyena import StripedHyenaConfig
 from .convolution_dlr import convolve
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, without_padding
-from .ops_dlr import Modes, State, at_least_float32, evaluate_kernel, log_uniform, logarithm, powers_of, step
+from .ops_dlr import Factors, Modes, State, at_least_float32, evaluate_kernel, log_uniform, logarithm, powers_of, step
 from .precision_dlr import in_float64
 from .vandermonde_dlr import Memo
 
@@ -240,7 +240,7 @@ class StripedHyenaFilter(nn.Module):
             moved = State(*(torch.where(real, new, old) for new, old in zip(moved, state, strict=True)))
         return (y * gate).to(u.dtype), moved
 
-    def _poles_and_powers(self) -> tuple[Modes, Tensor]:
+    def _poles_and_powers(self) -> tuple[Modes, Factors]:
         """The modes and the powers for one step, computed once while the parameters do not change."""
         parameters = (self.poles, self.residues)
         if at_once():
@@ -251,10 +251,10 @@ class StripedHyenaFilter(nn.Module):
             modes = self.modes()
             # Copies, because these weights are views of the parameters, which training overwrites.
             weights = (part.clone() for part in (modes.weights_real, modes.weights_imag))
-            return powers_of(modes, 1), modes.decay, modes.angle, *weights
+            return *powers_of(modes, 1), modes.decay, modes.angle, *weights
 
-        factors, *parts = self.remembered.get(parameters, compute)
-        return Modes(*parts), factors
+        rounded, errors, *parts = self.remembered.get(parameters, compute)
+        return Modes(*parts), Factors(rounded, errors)
 
 
 class StripedHyenaBlock(GradientCheckpointingLayer):

@@ -74,6 +74,18 @@ class Modes(NamedTuple):
     reverse_imag: Tensor | None = None
 
 
+class Factors(NamedTuple):
+    """Complex numbers Re z + i Im z in the form that `advance` multiplies by, nearly as exact as in float64.
+
+    Attributes:
+        rounded: [Re z, Im z, -Im z, Re z], [4, B or 1, H or 1, N].
+        errors: what rounding has taken from them, likewise.
+    """
+
+    rounded: Tensor
+    errors: Tensor
+
+
 # A linear read-out multiplies the weights by a complex number: Im z = Re(-i z), and Re z + Im z = Re((1-i) z).
 _READ_OUT_FACTORS: dict[str, tuple[int, int]] = {"real": (1, 0), "imag": (0, -1), "sum": (1, -1)}
 _PRODUCTS = ("prod", "real_prod")
@@ -207,7 +219,7 @@ def scan(
 
 
 def step(
-    modes: Modes, skip: Tensor, u: Tensor, state: State | None = None, factors: Tensor | None = None
+    modes: Modes, skip: Tensor, u: Tensor, state: State | None = None, factors: Factors | None = None
 ) -> tuple[Tensor, State]:
     """Compute one step, u [B, H] to y [B, C, H]. Poles are as exact as float64, so that errors do not accumulate.
 
@@ -225,19 +237,23 @@ def step(
         moved = advance(powers_of(modes, 1) if factors is None else factors, state)
         state = State(moved.real.add_(u.unsqueeze(-1)), moved.imag)
     real, imag = (part.unsqueeze(1) for part in state)  # [B, 1, H, N]
-    y = torch.linalg.vecdot(modes.weights_real, real) - torch.linalg.vecdot(modes.weights_imag, imag)
-    return y + skip * u.unsqueeze(1), state
+    y = (modes.weights_real * real).addcmul_(modes.weights_imag, imag, value=-1).sum(-1)
+    return torch.addcmul(y, skip, u.unsqueeze(1)), state
 
 
-def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Tensor:
-    """Λ^steps in the form of `split`, [4, N] or [4, H, N]. For steps [B], one per sequence, [4, B, 1 or H, N]."""
+def power(decay: Tensor, angle: Tensor, steps: int | Tensor, like: Tensor) -> Factors:
+    """Λ^steps in the type of ``like``, for poles [N] or [H, N]; for steps [B], one power per sequence."""
+    decay, angle = (in_float64(part).reshape(1, -1, part.shape[-1]) for part in (decay, angle))
     if isinstance(steps, Tensor):
         steps = steps.to(decay.device).view(-1, 1, 1)
-    magnitude, phase = torch.exp(in_float64(decay) * steps), in_float64(angle) * steps
-    return split(magnitude * phase.cos(), magnitude * phase.sin(), like)
+    phase = angle * steps
+    real, imag = phase.cos(), phase.sin()
+    numbers = torch.exp(decay * steps) * torch.stack([real, imag, -imag, real])
+    rounded = numbers.to(like.dtype)
+    return Factors(rounded.to(like.device), (numbers - rounded).to(like.dtype).to(like.device))
 
 
-def powers_of(modes: Modes, steps: int | Tensor) -> Tensor:
+def powers_of(modes: Modes, steps: int | Tensor) -> Factors:
     """`power` of the poles, in the type of the weights."""
     return power(modes.decay, modes.angle, steps, modes.weights_real)
 
@@ -325,24 +341,13 @@ def _check_recurrence(modes: Modes) -> None:
         raise ValueError("Modes with reverse weights have no recurrence: use a convolution.")
 
 
-def split(real: Tensor, imag: Tensor, like: Tensor) -> Tensor:
-    """Complex float64 numbers as Re and Im in the type of ``like``, and the rounding errors of both, [4, ...]."""
-    parts = torch.stack([real, imag])
-    rounded = parts.to(like.dtype)
-    return torch.cat([rounded, (parts - rounded).to(like.dtype)]).to(like.device)
-
-
-def advance(factors: Tensor, x: State) -> State:
-    """Multiply a state by powers of the poles from `split`, as exactly as in float64 and as fast as in float32."""
-    real, imag, real_error, imag_error = factors
+def advance(factors: Factors, x: State) -> State:
+    """Multiply a state by powers of the poles, as exactly as in float64 and as fast as in float32."""
+    rounded, errors = factors
     # The small terms come first, because they would be lost if they were added to the large ones.
-    return State(
-        (real_error * x.real)
-        .addcmul_(imag_error, x.imag, value=-1)
-        .addcmul_(real, x.real)
-        .addcmul_(imag, x.imag, value=-1),
-        (real_error * x.imag).addcmul_(imag_error, x.real).addcmul_(real, x.imag).addcmul_(imag, x.real),
-    )
+    product = errors[:2] * x.real
+    product.addcmul_(errors[2:], x.imag).addcmul_(rounded[:2], x.real).addcmul_(rounded[2:], x.imag)
+    return State(product[0], product[1])
 
 
 def roots_of_unity(count: int) -> Tensor:
