@@ -120,8 +120,13 @@ def optimizer_for_trainer(
         "state_learning_rate": state_learning_rate,
         "decay_vectors": decay_vectors,
     }
-    adamw = {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
-    adamw["fused"] = args.optim == "adamw_torch_fused"
+    adamw: dict[str, Any] = {
+        "lr": args.learning_rate,
+        "betas": (args.adam_beta1, args.adam_beta2),
+        "eps": args.adam_epsilon,
+    }
+    # None, as in the Trainer, lets torch take all parameters of a group at once on accelerators; False would not.
+    adamw["fused"] = True if args.optim == "adamw_torch_fused" else None
     return AdamWFactory, {"groups": groups, "adamw": adamw}
 
 

@@ -81,9 +81,11 @@ def loss_by_counts(counts: Sequence[int] | None, label_smoothing: float = 0.0) -
         weight = weight / weight.mean()
 
     def loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        nonlocal weight
         logits = _logits(outputs).flatten(0, -2).float()
-        of_class = None if weight is None else weight.to(logits.device)
-        mean = _weighted_mean(logits, labels.flatten().to(logits.device), of_class, label_smoothing)
+        if weight is not None:
+            weight = weight.to(logits.device)  # copied in the first step only
+        mean = _weighted_mean(logits, labels.flatten().to(logits.device), weight, label_smoothing)
         return _share(mean, labels, num_items_in_batch)
 
     return loss

@@ -20,6 +20,7 @@ WAITING = {
     *(aten._unique2.default, aten.unique_dim.default, aten.unique_consecutive.default, aten.bincount.default),
     *(aten.repeat_interleave.Tensor, aten.is_nonzero.default),
 }
+CROSSING = {aten._to_copy.default, aten.copy_.default}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default}
 
 
@@ -54,11 +55,17 @@ class SmallDevice(TorchDispatchMode):
 
 
 class BusyDevice(SmallDevice):
-    """The device with asynchronous work: ``waits`` lists the operations that had to wait for values or shapes."""
+    """The device with asynchronous work, which a graph could capture if both lists stay empty.
+
+    Attributes:
+        waits: the operations that had to wait for values or shapes.
+        copies: those that copied numbers from the CPU, which a captured graph would not read again.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: list[str] = []
+        self.copies: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         leaves = tree_flatten((args, kwargs or {}))[0]
@@ -68,6 +75,11 @@ class BusyDevice(SmallDevice):
         leaves_it = isinstance(result, Tensor) and not isinstance(result, SmallTensor)
         if here and (func in WAITING or by_truths or leaves_it):
             self.waits.append(str(func))
+        comes = any(
+            isinstance(leaf, Tensor) and not isinstance(leaf, SmallTensor) and not leaf.is_meta for leaf in leaves
+        )
+        if func in CROSSING and comes and isinstance(result, SmallTensor):
+            self.copies.append(str(func))
         return result
 
 
@@ -82,7 +94,7 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation on either device."""
     tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
     here = [tensor for tensor in tensors if isinstance(tensor, SmallTensor)]
-    crosses = func in (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
+    crosses = func in CROSSING
     if here and not crosses and any(t.dim() and t.numel() for t in tensors if not isinstance(t, SmallTensor)):
         raise RuntimeError(f"{func} mixes devices")
     asked = kwargs.get("device")

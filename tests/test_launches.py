@@ -1,4 +1,4 @@
-"""How many operations a layer launches on an accelerator: tens, for sequences of every length."""
+"""How many operations a layer launches on an accelerator: tens, for sequences of every length, and few for a token."""
 
 from typing import Any
 
@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import DynamicCache, TrainingArguments
 
-from modeling_dlr import DLRConfig, DLRModel
+from modeling_dlr import DLRConfig, DLRModel, cache_dlr
+from modeling_dlr.training import optimizer_for_trainer
 
 aten = torch.ops.aten
-# Memory and types, without work on the device.
+# Memory, types, and values of the CPU (those of "meta" cannot be read), without work on the device.
 FREE = {aten.empty.memory_format, aten.empty_like, aten.new_empty, aten.promote_types, aten.scalar_tensor}
+FREE |= {aten._local_scalar_dense}
 B, H, N = 4, 128, 1024
 
 
@@ -71,3 +74,39 @@ def test_length_adds_none(kernel_type: str, bidirectional: bool):
     layer = build_layer(state_size=poles, kernel_parameters={"kernel_type": kernel_type}, bidirectional=bidirectional)
     short, long = (torch.empty(B, length, H, device="meta", requires_grad=True) for length in (4096, 65536))
     assert launches(layer, long) == launches(layer, short)
+
+
+@pytest.mark.parametrize(("kernel_type", "in_blocks"), [("dlr", True), ("dss", True), ("s4d", True), ("dlr", False)])
+@torch.no_grad()
+def test_a_decoded_token(kernel_type: str, in_blocks: bool, monkeypatch: pytest.MonkeyPatch):
+    """At most 25 on average, with what begins and ends a block of 128; 30 in layers with hooks, without blocks."""
+    monkeypatch.setattr(cache_dlr, "has_memory", lambda _: in_blocks)
+    tokens = 128 if in_blocks else 2
+    layer = build_layer(state_size=64, kernel_parameters={"kernel_type": kernel_type}).eval()
+    cache, counts = DynamicCache(config=DLRConfig(num_hidden_layers=1)), []
+    for length in (10, *[1] * 2 * tokens):
+        with Launches() as counted:
+            layer(torch.empty(B, length, H, device="meta"), cache=cache)
+        counts.append(counted.count)
+    assert sum(counts[-tokens:]) / tokens <= (25 if in_blocks else 30)
+    assert max(counts[-tokens:]) <= 140
+
+
+def test_an_optimizer_step():
+    """Torch takes the parameters of a group at once: three layers launch no more than one."""
+    factory, options = optimizer_for_trainer(TrainingArguments(optim="adamw_torch"), 1e-3)
+    counts = []
+    for layers in (1, 3):
+        with torch.device("meta"):
+            model = DLRModel(DLRConfig(vocab_size=11, hidden_size=8, num_hidden_layers=layers, state_size=4))
+        optimizer = factory()(model, **options)
+        assert all(group["foreach"] is group["fused"] is None for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["foreach"] = True  # what torch chooses on accelerators, but not on one that computes nothing
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()  # which makes the moments
+        with Launches() as counted:
+            optimizer.step()
+        counts.append(counted.count)
+    assert counts[0] == counts[1]

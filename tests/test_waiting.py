@@ -1,6 +1,10 @@
-"""Forward and backward passes never wait for an accelerator, except once for the number of packed documents."""
+"""Training never waits for an accelerator or copies numbers to it, except for the number of packed documents.
+
+A CUDA graph can therefore capture a training step.
+"""
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,10 +13,13 @@ import torch
 from small_device import DEVICE, BusyDevice, SmallTensor, moved
 from tiny import EXAMPLES, KERNELS, tiny_config
 from torch import Tensor
+from torch.optim import adam
 from transformers import DynamicCache, StaticCache
 
 from modeling_dlr import DLRForCausalLM, DLRForSequenceClassification, DLRForTokenClassification, DLRModel, checks_dlr
 from modeling_dlr.auto_dlr import AUTO_CLASSES
+from modeling_dlr.training import parameter_groups
+from modeling_dlr.weighted_loss import class_weighted_loss, loss_by_counts
 
 ATTENTION = {"hidden_size": 8, "layer_types": ["full_attention", "local_attention"], "attention_window": 5}
 WAYS: dict[str, dict[str, Any]] = {
@@ -54,6 +61,10 @@ def test_the_simulated_device_notices_waits():
         before = len(device.waits)
         x[torch.ones(1, dtype=torch.long, device=DEVICE)] + x.where(x > 0, 1).cumsum(0)[:1]
         assert len(device.waits) == before
+        assert device.copies == []
+        torch.ones(2).to(DEVICE)
+        x.copy_(torch.ones(3))
+        assert len(device.copies) == 2
 
 
 @pytest.mark.parametrize("auto_class", [name for name in EXAMPLES if name != "AutoModel"])
@@ -65,7 +76,7 @@ def test_every_head_learns(auto_class: str):
     mask = {"attention_mask": padding(*inputs["input_ids"].shape)} if "input_ids" in inputs else {}
     with BusyDevice() as device:
         model(**there(inputs | labels | mask)).loss.backward()
-    assert device.waits == []
+    assert device.waits == device.copies == []
 
 
 @pytest.mark.parametrize("fields", WAYS.values(), ids=WAYS)
@@ -75,7 +86,35 @@ def test_every_way_through_a_model(fields: dict[str, Any]):
     inputs = {"inputs_embeds": torch.randn(2, 7, model.config.hidden_size), "attention_mask": padding(2, 7)}
     with BusyDevice() as device:
         model(**there(inputs)).last_hidden_state.sum().backward()
-    assert device.waits == []
+    assert device.waits == device.copies == []
+
+
+@pytest.mark.parametrize("fields", [{}, {"bidirectional": True, "norm_type": "batch"}], ids=str)
+def test_a_captured_step(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    """Loss, gradients and an optimizer that can be captured: no value is read, and none comes from the CPU."""
+    monkeypatch.setattr(adam, "_get_capturable_supported_devices", lambda: [DEVICE.type])
+    model = moved(DLRForSequenceClassification(tiny_config(hidden_dropout_prob=0.1, **fields)))
+    inputs = {"input_ids": torch.randint(1, 11, (2, 7)), "attention_mask": padding(2, 7)}
+    batch = there(inputs | {"labels": torch.tensor([0, 3])})
+    optimizer = torch.optim.AdamW(parameter_groups(model, 1e-3), capturable=True)
+    for _ in range(2):
+        with BusyDevice() as device:
+            model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        assert device.waits == device.copies == []
+    kernels = [layer.mixer.kernel for layer in model.model.layers]
+    assert all(kernel.memo._last is None for kernel in kernels)
+
+
+@pytest.mark.parametrize("loss", [class_weighted_loss, loss_by_counts([3, 1])], ids=["batch", "counts"])
+def test_a_weighted_loss(loss: Callable[..., Tensor]):
+    """The weights of classes are copied to the device once."""
+    logits, labels = SmallTensor(torch.randn(4, 2)), SmallTensor(torch.tensor([0, 1, 1, -100]))
+    for _ in range(2):
+        with BusyDevice() as device:
+            loss([logits], labels, num_items_in_batch=3)
+    assert device.waits == device.copies == []
 
 
 CACHES: dict[str, tuple[dict[str, Any], Any]] = {
