@@ -108,6 +108,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.results",
     "modeling_dlr.resuming",
     "modeling_dlr.scoring",
+    "modeling_dlr.signal_heads_dlr",
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",

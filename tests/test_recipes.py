@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from test_resuming import write_checkpoint
 from transformers import AutoModelForTokenClassification
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from modeling_dlr.presets import preset_folder, preset_names
 from modeling_dlr.recipes import running as train
 
 RECIPES = preset_names("recipes")
+RECIPES_ON_DATA = ["lra-imdb-dss", "lra-aan-dss", "lra-cifar-dss", "speech-commands-dss"]
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +57,29 @@ def test_smoke_saves_resumes_and_loads(tmp_path: Path):
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))
     assert state["global_step"] == 4
     assert again["eval_loss"] != metrics["eval_loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["twin-listops-subtrees-dlr", "twin-atomic-dlr", *RECIPES_ON_DATA])
+def test_self_pretraining(recipe: str, tmp_path: Path):
+    """Hidden inputs are predicted in one run, and the next one starts from its layers."""
+    masked = smoke(recipe, tmp_path / "masked", "--objective", "masked")
+    assert {"eval_loss"} < masked.keys()
+    metrics = smoke(
+        recipe,
+        tmp_path / "out",
+        "--start_from",
+        str(tmp_path / "masked"),
+        "--learning_rate",
+        "0",
+        "--state_learning_rate",
+        "0",
+    )
+    assert metrics["eval_loss"] > 0
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("masked", "out"))
+    # Batch norms count on, whatever the rate.
+    layers = {name: value for name, value in before.items() if name.startswith("model.layers") and "norm" not in name}
+    assert all((after[name] == value).all() for name, value in layers.items())
 
 
 @pytest.mark.parametrize(("drop", "scored"), [("False", 3), ("True", 2)])

@@ -49,7 +49,8 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
     Raises:
         ValueError: for data set options of a recipe on a task or the reverse, numbers that are too small, a learning
             rate that is neither a number nor JSON, a task without a number of steps or examples, a data set without
-            a name, an output folder that cannot be written, a logger that is not installed, or a missing checkpoint.
+            a name, a folder to start from without a model, an output folder that cannot be written, a logger that is
+            not installed, or a missing checkpoint.
     """
     check_processes(training)
     kind, others = ("data set", OF_TASK) if on_data else ("task", OF_DATA)
@@ -63,6 +64,8 @@ def check_options(recipe: str, options: RecipeOptions, training: TrainingArgumen
             value = getattr(of, name)
             if value is not None and value < least:
                 raise ValueError(f"--{name} must be at least {least}, got {value}.")
+    if options.start_from and not (Path(options.start_from) / "config.json").is_file():
+        raise ValueError(f"--start_from must be a folder with a model, got {options.start_from!r}.")
     check_place("--output_dir", str(training.output_dir))
     if on_data and options.dataset is None and not options.smoke:
         raise ValueError("The Hub has no data for this recipe: give a folder or file with --dataset.")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -44,6 +45,12 @@ class RecipeOptions:
     )
     data_seed_of_task: int = field(default=0, metadata={"help": "random seed of the task's examples"})
     num_proc: int = field(default=1, metadata={"help": "number of processes that draw examples"})
+    objective: Literal["labels", "masked"] = field(
+        default="labels", metadata={"help": "what is learned: the labels, or hidden spans of the inputs"}
+    )
+    start_from: str | None = field(
+        default=None, metadata={"help": "folder of a run whose layers training starts from, such as one of masked"}
+    )
     smoke: bool = field(default=False, metadata={"help": "two steps of a tiny model, to check that everything runs"})
 
 
@@ -74,9 +81,9 @@ def options_parser() -> HfArgumentParser:
     return parser
 
 
-def asks_for_smoke(arguments: Sequence[str]) -> bool:
-    """Whether ``--smoke`` is set, in any spelling; it changes the defaults of other options."""
-    return bool(options_parser().parse_known_args(list(arguments))[0].smoke)
+def asks_for(arguments: Sequence[str]) -> Namespace:
+    """What is set of ``smoke`` and ``objective``, in any spelling; they change the defaults of other options."""
+    return options_parser().parse_known_args(list(arguments))[0]
 
 
 def state_rate(written: str) -> float | dict[str, float] | None:

@@ -50,11 +50,12 @@ from .card import MakeCard, card_of
 from .checks import check_answers, check_best, check_model, check_options
 from .data import ClassifiedData, Prepared, View, build_kind
 from .folders import last_part, load_recipe
+from .masking import load_layers, masked_data, masked_head
 from .options import (
     DrawnTask,
     RecipeOptions,
     Run,
-    asks_for_smoke,
+    asks_for,
     examples_to_draw,
     merged,
     options_parser,
@@ -123,11 +124,15 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     fields, written = read_recipe(recipe)
     training_defaults = written["training_arguments"]
     plain = {key: value for key, value in written.items() if not key.endswith(("_arguments", "_options"))}
-    if asks_for_smoke(arguments):
+    asked = asks_for(arguments)
+    if asked.smoke:
         training_defaults, plain = training_defaults | SMOKE_TRAINING, plain | {"dataset": None}
+    if asked.objective == "masked":
+        training_defaults = by_loss(training_defaults)
     plain["state_learning_rate"] = json.dumps(written.get("state_learning_rate"))
     parser = options_parser()
-    named = {"output_dir": f"outputs/{recipe}", "run_name": recipe, "project": "modeling-dlr", "report_to": "none"}
+    output = f"outputs/{recipe}{'-masked' if asked.objective == 'masked' else ''}"
+    named = {"output_dir": output, "run_name": recipe, "project": "modeling-dlr", "report_to": "none"}
     named |= {"accelerator_config": {"dispatch_batches": False}}  # each process reads a stream by itself
     parser.set_defaults(**named | training_defaults | plain)
     options, training = parser.parse_args_into_dataclasses(args=list(arguments))
@@ -146,11 +151,26 @@ def read_run(recipe: str, arguments: Sequence[str]) -> Run:
     config_fields: Any = merged(fields, parse_pairs("--model_options", options.model_options)) | sizes
     run = Run(recipe, list(arguments), DLRConfig(**config_fields), source, options, training)
     check_answers(run)
-    overall, batched = METRICS[options.answers]
+    overall, batched = metrics_of(run)
     scored = [*(metric.key for metric in overall), *(f"{metric.key}_batch_mean" for metric in batched)]
     check_best(training, ["loss", *scored])
-    check_model(run, HEADS[options.head])
+    check_model(run, masked_head if options.objective == "masked" else HEADS[options.head])
     return run
+
+
+def by_loss(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults of training where the loss, not a metric of the labels, says which checkpoint is best."""
+    changed = dict(training) | {"metric_for_best_model": "loss", "greater_is_better": False}
+    if "mode" in changed.get("lr_scheduler_kwargs", {}):
+        changed["lr_scheduler_kwargs"] = changed["lr_scheduler_kwargs"] | {"mode": "min"}
+    return changed
+
+
+def metrics_of(run: Run) -> tuple[list[Any], list[Any]]:
+    """The metrics over all examples, and those averaged over batches, which hidden steps have not."""
+    if run.options.objective == "labels":
+        return METRICS[run.options.answers]
+    return METRICS["values" if run.config.vocab_size is None else "classes"][0], []
 
 
 def sizes_of_task(recipe: str, source: DrawnTask, *, reads_values: bool) -> dict[str, int]:
@@ -261,9 +281,9 @@ def longer(steps: Sequence[torch.Tensor], factor: int) -> Iterator[None]:
             step.copy_(value)
 
 
-def scores(answers: str, batch_size: int) -> Callable[[EvalPrediction], dict[str, float]]:
+def scores(metrics: tuple[list[Any], list[Any]], batch_size: int) -> Callable[[EvalPrediction], dict[str, float]]:
     """Build the Trainer's ``compute_metrics``, which scores all predictions [examples, ...]."""
-    overall, batched = METRICS[answers]
+    overall, batched = metrics
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         predictions, references = prediction.predictions, prediction.label_ids
@@ -282,9 +302,15 @@ def train(run: Run, prepared: Prepared, make_card: MakeCard | None = None) -> di
     """Train, score the best checkpoint and save it with its card; return validation and test metrics."""
     options, training = run.options, run.training
     run.config.update(dict(prepared.sizes))
+    masked = options.objective == "masked"
+    if masked:
+        prepared = masked_data(prepared, run.config.input_size)
+    values = run.config.vocab_size is None if masked else options.answers == "values"
     training.remove_unused_columns = False  # the collators need columns that the model does not take
     set_seed(training.seed)
-    model = HEADS[options.head](run.config)
+    model = masked_head(run.config) if masked else HEADS[options.head](run.config)
+    if options.start_from:
+        load_layers(model, options.start_from)
     trainer: Any = DistributedTrainer(
         model=model,
         args=training,
@@ -292,9 +318,9 @@ def train(run: Run, prepared: Prepared, make_card: MakeCard | None = None) -> di
         train_dataset=prepared.train.data,
         eval_dataset=prepared.validation.data,
         processing_class=prepared.processor,
-        compute_metrics=scores(options.answers, training.eval_batch_size),
-        preprocess_logits_for_metrics=None if options.answers == "values" else lambda logits, labels: logits.argmax(-1),
-        compute_loss_func=LOSSES[options.answers],
+        compute_metrics=scores(metrics_of(run), training.eval_batch_size),
+        preprocess_logits_for_metrics=None if values else lambda logits, labels: logits.argmax(-1),
+        compute_loss_func=None if masked else LOSSES[options.answers],
         optimizer_cls_and_kwargs=optimizer_for_trainer(
             training, state_rate(options.state_learning_rate), decay_vectors=options.decay_vectors
         ),
