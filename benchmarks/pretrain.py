@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train a piece."""
     options = parse(arguments)
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # kernels that decay fast have such numbers, which are slow
     with command_line("pretrain.py"):
         trainer = trainer_of(options)
         trainer.train(resume_from_checkpoint=newest_checkpoint(trainer.args))
