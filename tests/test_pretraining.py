@@ -8,12 +8,20 @@ import corpus
 import numpy as np
 import packages
 import pretrain
+import pretrained
 import pretrained_folder
 import pytest
 import torch
+from real_texts import LABELLED, Texts
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from modeling_dlr import DLRConfig, DLRForMaskedLM, DLRModel
+from modeling_dlr.finetuning import Task, TrainOptions
+from modeling_dlr.finetuning.encoding import Encoder
+from modeling_dlr.finetuning.labels import Labels
+from modeling_dlr.finetuning.models import build_model, recipe_for
 from modeling_dlr.recipes import span_mask
+from modeling_dlr.recipes.masking import IGNORED, masked_batch
 from modeling_dlr.training import newest_checkpoint
 
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
@@ -114,9 +122,104 @@ def test_pieces(unpacked: Path, capsys: pytest.CaptureFixture[str]):
     assert metrics["bits_english_by_frequency"] < 8
 
 
+def texts(count: int) -> Texts:
+    """Texts of two classes, and one of them twice."""
+    names = [("x" if i % 2 else "y") for i in range(count)]
+    rows = [f"{name * 5} number {i} of some {name}" for i, name in enumerate(names)]
+    return Texts([*rows, rows[0]], [*names, names[0]])
+
+
+def test_splits_by_labels():
+    """The test rows are those of every run; the others are as many of each class as asked for, or all."""
+    few, other, whole = (pretrained.splits(texts(200), *given, test_rows=50) for given in ((8, 0), (8, 1), (0, 0)))
+    assert few["test"] == other["test"] == whole["test"]
+    assert few["train"] != other["train"]
+    assert {part: len(rows.texts) for part, rows in few.items()} == {"train": 12, "validation": 4, "test": 50}
+    assert few["train"].labels.count("x") == 6
+    every = [text for rows in whole.values() for text in rows.texts]
+    assert sorted(every) == sorted(set(texts(200).texts))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder of a tiny model of bytes."""
+    DLRForMaskedLM(DLRConfig(vocab_size=261, bidirectional=True, **TINY)).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_pretrained_weights(model: Path):
+    """A classifier starts from the layers of the folder, and has its sizes."""
+    labels = Labels("classes", np.zeros(2), ["a", "b"], np.ones(2), "of the test")
+    tokenizer = pretrain.byte_tokenizer(add_prefix_space=False, split_special_tokens=True)
+    encoder = Encoder(Task("classes", "text", ["text"], "label", ["a", "b"]), tokenizer, "", 0.0, labels)
+    recipe = recipe_for(encoder, TrainOptions(pretrained=model))
+    assert (recipe.hidden_size, recipe.layers) == (TINY["hidden_size"], TINY["num_hidden_layers"])
+    built_model: Any = build_model(encoder, recipe, model)
+    assert built_model.config.id2label == {0: "a", 1: "b"}
+    assert built_model.config.pooling == recipe.pooling
+    for name, value in DLRModel.from_pretrained(model).state_dict().items():
+        torch.testing.assert_close(built_model.model.state_dict()[name], value, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [{"layers": 3}, {"vocab_size": 300}, {"tokenizer": "byte-pairs"}, {}], ids=str)
+def test_pretrained_options(wrong: dict[str, Any], model: Path):
+    """What the pretrained model decides is no option, and its folder must hold a model."""
+    name = next(iter(wrong), "pretrained").replace("_", "-")
+    with pytest.raises(ValueError, match=f"--{name}"):
+        TrainOptions(pretrained=model if wrong else model / "none", **wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", pretrained.STARTS)
+def test_row_of_the_comparison(start: str, model: Path, monkeypatch: pytest.MonkeyPatch):
+    """A row trains within its seconds, and says what it trained on."""
+    monkeypatch.setattr(pretrained.time, "perf_counter", pretrained.time.perf_counter)  # which the row replaces
+    monkeypatch.setitem(LABELLED, "news", lambda: texts(200))
+    line = pretrained.measure(pretrained.Row("news", 8, start, 0), model, seconds=5, test_rows=50)
+    assert line["rows"] == {"train": 12, "validation": 4, "test": 50}
+    assert 0 <= line["accuracy"] <= 1
+
+
+def test_table_of_the_comparison(tmp_path: Path):
+    """Means over seeds with the least and the largest; nothing without results."""
+    assert pretrained.table(tmp_path) == ""
+    rows = [pretrained.Row("news", 8, "pretrained", seed)._asdict() | {"accuracy": seed / 2} for seed in range(3)]
+    rows = [row | {"linear": 0.25} for row in rows]
+    (tmp_path / "pretrained.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert "| news | 8 | 0.500 (0.000 … 1.000) |  |  | 0.250 (0.250 … 0.250) |" in pretrained.table(tmp_path)
+
+
 def test_tokens_of_bytes():
     """Bytes are read as the tokenizer of the folder reads them."""
     tokenizer = pretrain.byte_tokenizer(add_prefix_space=False, split_special_tokens=True)
     text = "naïve 日本 <mask> \U0001f600\n"
     ids = pretrain.ids_of_bytes(tokenizer)
     assert ids[np.frombuffer(text.encode(), dtype=np.uint8)].tolist() == tokenizer(text).input_ids
+
+
+@pytest.mark.parametrize("inputs", ["tokens", "values", "pixels", "pairs"])
+def test_masked_batches(inputs: str):
+    """What is hidden is the label, what is not stays, and padding is never hidden."""
+    generator = torch.Generator().manual_seed(0)
+    batch = {
+        "tokens": {"input_ids": torch.randint(5, 9, (3, 63), generator=generator)},
+        "pairs": {"input_ids": torch.randint(5, 9, (3, 2, 63), generator=generator)},
+        "values": {"input_values": torch.rand(3, 63, generator=generator)},
+        "pixels": {"pixel_values": torch.rand(3, 1, 7, 9, generator=generator)},
+    }[inputs]
+    (name, given), channels = next(iter(batch.items())), None if "input_ids" in batch else 1
+    whole = given.reshape(-1, 63) if channels is None else given.reshape(-1, 63, 1)
+    if inputs != "pixels":
+        batch["attention_mask"] = torch.ones((*given.shape[:-1], 63), dtype=torch.long)
+        batch["attention_mask"][..., 40:] = 0
+    first, again, other = (masked_batch(batch, 4, channels, fixed=fixed) for fixed in (True, True, False))
+    read = first["input_ids" if channels is None else "input_values"]
+    hidden = first["labels"] != IGNORED if channels is None else ~first["labels"].isnan()
+    assert (read[hidden] == (4 if channels is None else 0)).all()
+    assert (first["labels"][hidden] == whole[hidden]).all()
+    assert (read[~hidden] == whole[~hidden]).all()
+    assert hidden.flatten(1).any(1).all()
+    assert not hidden[:, 40:].any() or inputs == "pixels"
+    assert all(torch.equal(value, again[key]) or value.isnan().any() for key, value in first.items())
+    assert not torch.equal(hidden, other["labels"] != IGNORED if channels is None else ~other["labels"].isnan())
+    assert name in batch

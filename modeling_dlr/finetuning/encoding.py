@@ -93,9 +93,11 @@ def choose_encoder(task: Task, labels: Labels, table: Dataset, places: np.ndarra
         options: of training.
 
     Raises:
-        ValueError: for files that cannot be read.
+        ValueError: for files that cannot be read, and for a pretrained model of bytes that is to read signals.
         ImportError: without the library that reads them, with the command that installs it.
     """
+    if options.pretrained is not None and task.input in ("image", "sound"):
+        raise ValueError(f"--pretrained is a model of bytes, but the input is {task.input}: leave it out.")
     step = max(1, len(places) // _LOOKED_AT)
     sample = table.select(places[::step])
     if task.input == "image":
@@ -108,6 +110,7 @@ def choose_encoder(task: Task, labels: Labels, table: Dataset, places: np.ndarra
     names = ["text", "other"] if task.task == "pairs" else ["text"]
     texts = [text for name in names for text in cells_of(sample, name)]
     wanted = options.tokenizer or (None if options.vocab_size is None else "byte-pairs")
+    wanted = "bytes" if options.pretrained is not None else wanted
     kind, reason = choose_tokenizer(task, texts, sum(map(len, texts)) * step, wanted)
     processor = build_tokenizer(kind, _some_texts(table, places, names), texts, options.vocab_size)
     lengths = np.array([len(processor(text).input_ids) for text in texts])

@@ -1,8 +1,10 @@
 """The model for a task, and the rates at which it learns."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from modeling_dlr import (
@@ -48,19 +50,25 @@ RECIPES = {
     "image": Recipe(3, 96, 64, 0.1, 4e-3, 1e-3, 32, 30, 0.1),
     "sound": Recipe(2, 96, 64, 0.2, 4e-3, 1e-3, 32, 40, 0.1),
 }
+# Of a pretrained model, which gives the sizes.
+PRETRAINED: dict[str, Any] = {
+    "dropout": 0.1,
+    "learning_rate": 1e-3,
+    "state_learning_rate": 5e-4,
+    "batch_size": 16,
+    "epochs": 10,
+    "label_smoothing": 0.1,
+}
 
 
 def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
-    """The recipe for what is read, with what the options give."""
+    """The recipe for what is read, or for the pretrained model, with what the options give."""
     task = encoder.task
-    if task.input in ("image", "sound"):
-        name = task.input
-    elif task.task == "tokens":
-        name = "tokens"
+    if options.pretrained is not None:
+        config: Any = DLRConfig.from_pretrained(options.pretrained)
+        recipe = Recipe(config.num_hidden_layers, config.hidden_size, config.state_size, **PRETRAINED)
     else:
-        vocabulary = len(encoder.processor)
-        name = "letters" if vocabulary < 200 else "bytes" if vocabulary < FEW_TOKENS else "byte-pairs"
-    recipe = Recipe(**vars(RECIPES[name]))
+        recipe = Recipe(**vars(RECIPES[_kind_of(encoder)]))
     if task.task == "several labels":
         recipe.pooling = "max"  # finds what occurs anywhere
     for field in vars(recipe):
@@ -68,6 +76,16 @@ def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
         if given is not None:
             setattr(recipe, field, given)
     return recipe
+
+
+def _kind_of(encoder: Encoder) -> str:
+    task = encoder.task
+    if task.input in ("image", "sound"):
+        return task.input
+    if task.task == "tokens":
+        return "tokens"
+    vocabulary = len(encoder.processor)
+    return "letters" if vocabulary < 200 else "bytes" if vocabulary < FEW_TOKENS else "byte-pairs"
 
 
 def input_shape(encoder: Encoder) -> tuple[int, ...]:
@@ -78,27 +96,44 @@ def input_shape(encoder: Encoder) -> tuple[int, ...]:
     return (encoder.processor.max_length, MEL_BINS) if encoder.task.input == "sound" else ()
 
 
-def build_model(encoder: Encoder, recipe: Recipe) -> PreTrainedModel:
-    """A fresh model for the task, with the names of its labels and the tokens of padding and end filled in."""
+def build_model(encoder: Encoder, recipe: Recipe, pretrained: Path | None = None) -> PreTrainedModel:
+    """A model for the task, fresh or with the layers of a pretrained one, with the names of its labels filled in.
+
+    Raises:
+        ValueError: for a pretrained model that does not read bytes.
+    """
     task, processor = encoder.task, encoder.processor
+    of_task: dict[str, Any] = {
+        "hidden_dropout_prob": recipe.dropout,
+        "pooling": recipe.pooling,
+        "id2label": dict(enumerate(["value"] if task.is_number else task.labels)),
+        "problem_type": problem_type_of(task),
+    }
+    if pretrained is not None:
+        config = DLRConfig.from_pretrained(pretrained)
+        if config.vocab_size != len(processor):
+            raise ValueError(
+                f"--pretrained must be a model of bytes, with {len(processor)} tokens, got {config.vocab_size}."
+            )
+        return head_of(task).from_pretrained(pretrained, dtype=torch.float32, **of_task)
     if task.input in ("image", "sound"):
         reads: dict[str, Any] = {"input_size": encoder.channels if task.input == "image" else MEL_BINS}
     else:
         ids = {name: getattr(processor, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         reads = {"vocab_size": len(processor)} | ids
-    fields: dict[str, Any] = reads | {
-        "hidden_size": recipe.hidden_size,
-        "num_hidden_layers": recipe.layers,
-        "state_size": recipe.state_size,
-        "bidirectional": True,
-        "output_gate": "glu",
-        "hidden_dropout_prob": recipe.dropout,
-        # Embeddings of few tokens are seen often: they start as in the official code.
-        "initializer_range": 0.02 if len(getattr(processor, "vocab", ())) > FEW_TOKENS else None,
-        "pooling": recipe.pooling,
-        "id2label": dict(enumerate(["value"] if task.is_number else task.labels)),
-        "problem_type": problem_type_of(task),
-    }
+    fields: dict[str, Any] = (
+        reads
+        | of_task
+        | {
+            "hidden_size": recipe.hidden_size,
+            "num_hidden_layers": recipe.layers,
+            "state_size": recipe.state_size,
+            "bidirectional": True,
+            "output_gate": "glu",
+            # Embeddings of few tokens are seen often: they start as in the official code.
+            "initializer_range": 0.02 if len(getattr(processor, "vocab", ())) > FEW_TOKENS else None,
+        }
+    )
     return head_of(task)(DLRConfig(**fields))
 
 

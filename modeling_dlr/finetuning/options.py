@@ -36,6 +36,7 @@ class TrainOptions:
     patience: int = option(8, "validations without a better score after which training ends")
     evaluations: int = option(16, "validations in a run")
     seed: int = option(0, "random seed of the splits, the model and the order of the rows")
+    pretrained: Path | None = option(None, "folder of a model of bytes, whose weights texts start from")
     tokenizer: TokenizerName | None = option(None, "how texts are cut")
     vocab_size: int | None = option(None, "size of the vocabulary of byte pairs")
     max_length: int | None = option(None, "steps after which a row is cut; for tokens, the length of a window")
@@ -63,6 +64,18 @@ class TrainOptions:
             seconds_of(self.budget)
         if self.vocab_size is not None and self.tokenizer not in (None, "byte-pairs"):
             raise ValueError(f"--vocab-size is of byte pairs: leave it out with --tokenizer {self.tokenizer}.")
+        if self.pretrained is not None:
+            self._check_pretrained(self.pretrained)
+
+    def _check_pretrained(self, folder: Path) -> None:
+        """Refuse a folder without a model, and options that the pretrained model decides."""
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"--pretrained must be a folder with a model, got {str(folder)!r}.")
+        for name in ("vocab_size", "layers", "hidden_size", "state_size"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is that of the --pretrained model: leave it out.")
+        if self.tokenizer not in (None, "bytes"):
+            raise ValueError(f"The --pretrained model reads bytes: leave out --tokenizer {self.tokenizer}.")
 
 
 # What numbers must be.

@@ -111,7 +111,7 @@ class _Run:
         mean, std = self.scale
         collator = Collator(self.encoder, input_shape(self.encoder), mean, std)
         data = self.place.folder / "data"
-        model = build_model(self.encoder, recipe)
+        model = build_model(self.encoder, recipe, self.options.pretrained)
         self.place.check_space(model.num_parameters())
         chosen = self.splits.train[:: max(1, len(self.splits.train) // (MEASURED * recipe.batch_size))]
         pace = measure(
@@ -208,7 +208,8 @@ class _Run:
         if self._pictures is not None:
             draw_learning_curve(report.history, report.main, result / "learning_curve.png")
         report.seconds = self.clock.spent()
-        report.write(result, {name: value for name, value in asdict(self.options).items() if name != "output"})
+        said = asdict(self.options) | {"pretrained": self.options.pretrained and self.options.pretrained.name}
+        report.write(result, {name: value for name, value in said.items() if name != "output"})
         self.place.finish(keep_checkpoints=report.stopped)
 
     def _shorten(self, pace: Pace) -> list[str]:

@@ -1,0 +1,151 @@
+"""What pretraining brings where labels are few: `modeling-dlr train` from random and from pretrained weights.
+
+    python benchmarks/pretrained.py --save --threads 1     # every row; saved rows are skipped
+    python benchmarks/pretrained.py --model FOLDER --rows 0 1 --threads 1
+
+A row is one run on 8, 32, 128 or all labels of each class, a quarter of which decide when to stop, and is scored on the
+same test rows as the other runs of its data. Runs of a row's data and labels have the same seconds of the processor.
+They start from the pretrained model (`pretrained`), from random weights of the same model (`random`), or as the command
+does by default (`default`).
+"""
+
+import argparse
+import csv
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from measure import RESULTS, load, run_benchmark
+from pretrain import NAME
+from real_texts import LABELLED, Texts
+from rich.console import Console
+
+from modeling_dlr import DLRConfig, DLRForMaskedLM
+from modeling_dlr.finetuning import TrainOptions, train
+from modeling_dlr.markdown import markdown_table
+
+MODEL = Path("pretrained") / NAME
+DATA = ("news", "mails", "programs")
+STARTS = ("pretrained", "default", "random")
+# Seconds of the processor by the labels of each class; 0 is all labels.
+SECONDS = {8: 120, 32: 180, 128: 300, 0: 600}
+TEST_ROWS, MAX_LENGTH = 500, 1024
+
+
+class Row(NamedTuple):
+    """A run: its data, the labels of each class (0 for all), the weights it starts from, and its seed."""
+
+    data: str
+    labels: int
+    start: str
+    seed: int
+
+
+ROWS = [Row(data, labels, start, seed) for seed in range(3) for start in STARTS for labels in SECONDS for data in DATA]
+
+
+def splits(data: Texts, labels: int, seed: int, test_rows: int = TEST_ROWS) -> dict[str, Texts]:
+    """Training, validation and test rows; the test rows are the same for each number of labels and each seed.
+
+    Args:
+        data: of which equal texts are taken once.
+        labels: rows of each class to train and to validate on, or 0 for all that are no test rows.
+        seed: chooses these rows.
+        test_rows: number of test rows.
+    """
+    rows = list(dict(zip(data.texts, data.labels, strict=True)).items())
+    order = np.random.default_rng(0).permutation(len(rows))
+    parts: dict[str, list[int]] = {"train": [], "validation": [], "test": list(order[:test_rows])}
+    rest = np.random.default_rng(seed).permutation(order[test_rows:])
+    for name in sorted(set(data.labels)):
+        mine = [int(place) for place in rest if rows[place][1] == name]
+        mine = mine[:labels] if labels else mine
+        validation = len(mine) // 4 if labels else len(mine) // 10
+        parts["validation"] += mine[:validation]
+        parts["train"] += mine[validation:]
+    return {
+        part: Texts([rows[place][0] for place in places], [rows[place][1] for place in places])
+        for part, places in parts.items()
+    }
+
+
+def write_splits(parts: dict[str, Texts], folder: Path) -> None:
+    """A table for each split."""
+    for name, rows in parts.items():
+        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows(zip(*rows, strict=True))
+
+
+def options_of(row: Row, folder: Path, model: Path, seconds: int) -> TrainOptions:
+    """The options of a run; random weights of the same model are written into the folder."""
+    common: dict[str, Any] = {"budget": f"{seconds}s", "seed": row.seed, "output": folder / "model", "pictures": False}
+    if row.start == "default":
+        return TrainOptions(**common)
+    if row.start == "random":
+        torch.manual_seed(row.seed)
+        DLRForMaskedLM(DLRConfig.from_pretrained(model)).save_pretrained(folder / "random")
+    return TrainOptions(
+        **common, max_length=MAX_LENGTH, pretrained=model if row.start == "pretrained" else folder / "random"
+    )
+
+
+def measure(row: Row, model: Path = MODEL, seconds: int | None = None, test_rows: int = TEST_ROWS) -> dict[str, Any]:
+    """The accuracy of a run on the test rows, and that of the linear model of TF-IDF on the same rows."""
+    time.perf_counter = time.process_time  # by which `train` keeps to its budget
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "data").mkdir()
+        parts = splits(LABELLED[row.data](), row.labels, row.seed, test_rows)
+        write_splits(parts, folder / "data")
+        options = options_of(row, folder, model, seconds or SECONDS[row.labels])
+        report = train(folder / "data", options, console=Console(quiet=True))
+    baselines = {name: scores["accuracy"] for name, scores in report.baselines.items()}
+    return {
+        "accuracy": report.scores["accuracy"],
+        "linear": max(baselines.values()),
+        "rows": {name: len(rows.texts) for name, rows in parts.items()},
+        "parameters": report.training["parameters"],
+        "steps": report.training["steps"],
+        "cpu_seconds": round(report.seconds),
+    }
+
+
+def table(results: Path) -> str:
+    """The means over seeds, with the least and the largest, for `benchmarks/render.py`."""
+    lines = load(results / "pretrained.json")
+    rows = []
+    for data in DATA:
+        for labels in SECONDS:
+            cells = [cell([line["accuracy"] for line in lines if key_of(line) == (data, labels, s)]) for s in STARTS]
+            linear = cell(
+                {line["seed"]: line["linear"] for line in lines if key_of(line)[:2] == (data, labels)}.values()
+            )
+            if any(cells):
+                rows.append([data, str(labels or "all"), *cells, linear])
+    heading = ["data", "labels of a class", "pretrained", "default", "the same model, random", "TF-IDF"]
+    return f"\n{markdown_table(heading, rows)}\n\n" if rows else ""
+
+
+def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
+    """What the runs of a cell have in common."""
+    return line["data"], line["labels"], line["start"]
+
+
+def cell(values: Iterable[float]) -> str:
+    """Mean, least and largest; empty without values."""
+    given: Sequence[float] = list(values)
+    return f"{statistics.mean(given):.3f} ({min(given):.3f} … {max(given):.3f})" if given else ""
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--model", type=Path, default=MODEL)
+    known, others = parser.parse_known_args()
+    run_benchmark(__doc__, RESULTS / "pretrained.json", ROWS, lambda row: measure(row, known.model), others)
