@@ -112,6 +112,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.tasks",
     "modeling_dlr.tokenization",
     "modeling_dlr.training",
+    "modeling_dlr.triton_kernels",
     "modeling_dlr.weighted_loss",
 }
 

@@ -4,6 +4,8 @@ import itertools
 import json
 import mmap
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -357,3 +359,20 @@ def test_call_tree(capsys: pytest.CaptureFixture[str]):
         assert len({line.removesuffix(" (above)").strip() for line in lines}) == functions
         assert lines[0].endswith(".forward")
         assert any("DLRMixer.forward" in line and line.startswith("  ") for line in lines)
+
+
+@pytest.mark.slow
+def test_everything_about_a_device(tmp_path: Path):
+    """The script for an accelerator runs to its end on the CPU, with small sizes: each row has numbers and no error."""
+    script, results = Path(measure.__file__).with_name("device.py"), tmp_path / "device.json"
+    command = [sys.executable, str(script), "--device", "cpu", "--quick", "--results", str(results)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    lines = json.loads(results.read_text(encoding="utf-8"))
+    assert [line for line in lines if [name for name in line if name.endswith("error")]] == []
+    assert list(dict.fromkeys(line["part"] for line in lines)) == [
+        *("tests", "limits", "layers", "steps", "decoding", "million")
+    ]
+    assert lines[0]["passed"] > 0
+    assert lines[0]["failures"] == []
+    layer_row = next(line for line in lines if line["part"] == "layers")
+    assert {"ours_ms", "official/ours", "attention/ours", "lstm/ours", "fraction_transform"} <= layer_row.keys()
