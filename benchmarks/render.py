@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md and docs/train.md from benchmarks/results/*.json, and nothing around them.
+"""Write the tables of `DOCUMENTS` from benchmarks/results/*.json, and nothing around them.
 
     python benchmarks/render.py
 
@@ -13,13 +13,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import choice
+import pretrained
+import real_data
 from measure import BOTH, FORWARD, RESULTS, load
 
 from modeling_dlr.markdown import markdown_table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-DOCUMENTS = (DOCS / "performance.md", DOCS / "train.md")
+DOCUMENTS = (DOCS / "performance.md", DOCS / "train.md", DOCS / "real.md")
 NONE = "–"
+# Tables that are more than a line for each line of results.
+PAGES = {"choice": choice.table, "pretrained": pretrained.table, "real_data": real_data.table}
 
 Line = Mapping[str, Any]
 Cell = Callable[[Line], str]
@@ -347,7 +351,9 @@ def render_table(name: str, lines: Sequence[Line]) -> str:
 
 
 def _table(name: str, results: Path) -> str:
-    return choice.table(results) if name == "choice" else render_table(name, load(results / f"{name}.json"))
+    if name in PAGES:
+        return PAGES[name](results)
+    return render_table(name, load(results / f"{name}.json"))
 
 
 def render(document: str, results: Path = RESULTS) -> str:

@@ -1,0 +1,126 @@
+"""The comparison on real data: what is read, what the models see, and the table."""
+
+import bz2
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import r_data
+import real_data
+import real_models
+import real_sets
+import torch
+from real_sets import RealSet
+
+KINDS = ("symbols", "steps", "next", "numbers")
+
+
+def small(kind: str, rows: int = 40) -> RealSet:
+    """Rows of 3 … 20 steps, whose class is the first symbol's, or that of each step."""
+    generator = np.random.default_rng(0)
+    inputs: list[np.ndarray] = [
+        generator.integers(0, 3, generator.integers(3, 21)).astype(np.uint8) for _ in range(rows)
+    ]
+    labels: list[Any] = [int(row[0]) for row in inputs]
+    if kind in ("steps", "next"):
+        labels = [row.astype(np.int64) for row in inputs]
+    if kind == "numbers":
+        inputs = [row.astype(np.float32) for row in inputs]
+    symbols = None if kind == "numbers" else 3
+    return RealSet(inputs, labels, real_sets.split_of(range(rows)), "abc", symbols, causal=kind == "next")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", real_models.MODELS)
+def test_models(name: str, kind: str):
+    """Logits of the right shape, whatever the padding; one that is causal does not read what comes later."""
+    data = small(kind)
+    torch.manual_seed(0)
+    model = real_models.build(name, data, 20_000).eval()
+    assert abs(sum(each.numel() for each in model.parameters()) - 20_000) < 6000
+    inputs, mask, labels = real_data.Batches(data, 3)(np.array([0, 1, 2]))
+    logits = model(inputs, mask)
+    assert logits.shape == (*labels.shape, 3)
+    alone, alone_mask, _ = real_data.Batches(data, 1)(np.array([1]))
+    length = alone.shape[1]
+    expected = logits[1:2, :length] if data.per_step else logits[1:2]
+    torch.testing.assert_close(model(alone, alone_mask), expected, rtol=1e-3, atol=1e-4)
+    if data.causal:
+        changed = inputs.clone()
+        changed[:, 2:] = 1
+        torch.testing.assert_close(model(changed, mask)[:, :2], logits[:, :2], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows(kind: str, monkeypatch: pytest.MonkeyPatch):
+    """A row of a simpler model, and one of a model that trains until its seconds are over."""
+    data = small(kind)
+    for model in ("majority", "linear", "CNN"):
+        if model == "linear" and kind in ("symbols", "numbers"):
+            data = data._replace(inputs=[np.resize(row, 20) for row in data.inputs])
+        line = real_data.measure(real_data.Row("splice", model, 0), 0.1, data)
+        low, high = line["interval"]
+        assert 0 <= low <= line["accuracy"] <= high <= 1
+    if kind == "steps":
+        assert line["steps"] > 0
+        assert real_data.measure(real_data.Row("splice", "linear", 0), 0.1, data)["accuracy"] == 1
+    monkeypatch.setattr(real_data, "PATIENT_SECONDS", 0)
+    slow = real_data.measure(real_data.Row("splice", "DLR", 0), 9, data)
+    assert slow["seconds_per_step"] >= 0
+    assert "accuracy" not in slow
+
+
+def test_groups_stay_together():
+    """Rows of one group are in one split, of which each has its share."""
+    groups = [str(i // 3) for i in range(300)]
+    splits = real_sets.split_of(groups)
+    assert len({(group, split) for group, split in zip(groups, splits, strict=True)}) == 100
+    assert {name: splits.count(name) for name in set(splits)} == {"train": 210, "validation": 30, "test": 60}
+
+
+def test_kinds_of_tokens():
+    """Each character has the kind of its token."""
+    kinds = real_sets.token_kinds('if a1:\n    b = "x\\n"  # two\n')
+    words = "".join(real_sets.KINDS_OF_TOKENS[kind][0] for kind in kinds)
+    assert words == "kk" + "o" + "nn" + "o" + "o" + "oooo" + "n" + "o" + "o" + "o" + "sssss" + "oo" + "ccccc" + "o"
+
+
+def number(*values: int) -> bytes:
+    return struct.pack(f">{len(values)}i", *values)
+
+
+def string(text: str) -> bytes:
+    return number(0x40009, len(text)) + text.encode()
+
+
+def test_data_of_r():
+    """A data frame with a factor and numbers, and a database of strings, byte by byte as R writes them."""
+    symbol = {name: number(1) + string(name) for name in ("frame", "levels", "names")}
+    factor = number(0x20D, 3, 2, 1, 2) + number(0x402) + symbol["levels"]
+    factor += number(16, 2) + string("no") + string("yes") + number(254)
+    reals = number(14, 2) + struct.pack(">2d", 0.5, -1.0)
+    names = number(0x402) + symbol["names"] + number(16, 2) + string("f") + string("x") + number(254)
+    frame = number(0x402) + symbol["frame"] + number(0x213, 2) + factor + reals + names + number(254)
+    content = b"RDX2\nX\n" + number(2, 0x30000, 0x20300) + frame
+    for written in (content, bz2.compress(content)):
+        assert r_data.read_rda(written) == {"frame": {"f": ["yes", "no", "yes"], "x": [0.5, -1.0]}}
+    with pytest.raises(ValueError, match="XDR"):
+        r_data.read_rda(b"RDA2\nA\n")
+
+
+def test_table(tmp_path: Path):
+    """Means over seeds, intervals, models that are too slow, and nothing without results."""
+    assert real_data.table(tmp_path) == ""
+    lines: list[dict[str, Any]] = [
+        {"data": "splice", "model": "DLR", "seed": seed, "L": 60, "accuracy": 0.5 + seed / 10, "interval": [0.4, 0.7]}
+        for seed in range(3)
+    ]
+    lines.append({"data": "splice", "model": "attention", "seed": 0, "L": 60, "seconds_per_step": 9.0})
+    (tmp_path / "real_data.json").write_text(json.dumps(lines), encoding="utf-8")
+    found = real_data.table(tmp_path)
+    assert "| splice | 60 |  |  | 0.600 (0.400 … 0.700) | not run: 9.0 s a step |  |  |" in found
