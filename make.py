@@ -173,11 +173,14 @@ def release(arguments: list[str]) -> None:
     """Build the distributions, check them, and import the wheel in an environment that has nothing else."""
     python, dist = set_up_from_lock(), ROOT / "dist"
     shutil.rmtree(dist, ignore_errors=True)
-    steps = [["-m", "pip", "install", "--quiet", "build", "twine"], ["-m", "build", "--no-isolation", *arguments]]
+    build = ["-m", "build", "--no-isolation"]
+    steps = [["-m", "pip", "install", "--quiet", "build", "twine"], [*build, *arguments]]
+    if any((ROOT / "pretrained").glob("*/model.safetensors")):
+        steps.append([*build, "--outdir", str(dist), "pretrained"])
     for step in [*steps, ["-m", "twine", "check", "--strict", "dist/*"], ["-m", "pytest", "-q", "tests/test_wheel.py"]]:
         if status := run(python, step):
             raise SystemExit(status)
-    (wheel,) = dist.glob("*.whl")
+    (wheel,) = dist.glob("modeling_dlr-*.whl")
     with tempfile.TemporaryDirectory() as folder:
         venv.create(folder, with_pip=True)
         empty = environment_python(Path(folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import choice
-import pretrained
+import few_labels
 import real_data
 from measure import BOTH, FORWARD, RESULTS, load
 
@@ -23,7 +23,7 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 DOCUMENTS = (DOCS / "performance.md", DOCS / "train.md", DOCS / "real.md")
 NONE = "–"
 # Tables that are more than a line for each line of results.
-PAGES = {"choice": choice.table, "pretrained": pretrained.table, "real_data": real_data.table}
+PAGES = {"choice": choice.table, "few_labels": few_labels.table, "real_data": real_data.table}
 
 Line = Mapping[str, Any]
 Cell = Callable[[Line], str]

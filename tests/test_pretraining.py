@@ -1,14 +1,18 @@
 """Pretraining on bytes: what is hidden, what the corpus holds, and pieces that resume."""
 
 import json
+import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import corpus
+import few_labels
 import numpy as np
 import packages
 import pretrain
-import pretrained
 import pretrained_folder
 import pytest
 import torch
@@ -20,10 +24,12 @@ from modeling_dlr.finetuning import Task, TrainOptions
 from modeling_dlr.finetuning.encoding import Encoder
 from modeling_dlr.finetuning.labels import Labels
 from modeling_dlr.finetuning.models import build_model, recipe_for
+from modeling_dlr.finetuning.pretrained import pretrained_folder as pretrained_folder_of
 from modeling_dlr.recipes import span_mask
 from modeling_dlr.recipes.masking import IGNORED, masked_batch
 from modeling_dlr.training import newest_checkpoint
 
+ROOT = Path(__file__).resolve().parent.parent
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
 KEPT = "A line that is long enough to be compared with others."
 LEFT_OUT = "This long line occurs in a data set on which models are evaluated."
@@ -131,7 +137,7 @@ def texts(count: int) -> Texts:
 
 def test_splits_by_labels():
     """The test rows are those of every run; the others are as many of each class as asked for, or all."""
-    few, other, whole = (pretrained.splits(texts(200), *given, test_rows=50) for given in ((8, 0), (8, 1), (0, 0)))
+    few, other, whole = (few_labels.splits(texts(200), *given, test_rows=50) for given in ((8, 0), (8, 1), (0, 0)))
     assert few["test"] == other["test"] == whole["test"]
     assert few["train"] != other["train"]
     assert {part: len(rows.texts) for part, rows in few.items()} == {"train": 12, "validation": 4, "test": 50}
@@ -170,23 +176,41 @@ def test_pretrained_options(wrong: dict[str, Any], model: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", pretrained.STARTS)
+def test_distribution(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The distribution of the weights has them in a folder, which is found by its name once it is installed."""
+    name = pretrain.NAME
+    with pytest.raises(ValueError, match="pip install modeling-dlr-bytes"):
+        TrainOptions(pretrained=Path(name))
+    source = shutil.copytree(ROOT / "pretrained", tmp_path / "source", ignore=shutil.ignore_patterns("dlr-*"))
+    shutil.copytree(model, source / name)
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as archive:
+        archive.extractall(tmp_path / "installed")
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    assert TrainOptions(pretrained=Path(name)).pretrained == Path(name)
+    folder = pretrained_folder_of(Path(name))
+    assert (folder / "model.safetensors").read_bytes() == (model / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", few_labels.STARTS)
 def test_row_of_the_comparison(start: str, model: Path, monkeypatch: pytest.MonkeyPatch):
     """A row trains within its seconds, and says what it trained on."""
-    monkeypatch.setattr(pretrained.time, "perf_counter", pretrained.time.perf_counter)  # which the row replaces
+    monkeypatch.setattr(few_labels.time, "perf_counter", few_labels.time.perf_counter)  # which the row replaces
     monkeypatch.setitem(LABELLED, "news", lambda: texts(200))
-    line = pretrained.measure(pretrained.Row("news", 8, start, 0), model, seconds=5, test_rows=50)
+    line = few_labels.measure(few_labels.Row("news", 8, start, 0), model, seconds=5, test_rows=50)
     assert line["rows"] == {"train": 12, "validation": 4, "test": 50}
     assert 0 <= line["accuracy"] <= 1
 
 
 def test_table_of_the_comparison(tmp_path: Path):
     """Means over seeds with the least and the largest; nothing without results."""
-    assert pretrained.table(tmp_path) == ""
-    rows = [pretrained.Row("news", 8, "pretrained", seed)._asdict() | {"accuracy": seed / 2} for seed in range(3)]
+    assert few_labels.table(tmp_path) == ""
+    rows = [few_labels.Row("news", 8, "pretrained", seed)._asdict() | {"accuracy": seed / 2} for seed in range(3)]
     rows = [row | {"linear": 0.25} for row in rows]
-    (tmp_path / "pretrained.json").write_text(json.dumps(rows), encoding="utf-8")
-    assert "| news | 8 | 0.500 (0.000 … 1.000) |  |  | 0.250 (0.250 … 0.250) |" in pretrained.table(tmp_path)
+    (tmp_path / "few_labels.json").write_text(json.dumps(rows), encoding="utf-8")
+    assert "| news | 8 | 0.500 (0.000 … 1.000) |  |  | 0.250 (0.250 … 0.250) |" in few_labels.table(tmp_path)
 
 
 def test_tokens_of_bytes():

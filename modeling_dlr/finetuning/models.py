@@ -18,6 +18,7 @@ from modeling_dlr import (
 
 from .encoding import Encoder
 from .options import TrainOptions
+from .pretrained import pretrained_folder
 from .signals import MEL_BINS
 from .task import Task
 
@@ -65,7 +66,7 @@ def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
     """The recipe for what is read, or for the pretrained model, with what the options give."""
     task = encoder.task
     if options.pretrained is not None:
-        config: Any = DLRConfig.from_pretrained(options.pretrained)
+        config: Any = DLRConfig.from_pretrained(pretrained_folder(options.pretrained))
         recipe = Recipe(config.num_hidden_layers, config.hidden_size, config.state_size, **PRETRAINED)
     else:
         recipe = Recipe(**vars(RECIPES[_kind_of(encoder)]))
@@ -110,12 +111,13 @@ def build_model(encoder: Encoder, recipe: Recipe, pretrained: Path | None = None
         "problem_type": problem_type_of(task),
     }
     if pretrained is not None:
-        config = DLRConfig.from_pretrained(pretrained)
+        folder = pretrained_folder(pretrained)
+        config = DLRConfig.from_pretrained(folder)
         if config.vocab_size != len(processor):
             raise ValueError(
                 f"--pretrained must be a model of bytes, with {len(processor)} tokens, got {config.vocab_size}."
             )
-        return head_of(task).from_pretrained(pretrained, dtype=torch.float32, **of_task)
+        return head_of(task).from_pretrained(folder, dtype=torch.float32, **of_task)
     if task.input in ("image", "sound"):
         reads: dict[str, Any] = {"input_size": encoder.channels if task.input == "image" else MEL_BINS}
     else:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from .pretrained import pretrained_folder
+
 TokenizerName = Literal["byte-pairs", "bytes", "letters"]
 TaskChoice = Literal["classes", "several-labels", "number", "pairs", "tokens"]
 Pooling = Literal["mean", "max", "mean_max", "first", "last"]
@@ -36,7 +38,9 @@ class TrainOptions:
     patience: int = option(8, "validations without a better score after which training ends")
     evaluations: int = option(16, "validations in a run")
     seed: int = option(0, "random seed of the splits, the model and the order of the rows")
-    pretrained: Path | None = option(None, "folder of a model of bytes, whose weights texts start from")
+    pretrained: Path | None = option(
+        None, "model of bytes whose weights texts start from: a folder, or an installed dlr-small-bytes-bidirectional"
+    )
     tokenizer: TokenizerName | None = option(None, "how texts are cut")
     vocab_size: int | None = option(None, "size of the vocabulary of byte pairs")
     max_length: int | None = option(None, "steps after which a row is cut; for tokens, the length of a window")
@@ -68,9 +72,8 @@ class TrainOptions:
             self._check_pretrained(self.pretrained)
 
     def _check_pretrained(self, folder: Path) -> None:
-        """Refuse a folder without a model, and options that the pretrained model decides."""
-        if not (folder / "config.json").is_file():
-            raise ValueError(f"--pretrained must be a folder with a model, got {str(folder)!r}.")
+        """Refuse what is no model, and options that the pretrained model decides."""
+        pretrained_folder(folder)
         for name in ("vocab_size", "layers", "hidden_size", "state_size"):
             if getattr(self, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is that of the --pretrained model: leave it out.")

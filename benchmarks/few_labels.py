@@ -1,7 +1,7 @@
 """What pretraining brings where labels are few: `modeling-dlr train` from random and from pretrained weights.
 
-    python benchmarks/pretrained.py --save --threads 1     # every row; saved rows are skipped
-    python benchmarks/pretrained.py --model FOLDER --rows 0 1 --threads 1
+    python benchmarks/few_labels.py --save --threads 1     # every row; saved rows are skipped
+    python benchmarks/few_labels.py --model FOLDER --rows 0 1 --threads 1
 
 A row is one run on 8, 32, 128 or all labels of each class, a quarter of which decide when to stop, and is scored on the
 same test rows as the other runs of its data. Runs of a row's data and labels have the same seconds of the processor.
@@ -119,7 +119,7 @@ def measure(row: Row, model: Path = MODEL, seconds: int | None = None, test_rows
 
 def table(results: Path) -> str:
     """The means over seeds, with the least and the largest, for `benchmarks/render.py`."""
-    lines = load(results / "pretrained.json")
+    lines = load(results / "few_labels.json")
     rows = []
     for data in DATA:
         for labels in SECONDS:
@@ -148,4 +148,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--model", type=Path, default=MODEL)
     known, others = parser.parse_known_args()
-    run_benchmark(__doc__, RESULTS / "pretrained.json", ROWS, lambda row: measure(row, known.model), others)
+    run_benchmark(__doc__, RESULTS / "few_labels.json", ROWS, lambda row: measure(row, known.model), others)
