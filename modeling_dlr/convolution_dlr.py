@@ -5,10 +5,13 @@ from torch import Tensor
 
 from .vandermonde_dlr import first_derivatives
 
-# Numbers that the transforms of a block may hold, to stay in the cache.
-_NUMBERS_PER_BLOCK = 2**19
-# Fewest channels to transpose: a line of the processor's cache, or half a line where a transform exceeds the cache.
-_FEWEST_CHANNELS, _FEWEST_LONG_CHANNELS, _LONG = 16, 8, 2**19
+# Numbers of a block of transforms that stays in the cache. But every call makes its table of roots anew, which takes as
+# long as ten to thirty transforms: a block has 128 transforms therefore, unless they are more than 8 MB of float32.
+_NUMBERS_PER_BLOCK, _TRANSFORMS, _MOST_NUMBERS = 2**19, 128, 2**21
+# Channels to transpose at once: a line of the processor's cache. Fewest channels of a block: half a line.
+_STRIP, _FEWEST_CHANNELS = 16, 8
+# Sequences that are transposed directly.
+_SHORT = 256
 
 
 def convolve(u: Tensor, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor) -> Tensor:
@@ -77,8 +80,8 @@ def block_sizes(B: int, H: int, n: int, device_type: str) -> tuple[int, int]:
     """How many channels and sequences are transformed at once, by ``n`` points: on the CPU those that fit the cache."""
     if device_type != "cpu":
         return H, B
-    fitting = _NUMBERS_PER_BLOCK // n
-    channels = min(max(_FEWEST_CHANNELS if n < _LONG else _FEWEST_LONG_CHANNELS, fitting // max(1, B)), H)
+    fitting = max(_NUMBERS_PER_BLOCK // n, min(_TRANSFORMS, _MOST_NUMBERS // n))
+    channels = min(max(_FEWEST_CHANNELS, fitting // max(1, B)), H)
     return channels, min(max(1, fitting // channels), B)
 
 
@@ -113,7 +116,7 @@ class _Convolution(torch.autograd.Function):
         d_reverse = None if reverse_kernel is None else new(reverse_kernel)
         for h in work.channels:
             kernel_fft = work.transform_kernel(kernel, reverse_kernel, skip, h).conj_physical_()
-            products = kernel_fft.new_empty(C, len(work.few), *kernel_fft.shape[1:])
+            products = kernel_fft.new_empty(C, len(work.padded), *kernel_fft.shape[1:])
             for b in work.sequences:
                 U = work.transform_input(u[b, :, h]).conj_physical_()
                 grad_ffts = [work.transform_input(grad[b, :, c, h]) for c in range(C)]
@@ -148,15 +151,20 @@ class _Workspace:
         channels, sequences = block_sizes(self.B, self.H, self.n, u.device.type)
         # No channels of an empty batch, which the transforms refuse.
         self.channels, self.sequences = _slices(self.H if self.B else 0, channels), _slices(self.B, sequences)
-        self.few = u.new_empty(sequences, self.L, channels)
-        zeros = u.new_zeros(sequences + C, channels, self.n)
-        self.padded, self.circular = zeros[:sequences], zeros[sequences:]
+        # On a CPU a strip of channels is copied first, because channels that lie apart take twice as long to transpose.
+        direct = u.device.type != "cpu" or self.L < _SHORT
+        self.strip = None if direct else u.new_empty(sequences, self.L, min(_STRIP, channels))
+        self.padded, self.circular = u.new_empty(sequences, channels, self.n), u.new_zeros(C, channels, self.n)
+        self.padded[..., self.L :] = 0
 
     def transform_input(self, x: Tensor) -> Tensor:
         """Transpose, pad and transform [b, L, h] to [b, h, n/2+1]."""
-        few, padded = self.few[: x.shape[0], :, : x.shape[2]], self.padded[: x.shape[0], : x.shape[2]]
-        # On a CPU twice as fast as transposing x, whose channels lie apart.
-        padded[..., : self.L] = (few.copy_(x) if x.device.type == "cpu" else x).mT
+        padded = self.padded[: x.shape[0], : x.shape[2]]
+        for h in _slices(x.shape[2], x.shape[2] if self.strip is None else _STRIP):
+            few = x[..., h]
+            if self.strip is not None:
+                few = self.strip[: len(few), :, : few.shape[2]].copy_(few)
+            padded[:, h, : self.L] = few.mT
         return torch.fft.rfft(padded)
 
     def transform_kernel(self, kernel: Tensor, reverse_kernel: Tensor | None, skip: Tensor, h: slice) -> Tensor:

@@ -254,7 +254,7 @@ def _transforms(config: DLRConfig, work: Pass, *, backward: bool) -> int:
     channels, sequences = block_sizes(B, _channels(config, work), n, work.device)
     several = channels * sequences < _channels(config, work) * B  # then those of the block before are not yet freed
     block = channels * sequences
-    of_inputs = block * L + block * n  # transposed, and padded
+    of_inputs = sequences * min(channels, 16) * L + block * n  # a strip to transpose, and padded
     of_kernels = 2 * C * channels * n  # padded, and transformed
     if backward:
         transformed = (1 + C) * block * n + C * block * n  # inputs, gradients, and the sum of their products

@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .precision_dlr import in_float64, product_with_transposed, rounds_products
 
@@ -356,10 +357,14 @@ def _factors(steps: range) -> tuple[range, range]:
 
 
 def _powers_at(decay: Tensor, angle: Tensor, parts: Sequence[range], like: Tensor) -> Tensor:
-    """exp((decay + i angle) · l) for l in all parts: [G, N] to [G, S, 2N], rounded to the type of ``like``."""
+    """exp((decay + i angle) · l) for l in all parts: [G, N] to [G, S, 2N], rounded to the type of ``like``.
+
+    Numbers below 1e-15 (in float32) are 0: products of two would be so small that processors are slow with them.
+    """
     decay, angle = in_float64(decay), in_float64(angle)
     steps = [torch.arange(x.start, x.stop, x.step, dtype=decay.dtype, device=decay.device) for x in parts]
-    return torch.cat(pole_powers(decay, angle, torch.cat(steps)), dim=-1).to(like)
+    powers = torch.cat(pole_powers(decay, angle, torch.cat(steps)), dim=-1).to(like)
+    return functional.hardshrink(powers, torch.finfo(powers.dtype).tiny ** 0.4)
 
 
 def _table(factors: Sequence[Tensor], buffer: _Buffer) -> Tensor:
