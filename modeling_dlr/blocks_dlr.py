@@ -11,11 +11,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.generic import maybe_autocast
 
 from .attention_dlr import DLRAttention
-from .cache_dlr import DLRCacheLayer, LookaheadTables, lookahead_tables, may_decode, stream
+from .cache_dlr import DLRCacheLayer, LookaheadTables, lookahead_tables, stream
 from .configuration_dlr import DLRConfig
 from .convolution_dlr import convolve
 from .kernel_parameters_dlr import refuse_unknown_names
-from .kernels_dlr import KERNELS, recurrence_of, runs_as_written
+from .kernels_dlr import KERNELS, may_remember, recurrence_of, runs_as_written, tensors_of
 from .layout_dlr import ONE_DOCUMENT_PER_ROW, Layout, per_document, take_steps, without_padding
 from .ops_dlr import State, at_least_float32
 from .vandermonde_dlr import Memo
@@ -246,21 +246,17 @@ class DLRMixer(Mixer):
         There are none while gradients are recorded, and in layers with hooks, parametrisations, pruning or adapters.
         These compute every token from the present kernel.
         """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_grad_enabled():
+        if torch.is_grad_enabled() or not runs_as_written(self, (DLRMixer,)):
             return ()
-        kernel = self.kernel
-        if not runs_as_written(self, (DLRMixer,)) or not runs_as_written(kernel, KERNELS.values()):
-            return ()
-        # None for a tensor that was removed from the kernel, as sharding does.
-        parameters = map(kernel._parameters.get, kernel.parameter_names)
-        return *parameters, *map(kernel._buffers.get, kernel.buffer_names), self.D
+        tensors = tensors_of(self.kernel)
+        return (*tensors, self.D) if tensors else ()
 
     def begin_block(self, layer: DLRCacheLayer, u: Tensor) -> bool:
         """Begin a block whose next token is u [B, H], unless one is begun; False if there are no blocks."""
         tensors = self.block_tensors()
         if layer.is_in_block_of(tensors):
             return True
-        if not may_decode(tensors):
+        if not may_remember(tensors):
             return False
         layer.begin_block(self.decoding_tables(), tensors, u)
         return True

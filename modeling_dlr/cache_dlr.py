@@ -9,13 +9,12 @@ to the T-th power at once, so that rounding errors are applied T times less ofte
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import STATIC_LAYER_TYPE_MAPPING, Cache, CacheLayerMixin
 
-from .checks_dlr import has_memory
 from .layout_dlr import take_steps
 from .ops_dlr import Modes, State, advance, evaluate_kernel, final_state, power, response, step
 from .precision_dlr import full_float32
@@ -45,19 +44,6 @@ class LookaheadTables(NamedTuple):
     lookahead: Tensor
     history: Tensor
     kernel_plus_skip: Tensor
-
-
-def may_decode(tensors: tuple[Tensor | None, ...]) -> TypeGuard[tuple[Tensor, ...]]:
-    """Whether a layer with these parameters may decode in blocks.
-
-    It may not if there are none, or one is missing (None), is a shard, has no storage (under vmap), or does not count
-    writes (made in inference mode).
-    """
-    plain = all(
-        part is not None and type(part) in (Tensor, nn.Parameter) and not part.is_inference() and has_memory(part)
-        for part in tensors
-    )
-    return bool(tensors) and plain
 
 
 @dataclass

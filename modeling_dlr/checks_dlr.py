@@ -383,12 +383,14 @@ def check_finite(named: Iterable[tuple[str, Tensor]]) -> None:
     Raises:
         ValueError: naming the first such parameter.
     """
-    for name, part in named:
-        if type(part.detach()) is not Tensor or not values_are_cheap(part):
-            continue
-        values = part.exp() if ".log_" in f".{name}" else part
-        if not all_finite(values):
-            wrong = part[~values.isfinite()][0].item()
+    present = [(name, part) for name, part in named if type(part.detach()) is Tensor and values_are_cheap(part)]
+    values = [part.exp() if ".log_" in f".{name}" else part for name, part in present]
+    # One look at the sum of sums: each look takes as long as the sum of a small parameter.
+    if not values or bool(torch.stack([part.detach().sum() for part in values]).sum().isfinite()):
+        return
+    for (name, part), each in zip(present, values, strict=True):
+        if not all_finite(each):
+            wrong = part[~each.isfinite()][0].item()
             raise ValueError(f"{name} must be finite, got {wrong}: lower the learning rate, or clip gradients.")
 
 

@@ -7,13 +7,13 @@ float64, because the angle of a pole is multiplied by up to a million steps.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .checks_dlr import check_finite
+from .checks_dlr import check_finite, has_memory
 from .kernel_parameters_dlr import complete_kernel_parameters, why_no_recurrence
 from .ops_dlr import (
     Modes,
@@ -116,7 +116,18 @@ class Kernel(nn.Module, ABC):
             return self.recurrence()
         check_length(length)
         limit = self.options["max_length"]
-        return self.evaluate(length if limit is None else min(length, limit))
+        steps = length if limit is None else min(length, limit)
+        tensors = tensors_of(self)
+        if torch.is_grad_enabled() or not may_remember(tensors):
+            return self.evaluate(steps)
+        (kernel,) = self.memo.get(
+            tensors, lambda: (self.evaluate(steps),), lambda known: self.includes(known[0], steps)
+        )
+        return kernel[..., :steps]
+
+    def includes(self, known: Tensor, length: int) -> bool:
+        """Whether the first ``length`` steps of a known kernel are the kernel of that length."""
+        return known.shape[-1] >= length
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Kernel":
         # torch calls this for every cast and move. Rounding an angle changes the kernel too much.
@@ -267,6 +278,10 @@ class DSSKernel(DiagonalKernel):
             weights = times(weights, zero_order_hold(pole, log_pole, floor=_OFFICIAL_FLOOR))
         return Modes(*log_pole, weights[0].to(like), weights[1].to(like))
 
+    def includes(self, known: Tensor, length: int) -> bool:
+        """Softmax divides by a sum over the whole length."""
+        return known.shape[-1] == length if self.options["version"] == "softmax" else super().includes(known, length)
+
     def _continuous_poles(self) -> Pair:
         version = self.options["version"]
         if version in ("softmax", "clip", "clip_no_scale"):
@@ -384,6 +399,30 @@ def recurrence_of(kernel: nn.Module) -> Modes:
         ValueError: if the kernel has no recurrence.
     """
     return kernel(None)
+
+
+def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
+    """Parameters and buffers that a kernel is a function of. None stands for one that sharding has removed.
+
+    Empty while tracing, and for a module that does not run as written: with hooks, parametrisations, pruning or
+    adapters.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not runs_as_written(kernel, KERNELS.values()):
+        return ()
+    return *map(kernel._parameters.get, kernel.parameter_names), *map(kernel._buffers.get, kernel.buffer_names)
+
+
+def may_remember(tensors: tuple[Tensor | None, ...]) -> TypeGuard[tuple[Tensor, ...]]:
+    """Whether what is computed from these tensors may be used again while they do not change.
+
+    It may not if there are none, or one is missing (None), is a shard, has no storage (under vmap), or does not count
+    writes (made in inference mode).
+    """
+    plain = all(
+        part is not None and type(part) in (Tensor, nn.Parameter) and not part.is_inference() and has_memory(part)
+        for part in tensors
+    )
+    return bool(tensors) and plain
 
 
 def runs_as_written(module: nn.Module, classes: Collection[type[nn.Module]]) -> bool:

@@ -230,9 +230,12 @@ class DLRModel(DLRPreTrainedModel):
         """Refuse parameters of recurrent layers that are not finite, and name them with their paths."""
         if torch.compiler.is_compiling():
             return
-        for path, module in self.layers.named_modules(prefix=f"{self.base_model_prefix}.layers"):
-            if isinstance(module, (Kernel, DLRMixer)):
-                check_finite(module.named_parameters(path, recurse=isinstance(module, Kernel)))
+        check_finite(
+            named
+            for path, module in self.layers.named_modules(prefix=f"{self.base_model_prefix}.layers")
+            if isinstance(module, (Kernel, DLRMixer))
+            for named in module.named_parameters(path, recurse=isinstance(module, Kernel))
+        )
 
     def _embed(
         self, input_ids: Tensor | None, inputs_embeds: Tensor | None, input_values: Tensor | None, mask: Tensor | None

@@ -218,9 +218,12 @@ class StripedHyenaModel(StripedHyenaPreTrainedModel):
         """Refuse parameters of filters that are not finite, and name them with their paths."""
         if torch.compiler.is_compiling():
             return
-        for path, module in self.blocks.named_modules(prefix=f"{self.base_model_prefix}.blocks"):
-            if isinstance(module, StripedHyenaFilter):
-                check_finite(module.named_parameters(path))
+        check_finite(
+            named
+            for path, module in self.blocks.named_modules(prefix=f"{self.base_model_prefix}.blocks")
+            if isinstance(module, StripedHyenaFilter)
+            for named in module.named_parameters(path)
+        )
 
 
 TOKENS_ARGS = r"""

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks_dlr import check_finite
+from .checks_dlr import all_finite, check_finite, values_are_cheap
 from .convolution_dlr import convolve
 from .precision_dlr import in_float64
 from .vandermonde_dlr import vandermonde_adjoint, vandermonde_product
@@ -179,6 +179,7 @@ def evaluate_kernel(modes: Modes, length: int, vandermonde: VandermondeProduct =
         for part in (modes.weights_real, modes.weights_imag)
     )
     kernel = vandermonde(decay, angle, real, imag, length)
+    _check_finite(kernel, modes)
     return kernel.reshape(C, H, length) if shared else kernel.transpose(0, 1)
 
 
@@ -318,8 +319,13 @@ def _check_modes(modes: Modes) -> None:
             "Modes have decay and angle [N] or [H, N] and weights [C, H, N], got "
             f"{[list(part.shape) for part in modes if part is not None]}."
         )
-    named = zip(Modes._fields, modes, strict=True)
-    check_finite((f"The {name} of a kernel", part) for name, part in named if part is not None)
+
+
+def _check_finite(kernel: Tensor, modes: Modes) -> None:
+    """Refuse modes that are not finite. Their kernel shows it, with a look at one tensor."""
+    if values_are_cheap(kernel) and not all_finite(kernel.detach()):
+        named = zip(Modes._fields, modes, strict=True)
+        check_finite((f"The {name} of a kernel", part) for name, part in named if part is not None)
 
 
 def _check_step(modes: Modes, skip: Tensor, u: Tensor, state: State | None) -> None:
