@@ -3,6 +3,8 @@
 import typer
 from typer.exceptions import TyperException
 
+from modeling_dlr.launch import keep_memory
+
 from .demo import demo
 from .hub import add_verbs
 from .plan import plan
@@ -30,6 +32,7 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command that the shell names. Wrong names and values of options end it with one line and status 2."""
+    keep_memory()
     try:
         status = app(standalone_mode=False, prog_name="modeling-dlr")
     except TyperException as error:

@@ -19,6 +19,8 @@ import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 
+from modeling_dlr.launch import keep_memory
+
 from .inputs import Row
 from .jobs import Job
 from .parts import Parts, Written, encoded, in_chunks
@@ -120,6 +122,7 @@ class Actor:
 
     def __init__(self, compute: bytes, suffix: str, folder: Path):
         torch.set_num_threads(1)
+        keep_memory()
         self.suffix, self.message = suffix, ""
         if folder.is_dir():
             os.chdir(folder)
