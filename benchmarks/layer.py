@@ -30,6 +30,8 @@ from measure import (
 )
 from torch import Tensor
 
+from modeling_dlr.launch import keep_memory
+
 
 class Row(NamedTuple):
     """One size of layer, forward or forward and backward."""
@@ -123,4 +125,5 @@ def measure(row: Row) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    keep_memory()
     run_benchmark(__doc__, RESULTS / "layer.json", ROWS, measure)

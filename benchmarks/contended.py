@@ -1,0 +1,96 @@
+"""Measure how much slower a layer is beside other work on the machine.
+
+    python benchmarks/contended.py --json         # every row; each is printed when it is done
+    python benchmarks/contended.py --save         # also save to benchmarks/results/contended.json
+
+Neighbours are processes that compute all the time, each with one thread. In every round our layer and the plain one run
+alone, and then beside the neighbours, which are stopped and continued. The slowdown is the median of the ratios within
+each round. Threads that wait for one another "spin" by default, and "sleep" with OMP_WAIT_POLICY=passive.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from layer import WAYS, Layers
+from layer import Row as Size
+from measure import BOTH, RESULTS, milliseconds, paired_ratio, run_benchmark, take_turns
+
+# What a neighbour does: sums of a table that does not fit the cache.
+WORK = "import numpy\nx = numpy.ones(2**24)\nwhile True:\n    x.sum()\n"
+
+
+class Row(NamedTuple):
+    """A size of layer, the number of neighbours, and how threads wait."""
+
+    kind: str
+    B: int
+    H: int
+    N: int
+    L: int
+    mode: str
+    neighbours: int
+    waiting: str
+
+
+SIZES = [("dlr", 4, 128, 1024, 4096), ("dss", 8, 128, 64, 1024)]
+WAITING = {"spin": {}, "sleep": {"OMP_WAIT_POLICY": "passive"}}
+ROWS = [Row(*size, BOTH, neighbours, waiting) for size in SIZES for neighbours in (1, 2) for waiting in WAITING]
+
+
+@contextlib.contextmanager
+def stopped_neighbours(count: int) -> Iterator[Callable[[signal.Signals], None]]:
+    """Processes that are stopped, and a function that sends all of them a signal."""
+    processes = [subprocess.Popen([sys.executable, "-c", WORK]) for _ in range(count)]
+
+    def send(what: signal.Signals) -> None:
+        for process in processes:
+            process.send_signal(what)
+
+    try:
+        send(signal.SIGSTOP)
+        yield send
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Measure milliseconds alone and beside neighbours, and the slowdowns, in a new process."""
+    command = [sys.executable, __file__, "--worker", json.dumps(row), str(torch.get_num_threads())]
+    environment = os.environ | WAITING[row.waiting]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def work(row: Row) -> dict[str, Any]:
+    """Measure in this process."""
+    layers = Layers(Size(*row[:-2]))
+    with stopped_neighbours(row.neighbours) as send:
+
+        def beside(way: str) -> float:
+            send(signal.SIGCONT)
+            seconds = layers.seconds(way)
+            send(signal.SIGSTOP)
+            return seconds
+
+        alone = {f"{way}_alone": lambda way=way: layers.seconds(way) for way in WAYS}
+        seconds = take_turns(alone | {f"{way}_beside": lambda way=way: beside(way) for way in WAYS})
+    times = {f"{name}_ms": milliseconds(each) for name, each in seconds.items()}
+    slower = {f"{way}_slower": paired_ratio(seconds[f"{way}_beside"], seconds[f"{way}_alone"]) for way in WAYS}
+    return times | slower
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        torch.set_num_threads(int(sys.argv[3]))
+        print(json.dumps(work(Row(*json.loads(sys.argv[2])))))
+    else:
+        run_benchmark(__doc__, RESULTS / "contended.json", ROWS, measure)
