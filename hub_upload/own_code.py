@@ -1,4 +1,7 @@
-"""Check whether the Python code in a folder is this package's; comments and docstrings may differ."""
+"""Check whether the Python code in a folder is this package's.
+
+Comments and docstrings may differ, and types of results may be absent. They may not differ: they are code that runs.
+"""
 
 import ast
 import re
@@ -41,14 +44,25 @@ def _is_own(path: Path, folder: Path) -> bool:
         if text == read_text(_HOME / path.name):
             return True
         encoded = any(_ENCODING.search(line) for line in text.split("\n")[:2])
-        return not encoded and _program(text) == _own_program(path.name)
+        return not encoded and _program(text) in _own_programs(path.name)
     except (InputError, SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
+def without_types_of_results(tree: ast.Module) -> ast.Module:
+    """Remove the types of what functions without decorators return, which nothing reads. Changes the tree."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            node.returns = None
+    return tree
+
+
 @cache
-def _own_program(name: str) -> str:
-    return _program(read_text(_HOME / name))
+def _own_programs(name: str) -> tuple[str, str]:
+    """The program, and the same without types of results."""
+    source = read_text(_HOME / name)
+    shorter = ast.unparse(without_types_of_results(ast.parse(source)))
+    return _program(source), _program(shorter)
 
 
 def _program(source: str) -> str:

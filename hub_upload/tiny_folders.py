@@ -28,6 +28,7 @@ from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
 from .card import CardOptions, write_card
 from .errors import HubUploadError, VerificationError
 from .folders import disk_errors, replaced_folder
+from .own_code import without_types_of_results
 from .verify import verify
 
 # Syntax nodes that can have a docstring.
@@ -103,12 +104,12 @@ def _inputs_of(auto_class: str) -> tuple[dict[str, Any], Any]:
 
 
 def without_documentation(source: str) -> str:
-    """Remove comments, and docstrings that no code reads: about a third of the bytes."""
+    """Remove comments, and docstrings and types of results that no code reads: about a third of the bytes."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, Documented) and ast.get_docstring(node) is not None and not _is_read(node):
             node.body = node.body[1:] or [ast.Pass()]
-    return _indented_by_one(ast.unparse(tree) + "\n")
+    return _indented_by_one(ast.unparse(without_types_of_results(tree)) + "\n")
 
 
 def _indented_by_one(source: str) -> str:

@@ -277,7 +277,14 @@ def test_own_code_is_recognised(folder: Path):
     text = code.read_text(encoding="utf-8")
     code.write_text(without_documentation(text), encoding="utf-8")
     assert foreign_code(folder) == []
-    for changed in (f"{text}\nx = 1\n", f"{text}\n'x'\n", text.replace("def ", "async def ", 1), f"import os\n{text}"):
+    typed = text.replace(") -> Tensor:", ") -> print(1):", 1)  # code that runs
+    for changed in (
+        typed,
+        f"{text}\nx = 1\n",
+        f"{text}\n'x'\n",
+        text.replace("def ", "async def ", 1),
+        f"import os\n{text}",
+    ):
         code.write_text(changed, encoding="utf-8")
         assert "ops_dlr.py" in foreign_code(folder)[0], changed[-30:]
 
