@@ -243,8 +243,7 @@ class DLRMixer(Mixer):
     def block_tensors(self) -> tuple[Tensor | None, ...]:
         """The parameters that blocks of tokens are computed from: the kernel's and D; none if there are no blocks.
 
-        There are none while gradients are recorded, and in layers with hooks, parametrisations, pruning or adapters.
-        These compute every token from the present kernel.
+        There are none while gradients are recorded, and in layers that do not run as written: they use the kernel.
         """
         if torch.is_grad_enabled() or not runs_as_written(self, (DLRMixer,)):
             return ()

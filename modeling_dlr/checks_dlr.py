@@ -385,7 +385,7 @@ def check_finite(named: Iterable[tuple[str, Tensor]]) -> None:
     """
     present = [(name, part) for name, part in named if type(part.detach()) is Tensor and values_are_cheap(part)]
     values = [part.exp() if ".log_" in f".{name}" else part for name, part in present]
-    # One look at the sum of sums: each look takes as long as the sum of a small parameter.
+    # One look at one number: each takes as long as the sum of a small parameter.
     if not values or bool(torch.stack([part.detach().sum() for part in values]).sum().isfinite()):
         return
     for (name, part), each in zip(present, values, strict=True):

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from .vandermonde_dlr import first_derivatives
 
-# Numbers of a block of transforms that stays in the cache. But every call makes its table of roots anew, which takes as
-# long as ten to thirty transforms: a block has 128 transforms therefore, unless they are more than 8 MB of float32.
+# Numbers of a block that fits the cache. A call makes its table of roots, which takes as long as 10 to 30 transforms: a
+# block has 128 transforms therefore, unless they exceed 8 MB of float32.
 _NUMBERS_PER_BLOCK, _TRANSFORMS, _MOST_NUMBERS = 2**19, 128, 2**21
 # Channels to transpose at once: a line of the processor's cache. Fewest channels of a block: half a line.
 _STRIP, _FEWEST_CHANNELS = 16, 8
@@ -88,8 +88,8 @@ def block_sizes(B: int, H: int, n: int, device_type: str) -> tuple[int, int]:
 class _Convolution(torch.autograd.Function):
     """`convolve`, which saves only its inputs for the backward pass.
 
-    Transforms run along the last dimension. Blocks of the input are transposed to [b, h, L] before a transform and back
-    afterwards, because allocating a transposed copy of the whole input would take longer than the arithmetic.
+    Blocks of the input are transposed to [b, h, L] before a transform and back afterwards: a transposed copy of the
+    whole input would take longer than the arithmetic.
     """
 
     @staticmethod
@@ -151,11 +151,12 @@ class _Workspace:
         channels, sequences = block_sizes(self.B, self.H, self.n, u.device.type)
         # No channels of an empty batch, which the transforms refuse.
         self.channels, self.sequences = _slices(self.H if self.B else 0, channels), _slices(self.B, sequences)
-        # On a CPU a strip of channels is copied first, because channels that lie apart take twice as long to transpose.
+        # On a CPU, copying a strip of channels first halves the time of transposing.
         direct = u.device.type != "cpu" or self.L < _SHORT
         self.strip = None if direct else u.new_empty(sequences, self.L, min(_STRIP, channels))
-        self.padded, self.circular = u.new_empty(sequences, channels, self.n), u.new_zeros(C, channels, self.n)
-        self.padded[..., self.L :] = 0
+        both = u.new_empty(sequences + C, channels, self.n)
+        both[..., self.Lk :] = 0
+        self.padded, self.circular = both[:sequences], both[sequences:]
 
     def transform_input(self, x: Tensor) -> Tensor:
         """Transpose, pad and transform [b, L, h] to [b, h, n/2+1]."""

@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional
 
 from .checks_dlr import check_finite, has_memory
@@ -49,7 +50,7 @@ class Kernel(nn.Module, ABC):
         num_channels: C, kernels per hidden channel.
         hidden_size: H.
         state_size: N.
-        kernel_parameters: as in `DLRConfig`. Missing entries take their defaults.
+        kernel_parameters: as in `DLRConfig`. Missing entries take their defaults. They do not change later.
 
     Raises:
         ValueError: for a size below 1, or an unknown or invalid entry of ``kernel_parameters``.
@@ -121,13 +122,16 @@ class Kernel(nn.Module, ABC):
         if torch.is_grad_enabled() or not may_remember(tensors):
             return self.evaluate(steps)
         (kernel,) = self.memo.get(
-            tensors, lambda: (self.evaluate(steps),), lambda known: self.includes(known[0], steps)
+            tensors, lambda: (self.evaluate(steps).contiguous(),), lambda known: self.includes(known[0], steps)
         )
         return kernel[..., :steps]
 
     def includes(self, known: Tensor, length: int) -> bool:
-        """Whether the first ``length`` steps of a known kernel are the kernel of that length."""
-        return known.shape[-1] >= length
+        """Whether the first ``length`` steps of a known kernel are the kernel of that length.
+
+        Not in DSS softmax, which divides by a sum over the whole length.
+        """
+        return known.shape[-1] == length or (known.shape[-1] > length and self.options.get("version") != "softmax")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Kernel":
         # torch calls this for every cast and move. Rounding an angle changes the kernel too much.
@@ -163,10 +167,7 @@ class DiagonalKernel(Kernel):
         return evaluate_read_out(self.modes(length), self.options["read_out"], length, self.remembered_product)
 
     def remembered_product(self, decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: int) -> Tensor:
-        """`vandermonde_product`, computed once per optimizer step, or once if the parameters are frozen.
-
-        Comparing the inputs costs a thousandth of the product. A shorter product is the beginning of a longer one.
-        """
+        """`vandermonde_product`, computed once per optimizer step. A shorter one is the beginning of a longer one."""
         inputs = (decay, angle, real, imag)
         if torch.compiler.is_compiling():
             return vandermonde_product(*inputs, length)
@@ -277,10 +278,6 @@ class DSSKernel(DiagonalKernel):
         if version in ("exp", "exp_re_im", "clip"):
             weights = times(weights, zero_order_hold(pole, log_pole, floor=_OFFICIAL_FLOOR))
         return Modes(*log_pole, weights[0].to(like), weights[1].to(like))
-
-    def includes(self, known: Tensor, length: int) -> bool:
-        """Softmax divides by a sum over the whole length."""
-        return known.shape[-1] == length if self.options["version"] == "softmax" else super().includes(known, length)
 
     def _continuous_poles(self) -> Pair:
         version = self.options["version"]
@@ -401,11 +398,10 @@ def recurrence_of(kernel: nn.Module) -> Modes:
     return kernel(None)
 
 
-def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
-    """Parameters and buffers that a kernel is a function of. None stands for one that sharding has removed.
+def tensors_of(kernel: Any) -> tuple[Tensor | None, ...]:
+    """Parameters and buffers that a kernel is a function of, None for one that sharding has removed.
 
-    Empty while tracing, and for a module that does not run as written: with hooks, parametrisations, pruning or
-    adapters.
+    None at all while tracing, and for a module that does not run as written.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or not runs_as_written(kernel, KERNELS.values()):
         return ()
@@ -413,13 +409,17 @@ def tensors_of(kernel: nn.Module) -> tuple[Tensor | None, ...]:
 
 
 def may_remember(tensors: tuple[Tensor | None, ...]) -> TypeGuard[tuple[Tensor, ...]]:
-    """Whether what is computed from these tensors may be used again while they do not change.
+    """Whether results may be used again while these tensors do not change.
 
-    It may not if there are none, or one is missing (None), is a shard, has no storage (under vmap), or does not count
-    writes (made in inference mode).
+    Not if there are none, or one is None, a shard, without storage (under vmap), made in inference mode, or has a
+    tangent of forward-mode differentiation.
     """
     plain = all(
-        part is not None and type(part) in (Tensor, nn.Parameter) and not part.is_inference() and has_memory(part)
+        part is not None
+        and type(part) in (Tensor, nn.Parameter)
+        and not part.is_inference()
+        and has_memory(part)
+        and unpack_dual(part).tangent is None
         for part in tensors
     )
     return bool(tensors) and plain

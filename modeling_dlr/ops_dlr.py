@@ -297,12 +297,7 @@ def final_state(modes: Modes, u: Tensor, state: State | None = None, steps: Tens
 
 
 def check_length(length: int) -> None:
-    """Refuse a kernel without steps, and `torch.jit.trace`, which fixes the length of the example.
-
-    Raises:
-        ValueError: naming the length.
-        RuntimeError: naming what supports every length.
-    """
+    """Refuse a kernel without steps (ValueError), and `torch.jit.trace`, which fixes the length (RuntimeError)."""
     if torch.jit.is_tracing():
         raise RuntimeError(
             "torch.jit.trace would fix the length of sequences: use torch.export, or torch.onnx.export(dynamo=True)."
@@ -322,7 +317,7 @@ def _check_modes(modes: Modes) -> None:
 
 
 def _check_finite(kernel: Tensor, modes: Modes) -> None:
-    """Refuse modes that are not finite. Their kernel shows it, with a look at one tensor."""
+    """Refuse modes that are not finite, which their kernel shows."""
     if values_are_cheap(kernel) and not all_finite(kernel.detach()):
         named = zip(Modes._fields, modes, strict=True)
         check_finite((f"The {name} of a kernel", part) for name, part in named if part is not None)

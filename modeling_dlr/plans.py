@@ -3,7 +3,7 @@
 >>> from modeling_dlr import DLRConfig
 >>> from modeling_dlr.memory import Pass
 >>> config = DLRConfig(hidden_size=64, num_hidden_layers=4, vocab_size=16)
->>> alone, batches, shards, steps = plans(config, Pass(batch=8, length=4096), devices=4)[:4]
+>>> alone, batches, shards, steps = plans(config, Pass(batch=8, length=16384), devices=4)[:4]
 >>> alone.parameters == batches.parameters == 4 * shards.parameters
 True
 >>> steps.activations < alone.activations / 3

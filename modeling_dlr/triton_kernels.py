@@ -65,7 +65,7 @@ def product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: in
     if result.numel():
         rows = _rows_of_tile(R)
         grid = (triton.cdiv(length, _STEPS), triton.cdiv(R, rows), G)
-        parts = (part.contiguous() for part in (decay.float(), turns(angle), real, imag))
+        parts = (part.contiguous() for part in (_with_nan_of(angle, decay), turns(angle), real, imag))
         # pyrefly: ignore - it does not know that Triton turns numbers into constants
         _product[grid](*parts, result, R, N, length, ROWS=rows, POLES=_POLES, STEPS=_STEPS)
     return result
@@ -80,7 +80,7 @@ def moments(decay: Tensor, angle: Tensor, g: Tensor, count: int) -> Tensor:
     if result.numel():
         rows = _rows_of_tile(R)
         grid = (triton.cdiv(N, _POLES) * triton.cdiv(R, rows), parts, G)
-        inputs = (part.contiguous() for part in (decay.float(), turns(angle), g))
+        inputs = (part.contiguous() for part in (_with_nan_of(angle, decay), turns(angle), g))
         sizes = {"COUNT": count, "PART": steps, "ROWS": rows, "POLES": _POLES, "STEPS": _STEPS}
         # pyrefly: ignore - likewise
         _moments[grid](*inputs, result, R, N, L, **sizes)
@@ -92,6 +92,11 @@ def turns(angle: Tensor) -> Tensor:
     fraction = angle.double() / (2 * math.pi)
     fraction = fraction - fraction.round()  # -1/2 … 1/2
     return (fraction * 2.0**64).clamp(max=2.0**63 - 1024).long()  # 2^63 itself is no int64
+
+
+def _with_nan_of(angle: Tensor, decay: Tensor) -> Tensor:
+    """Decays in float32, NaN where an angle is not finite: `turns` has no number for that."""
+    return (decay + 0 * angle).float()
 
 
 def _rows_of_tile(R: int) -> int:

@@ -222,14 +222,14 @@ def _product(decay: Tensor, angle: Tensor, real: Tensor, imag: Tensor, length: i
 def _lifetimes(decay: Tensor, length: int, dtype: torch.dtype) -> list[tuple[Tensor | slice, int]]:
     """Pairs of poles and of the steps after which they have decayed: all of ``length``, a quarter, a sixteenth, ….
 
-    The rest of a mode is smaller than the rounding error of its first step. Modes without decay are never cut. Poles
-    that are not shared by all rows form one group.
+    The rest of a mode is smaller than the rounding error of its first step. Modes without decay, or with NaN, are never
+    cut. Poles that are not shared by all rows form one group.
     """
     quarters = int(math.log2(length / _SHORTEST_LIFETIME)) // 2
     if quarters < 1 or len(decay) > 1 or decay.device.type != "cpu":
         return [(slice(None), length)]
     lifetime = (4 - math.log(torch.finfo(dtype).eps)) / (-decay[0].double()).clamp(min=1e-300)
-    times = (length / lifetime).log2().div(2).floor().clamp(0, quarters)
+    times = (length / lifetime).log2().div(2).floor().clamp(0, quarters).nan_to_num(0)
     found = [(times == quarter).nonzero().squeeze(-1) for quarter in range(quarters + 1)]
     return [(poles, -(-length // 4**i)) for i, poles in enumerate(found) if i == 0 or len(poles) > 0]
 
@@ -359,11 +359,13 @@ def _factors(steps: range) -> tuple[range, range]:
 def _powers_at(decay: Tensor, angle: Tensor, parts: Sequence[range], like: Tensor) -> Tensor:
     """exp((decay + i angle) · l) for l in all parts: [G, N] to [G, S, 2N], rounded to the type of ``like``.
 
-    Numbers below 1e-15 (in float32) are 0: products of two would be so small that processors are slow with them.
+    On CPUs, which are slow with the tiny products of small numbers, those below 1e-15 (in float32) are 0.
     """
     decay, angle = in_float64(decay), in_float64(angle)
     steps = [torch.arange(x.start, x.stop, x.step, dtype=decay.dtype, device=decay.device) for x in parts]
     powers = torch.cat(pole_powers(decay, angle, torch.cat(steps)), dim=-1).to(like)
+    if powers.device.type != "cpu":
+        return powers
     return functional.hardshrink(powers, torch.finfo(powers.dtype).tiny ** 0.4)
 
 

@@ -10,7 +10,7 @@ import torch
 from families import FAMILIES, READ_OUTS, Family, arrays_of, lengths_of, moved
 from tolerances import assert_close
 
-from modeling_dlr import DLRConfig
+from modeling_dlr import DLRConfig, DLRKernel
 from modeling_dlr.blocks_dlr import DLRMixer
 from modeling_dlr.kernel_parameters_dlr import KERNEL_FIELDS
 from modeling_dlr.kernels_dlr import KERNELS, Kernel, SGConvKernel
@@ -126,6 +126,14 @@ def test_a_kernel_without_a_model_refuses_what_is_not_finite(family: Family, val
         kernel.get_parameter(name).data.view(-1)[-1] = value
         with pytest.raises(ValueError, match="must be finite, got"):
             kernel(7)
+
+
+def test_a_long_kernel_refuses_a_pole_that_is_not_a_number():
+    """Modes are grouped by lifetime from 16,384 steps on; one without a lifetime is not left out."""
+    kernel = DLRKernel(1, 2, 4)
+    kernel.decay_root.data[1] = torch.nan
+    with pytest.raises(ValueError, match="must be finite, got nan"):
+        kernel(16384)
 
 
 @by_family

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import DynamicCache, TrainingArguments
 
-from modeling_dlr import DLRConfig, DLRModel, cache_dlr
+from modeling_dlr import DLRConfig, DLRModel, kernels_dlr
 from modeling_dlr.training import optimizer_for_trainer
 
 aten = torch.ops.aten
@@ -80,7 +80,7 @@ def test_length_adds_none(kernel_type: str, bidirectional: bool):
 @torch.no_grad()
 def test_a_decoded_token(kernel_type: str, in_blocks: bool, monkeypatch: pytest.MonkeyPatch):
     """At most 25 on average, with what begins and ends a block of 128; 30 in layers with hooks, without blocks."""
-    monkeypatch.setattr(cache_dlr, "has_memory", lambda _: in_blocks)
+    monkeypatch.setattr(kernels_dlr, "has_memory", lambda _: in_blocks)
     tokens = 128 if in_blocks else 2
     layer = build_layer(state_size=64, kernel_parameters={"kernel_type": kernel_type}).eval()
     cache, counts = DynamicCache(config=DLRConfig(num_hidden_layers=1)), []

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from modeling_dlr import DLRKernel, vandermonde_dlr
+from modeling_dlr import DLRKernel, SGConvKernel, vandermonde_dlr
 from modeling_dlr.vandermonde_dlr import Memo, Snapshot
 
 
@@ -120,6 +121,27 @@ def test_longer_sequences_and_other_parameters_share_no_kernel(kernel: DLRKernel
         copy.deepcopy(kernel)(100)
         pickle.loads(pickle.dumps(kernel))(100)  # noqa: S301 - our own
     assert computed == [63, 100, 100, 100]
+
+
+def test_a_known_kernel_is_no_larger_than_what_was_asked_for():
+    """SGConv computes all its taps, and only the first are kept."""
+    kernel = SGConvKernel(1, 3, 64)
+    with torch.no_grad():
+        known = kernel(5)
+    assert known.untyped_storage().nbytes() == known.numel() * known.element_size()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # by torch's own derivative
+def test_a_tangent_is_not_lost():
+    """Forward-mode differentiation computes the kernel anew, with gradients or without."""
+    kernel = SGConvKernel(1, 3, 4)
+    with torch.no_grad(), forward_ad.dual_level():
+        for size in (1.0, 2.0):
+            scales = forward_ad.make_dual(kernel.scales.detach(), torch.full_like(kernel.scales, size))
+            y = torch.func.functional_call(kernel, {"scales": scales}, (5,))
+            tangent = forward_ad.unpack_dual(y).tangent
+            assert tangent is not None
+            assert tangent.abs().max() > 0
 
 
 def through_data(x: Tensor) -> Tensor:
