@@ -83,11 +83,11 @@ def draw(path: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = [line for line in load(RESULTS / "growth.json") if line["mode"] == TRAINING]
+    lengths = sorted({line["L"] for line in lines})
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for kind, colour in COLOURS.items():
         rows = sorted((line for line in lines if line["kind"] == kind), key=lambda line: line["L"])
-        lengths = [line["L"] for line in rows]
         times = [1e6 * line["ours_ms"] / line["layers"] / line["L"] / (line["L"].bit_length() - 1) for line in rows]
         sizes = [2**20 * line["ours_mb"] / line["layers"] / line["L"] / H for line in rows]
         for axes, values in ((left, times), (right, sizes)):

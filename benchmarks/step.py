@@ -27,6 +27,7 @@ from modeling_dlr import DLRConfig, DLRForSequenceClassification
 from modeling_dlr.launch import keep_memory
 
 VOCAB, H, LAYERS, TAPS = 260, 128, 4, 9
+LABELS: dict[str, Any] = {"num_labels": 2}
 TRAINING, INFERENCE = MODES = ("training", "inference")
 # More steps than Mamba-2 in plain PyTorch takes within minutes and 24 GB.
 MOST_STEPS_OF_MAMBA = 4096
@@ -92,7 +93,12 @@ class Mamba2(nn.Module):
 
     def __init__(self, hidden_size: int):
         super().__init__()
-        sizes = {"hidden_size": hidden_size, "num_heads": 4, "head_dim": hidden_size // 2, "state_size": hidden_size}
+        sizes: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "num_heads": 4,
+            "head_dim": hidden_size // 2,
+            "state_size": hidden_size,
+        }
         config = Mamba2Config(vocab_size=VOCAB, num_hidden_layers=LAYERS, n_groups=1, use_cache=False, **sizes)
         self.body, self.classifier = Mamba2Model(config), nn.Linear(hidden_size, 2)
 
@@ -123,8 +129,8 @@ def ours(hidden_size: int, poles: int, *, layers: int = LAYERS, **kernel_paramet
                 num_hidden_layers=layers,
                 state_size=poles,
                 bidirectional=True,
-                num_labels=2,
                 kernel_parameters=kernel_parameters,
+                **LABELS,
             )
         )
     )
@@ -132,11 +138,16 @@ def ours(hidden_size: int, poles: int, *, layers: int = LAYERS, **kernel_paramet
 
 def modernbert(hidden_size: int) -> nn.Module:
     """Attention to 128 steps around each step, and in every third layer to all steps."""
-    sizes = {"hidden_size": hidden_size, "num_attention_heads": 4, "intermediate_size": 7 * hidden_size // 4}
-    special = dict.fromkeys(("pad_token_id", "bos_token_id", "cls_token_id", "eos_token_id", "sep_token_id"), 0)
+    sizes: dict[str, Any] = {"num_attention_heads": 4, "intermediate_size": 7 * hidden_size // 4} | LABELS
+    special: dict[str, Any] = dict.fromkeys((f"{name}_token_id" for name in ("pad", "bos", "cls", "eos", "sep")), 0)
     longest = max(row.L for row in ROWS)
     config = ModernBertConfig(
-        vocab_size=VOCAB, num_hidden_layers=LAYERS, max_position_embeddings=longest, num_labels=2, **sizes, **special
+        vocab_size=VOCAB,
+        hidden_size=hidden_size,
+        num_hidden_layers=LAYERS,
+        max_position_embeddings=longest,
+        **sizes,
+        **special,
     )
     return Ours(ModernBertForSequenceClassification(config))
 

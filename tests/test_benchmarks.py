@@ -246,7 +246,7 @@ def test_goals_of_the_layer():
     """Every goal belongs to a size that is measured."""
     assert set(render.LAYER_GOALS) <= set(layer.SIZES)
     line = layer.ROWS[0]._asdict()
-    assert [render.speed_goal(line | {"mode": mode}) for mode in measure.MODES] == ["×3.5", "×3.5"]
+    assert [render.speed_goal(line | {"mode": mode}) for mode in measure.MODES] == ["×5", "×6"]
     assert [render.memory_goal(line | {"mode": mode}) for mode in measure.MODES] == [render.NONE, "×1.5"]
     assert render.speed_goal(line | {"mode": measure.FORWARD, "N": 64}) == render.NONE
 
