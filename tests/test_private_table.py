@@ -32,6 +32,7 @@ def test_every_row_of_the_table_has_a_test():
 PUBLIC = {
     *("transformers", "transformers.activations", "transformers.modeling_outputs", "transformers.utils.logging"),
     *("torch", "torch.nn", "torch.nn.functional", "torch.autograd", "torch.autograd.function", "torch.utils.data"),
+    "torch.autograd.forward_ad",
     *("torch.export", "torch.distributed", "torch.distributed.device_mesh", "torch.distributed.fsdp"),
     *("huggingface_hub", "huggingface_hub.errors", "huggingface_hub.utils", "huggingface_hub.hf_api"),
     *("transformers.utils", "transformers.trainer_utils", "safetensors", "safetensors.torch"),
