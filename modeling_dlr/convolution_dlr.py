@@ -8,8 +8,9 @@ from .vandermonde_dlr import first_derivatives
 # Numbers of a block that fits the cache. A call makes its table of roots, which takes as long as 10 to 30 transforms: a
 # block has 128 transforms therefore, unless they exceed 8 MB of float32.
 _NUMBERS_PER_BLOCK, _TRANSFORMS, _MOST_NUMBERS = 2**19, 128, 2**21
-# Channels to transpose at once: a line of the processor's cache. Fewest channels of a block: half a line.
-_STRIP, _FEWEST_CHANNELS = 16, 8
+# Channels to transpose at once: a line of the processor's cache. Fewest channels of a block: two lines, or half a line
+# where the transforms of more would exceed the most numbers.
+_STRIP, _CHANNELS, _FEWEST_CHANNELS = 16, 32, 8
 # Sequences that are transposed directly.
 _SHORT = 256
 
@@ -81,7 +82,8 @@ def block_sizes(B: int, H: int, n: int, device_type: str) -> tuple[int, int]:
     if device_type != "cpu":
         return H, B
     fitting = max(_NUMBERS_PER_BLOCK // n, min(_TRANSFORMS, _MOST_NUMBERS // n))
-    channels = min(max(_FEWEST_CHANNELS, fitting // max(1, B)), H)
+    fewest = max(_FEWEST_CHANNELS, min(_CHANNELS, _MOST_NUMBERS // n))
+    channels = min(max(fewest, fitting // max(1, B)), H)
     return channels, min(max(1, fitting // channels), B)
 
 

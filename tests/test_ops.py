@@ -332,7 +332,7 @@ def test_convolution_does_not_depend_on_its_blocks(
     case = Convolution(B=3, C=2, H=17, L=63, Lk=7, bidirectional=True)
     function, inputs = differentiable(case.inputs(torch.float64, device))
     whole = values_and_gradients(function, *inputs)
-    for name, number in {"_NUMBERS_PER_BLOCK": numbers, "_TRANSFORMS": 1, "_SHORT": 0}.items():
+    for name, number in {"_NUMBERS_PER_BLOCK": numbers, "_TRANSFORMS": 1, "_SHORT": 0, "_CHANNELS": 8}.items():
         monkeypatch.setattr(convolution_dlr, name, number)
     u, kernel, *_ = inputs
     work = convolution_dlr._Workspace(u, kernel)
