@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measure import DARK_PAGE, RESULTS, load, milliseconds, run_benchmark, take_turns
+from measure import RESULTS, draw_for_both_pages, load, milliseconds, run_benchmark, take_turns
 from memory import peak_during
 from step import DSS, INFERENCE, TRAINING, H, ours, passes_of
 from step import Row as Pass
@@ -107,20 +107,11 @@ def draw(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def draw_both() -> None:
-    """Draw the figure for light pages, and its twin for dark ones."""
-    import matplotlib as mpl
-
-    draw(PICTURE)
-    with mpl.rc_context(DARK_PAGE):
-        draw(PICTURE.with_name("growth-dark.svg"))
-
-
 if __name__ == "__main__":
     keep_memory()
     if sys.argv[1:2] == ["--memory"]:
         main(*sys.argv[2:])
     elif sys.argv[1:] == ["--draw"]:
-        draw_both()
+        draw_for_both_pages(draw, PICTURE)
     else:
         run_benchmark(__doc__, RESULTS / "growth.json", ROWS, measure)

@@ -134,6 +134,15 @@ def save(results: Path, line: dict[str, Any], key: Sequence[str]) -> None:
     unfinished.replace(results)
 
 
+def draw_for_both_pages(draw: Callable[[Path], None], picture: Path) -> None:
+    """Draw a figure for light pages, and its twin for dark ones."""
+    import matplotlib as mpl
+
+    draw(picture)
+    with mpl.rc_context(DARK_PAGE):
+        draw(picture.with_name(f"{picture.stem}-dark.svg"))
+
+
 def run_in_processes(processes: int, *script: str) -> str:
     """Run a script with its arguments by torchrun, and return what it prints."""
     launch = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--local_addr", "127.0.0.1"]

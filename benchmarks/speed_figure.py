@@ -7,7 +7,7 @@ It needs matplotlib: `pip install 'modeling-dlr[figures]'`.
 
 from pathlib import Path
 
-from measure import BOTH, DARK_PAGE, RESULTS, load
+from measure import BOTH, RESULTS, draw_for_both_pages, load
 
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "speed.svg"
 
@@ -46,14 +46,5 @@ def draw(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def main() -> None:
-    """Draw the figure for light pages, and its twin for dark ones."""
-    import matplotlib as mpl
-
-    draw(PICTURE)
-    with mpl.rc_context(DARK_PAGE):
-        draw(PICTURE.with_name("speed-dark.svg"))
-
-
 if __name__ == "__main__":
-    main()
+    draw_for_both_pages(draw, PICTURE)

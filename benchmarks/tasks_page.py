@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, NamedTuple
 
-from measure import DARK_PAGE, RESULTS, load
+from measure import RESULTS, draw_for_both_pages, load
 from table import ATOMIC
 
 from modeling_dlr.markdown import markdown_table
@@ -178,13 +178,9 @@ def render(document: str, lines: Sequence[Line]) -> str:
 
 def main() -> None:
     """Write the page, and its figure for light and for dark pages."""
-    import matplotlib as mpl
-
     results = load(LINES)
     DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8"), results), encoding="utf-8")
-    draw_curves(results, CURVES)
-    with mpl.rc_context(DARK_PAGE):
-        draw_curves(results, CURVES.with_name("tasks_curves-dark.svg"))
+    draw_for_both_pages(lambda path: draw_curves(results, path), CURVES)
 
 
 if __name__ == "__main__":
