@@ -131,6 +131,7 @@ def trainer_of(options: argparse.Namespace, corpus: Path = FOLDER, fields: dict[
         report_to="none",
         disable_tqdm=True,
         use_cpu=True,
+        bf16=options.bf16,
         seed=options.seed,
     )
     set_seed(options.seed)
@@ -164,6 +165,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--every", type=int, default=250, help="steps between evaluations, and between checkpoints")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bf16", action="store_true", help="products of weights in bfloat16, for processors with AMX")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
