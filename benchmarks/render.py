@@ -228,7 +228,7 @@ TABLES = {
             **{name: number(name) for name in ("B", "H", "N", "L")},
             "pass": text("mode"),
             "neighbours": number("neighbours"),
-            "threads wait and": text("waiting"),
+            "threads spin": text("waiting"),
             "plain, ms": lambda line: (
                 f"{digits(line['naive_alone_ms'])}, beside them {digits(line['naive_beside_ms'])}"
             ),

@@ -1,9 +1,10 @@
-"""What a launcher, such as torchrun, has started, and how a process of this library treats memory."""
+"""What a launcher, such as torchrun, has started, and how a process of this library treats its machine."""
 
 import ctypes
 import os
 import sys
 
+import torch
 from transformers import TrainingArguments
 
 # Of malloc.h in glibc.
@@ -38,3 +39,15 @@ def keep_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 2**25)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def keep_to_quota() -> None:
+    """Compute with no more threads than the process may use processors, unless ``OMP_NUM_THREADS`` says how many.
+
+    torch counts the processors of the machine. A container with a quota of two on a machine with 64 would be paused
+    most of the time.
+    """
+    import joblib
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,6 +26,7 @@ from modeling_dlr.cli import app
 from modeling_dlr.cli.fasta import read_fasta
 from modeling_dlr.cli.hub import VERBS
 from modeling_dlr.inference import in_chunks, write_in_parts
+from modeling_dlr.launch import keep_to_quota
 from modeling_dlr.scoring import embeddings, log_likelihoods
 from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
 
@@ -341,3 +343,19 @@ def test_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert computed == [4, 5, 6, 7]
     assert pd.read_csv(output)["i"].tolist() == list(range(8))
     assert [path.name for path in tmp_path.iterdir()] == ["o.csv"]
+
+
+@pytest.mark.parametrize(("asked", "used"), [(None, 1), ("2", 2)])
+def test_threads_of_a_quota(asked: str | None, used: int, monkeypatch: pytest.MonkeyPatch):
+    """A quota of one processor is one thread, unless the user says how many."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    try:
+        torch.set_num_threads(2)
+        keep_to_quota()
+        assert torch.get_num_threads() == used
+    finally:
+        torch.set_num_threads(before)

@@ -3,7 +3,7 @@
 import typer
 from typer.exceptions import TyperException
 
-from modeling_dlr.launch import keep_memory
+from modeling_dlr.launch import keep_memory, keep_to_quota
 
 from .demo import demo
 from .hub import add_verbs
@@ -33,6 +33,7 @@ def _root() -> None:
 def main() -> None:
     """Run the command that the shell names. Wrong names and values of options end it with one line and status 2."""
     keep_memory()
+    keep_to_quota()
     try:
         status = app(standalone_mode=False, prog_name="modeling-dlr")
     except TyperException as error:
