@@ -80,7 +80,9 @@ def set_up(folder: str, extras: str, constraints: str) -> Path:
         return python
     if importlib.util.find_spec("ensurepip") is None:
         raise SystemExit("This Python cannot create virtual environments: apt-get install python3-venv")
-    venv.create(environment, with_pip=True)
+    if not python.is_file():  # it may be the user's own, and run this
+        venv.create(environment)
+    subprocess.run([str(python), "-m", "ensurepip"], check=True, capture_output=True)
     lines = environment / "constraints.txt"
     lines.write_text(constraints, encoding="utf-8")
     install = ["install", "--constraint", str(lines), "--editable", f".[{extras}]"]

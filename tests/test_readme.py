@@ -117,6 +117,20 @@ def test_links_and_trees_exist(document: Path):
     assert [name for name in [*links, *files] if not (document.parent / name).exists()] == []
 
 
+def test_an_environment_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An environment that is there is installed into and not made again, which fails from its own Python."""
+    python = make.environment_python(tmp_path / ".venv")
+    python.parent.mkdir(parents=True)
+    python.touch()
+    ran: list[list[str]] = []
+    monkeypatch.setattr(make, "ROOT", tmp_path)
+    monkeypatch.setattr(make.venv, "create", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr(make.subprocess, "run", lambda command, **_: ran.append(command))
+    assert make.set_up(".venv", "dev", "") == python
+    assert all(command[0] == str(python) for command in ran)
+    assert "install" in ran[-1]
+
+
 def test_makefile_has_every_command():
     targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     assert {"help", *make.COMMANDS, *make.FUNCTIONS} >= set(targets)
