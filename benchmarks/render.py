@@ -14,16 +14,22 @@ from typing import Any, NamedTuple
 
 import choice
 import few_labels
+import gates
 import real_data
 from measure import BOTH, FORWARD, RESULTS, load
 
 from modeling_dlr.markdown import markdown_table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-DOCUMENTS = (DOCS / "performance.md", DOCS / "train.md", DOCS / "real.md")
+DOCUMENTS = tuple(DOCS / name for name in ("performance.md", "train.md", "real.md", "tasks.md"))
 NONE = "–"
 # Tables that are more than a line for each line of results.
-PAGES = {"choice": choice.table, "few_labels": few_labels.table, "real_data": real_data.table}
+PAGES = {
+    "choice": choice.table,
+    "few_labels": few_labels.table,
+    "gates": gates.table,
+    "real_data": real_data.table,
+}
 
 Line = Mapping[str, Any]
 Cell = Callable[[Line], str]

@@ -200,7 +200,7 @@ def test_document_shows_the_results(page: Path):
 
 def test_documents_have_every_table():
     documents = "".join(page.read_text(encoding="utf-8") for page in render.DOCUMENTS)
-    assert all(f"<!-- table: {name} -->" in documents for name in [*render.TABLES, "choice"])
+    assert all(f"<!-- table: {name} -->" in documents for name in (*render.TABLES, *render.PAGES))
 
 
 @pytest.mark.parametrize(
