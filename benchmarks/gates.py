@@ -4,7 +4,7 @@
     python benchmarks/gates.py --save --threads 1 --rows 0 1
 
 All models have two layers and about as many parameters, and train on the same examples. Each model first trains with
-every rate of `RATES` and one seed; the other seeds use the better rate. Two layers exist only in this file: a gated
+two rates and one seed; the other seeds use the better rate. Two layers exist only in this file: a gated
 linear layer, with the recurrence of HGRN2 (arXiv 2404.07904), and a gated delta layer (arXiv 2412.06464).
 """
 
@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from measure import RESULTS, load, run_benchmark
+from rates import BETTER, FIRST_RUNS, OTHER_RUNS, best_runs, better_rate
 from tasks_page import cell
 from torch import Tensor, nn
 from torch.nn import functional
@@ -184,24 +185,26 @@ MODELS: dict[str, tuple[list[str], Callable[[DLRConfig], GatedMixer] | None]] = 
 }
 HYBRIDS, PEER = ("DLR + gated linear", "DLR + gated delta"), "DLR + local attention"
 HIDDEN_SIZE, STATE_SIZE, BATCH_SIZE, VALIDATION = 64, 128, 16, 512
-RATES, STATE_RATE, WARMUP = (1e-3, 3e-3), 1e-3, 0.1
-SEEDS = 3
+STATE_RATE, WARMUP = 1e-3, 0.1
 # The gain over DLR with local attention that a hybrid needs, and on how many tasks.
 GAIN, TASKS = 0.2, 2
 
 
 class Row(NamedTuple):
-    """A run: a problem, a model, a seed, and its learning rate, or None for the better one of seed 0."""
+    """A run: a problem, a model, a seed, and its learning rate, or "better" for the better one of seed 0."""
 
     problem: str
     model: str
     seed: int
-    rate: float | None
+    rate: float | Literal["better"]
 
 
 ROWS = [
-    *(Row(problem, model, 0, rate) for problem in PROBLEMS for model in MODELS for rate in RATES),
-    *(Row(problem, model, seed, None) for seed in range(1, SEEDS) for problem in PROBLEMS for model in MODELS),
+    Row(problem, model, seed, rate)
+    for runs in (FIRST_RUNS, OTHER_RUNS)
+    for problem in PROBLEMS
+    for model in MODELS
+    for seed, rate in runs
 ]
 
 
@@ -240,18 +243,6 @@ def score_of(network: nn.Module, examples: Mapping[str, Tensor]) -> float:
     return cast("dict[str, float]", found)["r2"]
 
 
-def better_rate(lines: Sequence[Mapping[str, Any]], problem: str, model: str) -> float:
-    """The rate with the best score of seed 0.
-
-    Raises:
-        ValueError: if a rate is missing.
-    """
-    mine = [each for each in lines if (each["problem"], each["model"], each["seed"]) == (problem, model, 0)]
-    if len(mine) < len(RATES):
-        raise ValueError(f"{problem}, {model}: other seeds need the rows of seed 0: run these with --save first.")
-    return max(mine, key=lambda line: line["score"])["rate"]
-
-
 def measure(row: Row, steps: int | None = None, lines: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Train and score a model.
 
@@ -262,7 +253,7 @@ def measure(row: Row, steps: int | None = None, lines: Sequence[Mapping[str, Any
     """
     problem, steps = PROBLEMS[row.problem], steps or PROBLEMS[row.problem].steps
     lines = load(RESULTS / "gates.json") if lines is None else lines
-    rate = better_rate(lines, row.problem, row.model) if row.rate is None else row.rate
+    rate = better_rate(runs_of(lines, row.problem, row.model)) if row.rate == BETTER else row.rate
     training = examples_of(problem, "train", BATCH_SIZE * steps, row.seed)
     validation = examples_of(problem, "validation", VALIDATION, row.seed)
     torch.manual_seed(row.seed)
@@ -291,10 +282,8 @@ def measure(row: Row, steps: int | None = None, lines: Sequence[Mapping[str, Any
 
 
 def runs_of(lines: Sequence[Mapping[str, Any]], problem: str, model: str) -> list[Mapping[str, Any]]:
-    """The runs of a model on a problem with its better rate, of all seeds; of seed 0, the best run so far."""
-    mine = [line for line in lines if (line["problem"], line["model"]) == (problem, model)]
-    first = sorted((line for line in mine if line["seed"] == 0), key=lambda line: line["score"])[-1:]
-    return first + [line for line in mine if line["seed"]]
+    """The runs of a model on a problem."""
+    return [line for line in lines if (line["problem"], line["model"]) == (problem, model)]
 
 
 def gains(lines: Sequence[Mapping[str, Any]], hybrid: str) -> list[str]:
@@ -304,7 +293,7 @@ def gains(lines: Sequence[Mapping[str, Any]], hybrid: str) -> list[str]:
     """
 
     def mean(problem: str, model: str) -> float:
-        scores = [run["score"] for run in runs_of(lines, problem, model)]
+        scores = [run["score"] for run in best_runs(runs_of(lines, problem, model))]
         return sum(scores) / len(scores) if scores else math.nan
 
     lost = {each.task for name, each in PROBLEMS.items() if not mean(name, hybrid) - mean(name, PEER) > GAIN}
@@ -329,7 +318,7 @@ def table(results: Path) -> str:
     lines = load(results / "gates.json")
     rows = []
     for problem, settings in PROBLEMS.items():
-        by_model = [runs_of(lines, problem, model) for model in MODELS]
+        by_model = [best_runs(runs_of(lines, problem, model)) for model in MODELS]
         seconds = [run["cpu_seconds"] for runs in by_model for run in runs]
         if seconds:
             span = f"{min(seconds)}-{max(seconds)}"

@@ -12,15 +12,15 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, NamedTuple
 
-from measure import RESULTS, draw_for_both_pages, load
-from table import ATOMIC
+from measure import draw_for_both_pages, load
+from rates import best_runs
+from table import ATOMIC, LINES
 
 from modeling_dlr.markdown import markdown_table
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 DOCUMENT, CURVES = DOCS / "tasks.md", DOCS / "tasks_curves.svg"
-LINES = RESULTS / "atomic_tasks.json"
-MODELS = {"dlr": "DLR", "dss": "DSS", "attention": "attention"}
+MODELS = {"dlr": "DLR", "dss": "DSS", "attention": "attention", "hybrid": "DLR + local attention"}
 TASKS = [*ATOMIC, "listops_subtrees", "pathfinder_segmentation"]
 METRICS = {"r2": "R²", "accuracy": "accuracy", "f1_macro": "macro-F1"}
 NOT_RUN = "not run"
@@ -52,8 +52,15 @@ CLAIMS = (
 
 
 def runs_of(lines: Sequence[Line], task: str, model: str) -> list[Line]:
-    """The runs of a model on a task, with all seeds."""
-    return [line for line in lines if line["task"] == task and line["recipe"].rpartition("-")[2] == model]
+    """The runs of a model on a task that the page shows: one of each seed, with the better rate of the first seed.
+
+    They have the largest number of steps that both DLR and attention have runs of, or else that any model has.
+    """
+    mine = [line for line in lines if line["task"] == task]
+    models = {name: [run for run in mine if run["recipe"].rpartition("-")[2] == name] for name in MODELS}
+    steps = {name: {run["steps"] for run in runs} for name, runs in models.items()}
+    shown = max(steps["dlr"] & steps["attention"] or set.union(*steps.values()), default=0)
+    return best_runs([run for run in models[model] if run["steps"] == shown])
 
 
 def cell(runs: Sequence[Line]) -> str:
@@ -135,7 +142,8 @@ def commands(lines: Sequence[Line]) -> str:
         first.setdefault(line["recipe"], line["command"])
     machines = sorted({f"{line['machine']}, torch {line['torch']}" for line in lines})
     code = "\n".join(["```bash", *(first[recipe] for recipe in sorted(first)), "```"])
-    return f"One task of each recipe; the others differ in `--task` and `--seed`. On {'; '.join(machines)}:\n\n{code}"
+    others = "One task of each recipe; the others differ in `--task`, `--seed`, `--max_steps` and `--learning_rate`."
+    return f"{others} On {'; '.join(machines)}:\n\n{code}"
 
 
 def draw_curves(lines: Sequence[Line], path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gates
 import pytest
+import rates
 import torch
 from tolerances import assert_close
 from torch import Tensor
@@ -87,13 +88,13 @@ def test_runs(problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A run is JSON that ends in its score; those of other seeds take the better rate of the first seed."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr(gates, "VALIDATION", 9)
-    row = gates.Row(problem, "DLR + gated delta", 1, None)
+    row = gates.Row(problem, "DLR + gated delta", 1, rates.BETTER)
     with pytest.raises(ValueError, match="seed 0"):
         gates.measure(row, 5, [])
-    lines = [row._asdict() | {"seed": 0, "rate": rate, "score": -rate} for rate in gates.RATES]
+    lines = [row._asdict() | {"seed": 0, "rate": rate, "score": -rate} for rate in rates.RATES]
     found = gates.measure(row, 5, lines)
     assert json.loads(json.dumps(found))["curve"][-1] == [5, found["score"]]
-    assert found["learning_rate"] == min(gates.RATES)
+    assert found["learning_rate"] == min(rates.RATES)
 
 
 def lines_of(scores: dict[str, float], problems: list[str]) -> list[dict[str, Any]]:
@@ -120,7 +121,7 @@ def test_verdict(score: float, problems: list[str], words: str):
     """A gain of more than 0.2 on two of three tasks decides, once all runs are done."""
     lines = lines_of({HYBRID: score}, problems)
     assert gates.verdict(lines).endswith(f"{words}.")
-    assert "Undecided" in gates.verdict(lines[:-3])
+    assert "Undecided" in gates.verdict(lines[:-5])
 
 
 def test_table(tmp_path: Path):
@@ -131,4 +132,4 @@ def test_table(tmp_path: Path):
         line["score"] = float(score)
     (tmp_path / "gates.json").write_text(json.dumps(lines), encoding="utf-8")
     assert "| mips | 0.100 (0.100-0.100, 3 seeds) |" in gates.table(tmp_path)
-    assert "7.000 (1.000-12.000, 3 seeds)" in gates.table(tmp_path)
+    assert "6.000 (1.000-9.000, 3 seeds)" in gates.table(tmp_path)

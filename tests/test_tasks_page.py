@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rates
 import table
 import tasks_page
 from measure import load
@@ -13,10 +14,13 @@ from measure import load
 LINES = load(tasks_page.LINES)
 
 
-def line(task: str, model: str, score: float, seed: int = 0) -> dict[str, Any]:
+def line(
+    task: str, model: str, score: float, seed: int = 0, steps: int = 4, rate: float | str = "recipe"
+) -> dict[str, Any]:
     return {
-        "task": task, "recipe": f"twin-atomic-{model}", "seed": seed, "steps": 4, "metric": "r2", "score": score,
-        "curve": [[2, 0.1], [4, score]], "seconds": 7, "machine": "m", "torch": "2", "command": "python x",
+        "task": task, "recipe": f"twin-atomic-{model}", "seed": seed, "steps": steps, "rate": rate, "metric": "r2",
+        "score": score, "curve": [[2, 0.1], [steps, score]], "seconds": 7, "machine": "m", "torch": "2",
+        "command": "python x",
     }  # fmt: skip
 
 
@@ -31,7 +35,7 @@ def test_document_says_what_was_not_run():
     rows = re.findall(r"^\| `(\w+)` \|(.*)$", tasks_page.table(LINES), flags=re.MULTILINE)
     assert [name for name, _ in rows] == tasks_page.TASKS
     for name, cells in rows:
-        models = {each["recipe"].rpartition("-")[2] for each in LINES if each["task"] == name}
+        models = [model for model in tasks_page.MODELS if tasks_page.runs_of(LINES, name, model)]
         assert cells.count("not run") == len(tasks_page.MODELS) - len(models)
 
 
@@ -39,7 +43,37 @@ def test_cells():
     """The score of one seed, or the mean of several with the lowest and highest."""
     lines = [line("shift", "dlr", 0.5), line("shift", "attention", 0.25), line("shift", "attention", 0.75, seed=1)]
     row = tasks_page.table(lines).splitlines()[2]
-    assert row == "| `shift` | R² | 0.500 | not run | 0.500 (0.250-0.750, 2 seeds) | 4 | 7 |"
+    assert row == "| `shift` | R² | 0.500 | not run | 0.500 (0.250-0.750, 2 seeds) | not run | 4 | 7 |"
+
+
+def test_longest_runs_of_both_are_shown():
+    """The runs with the most steps that DLR and attention both have, and of the first seed the better rate."""
+    lines = [line("shift", "dlr", 0.5), line("shift", "attention", 0.25), line("shift", "dss", 0.1)]
+    lines += [line("shift", "attention", score, 0, 8, rate) for score, rate in ((0.7, 1e-3), (0.6, 3e-3))]
+    assert [run["score"] for run in tasks_page.runs_of(lines, "shift", "attention")] == [0.25]
+    lines += [line("shift", "dlr", 0.9, 0, 8, 1e-3)]
+    found = {model: [run["score"] for run in tasks_page.runs_of(lines, "shift", model)] for model in tasks_page.MODELS}
+    assert found == {"dlr": [0.9], "dss": [], "attention": [0.7], "hybrid": []}
+    lines += [line("shift", "attention", 0.8, seed, 8, "better") for seed in (1, 2)]
+    assert len(tasks_page.runs_of(lines, "shift", "attention")) == 3
+
+
+def test_long_runs():
+    """They begin with the claims that the short ones leave undecided; other seeds take the better rate of the first."""
+    short = [each for each in LINES if each["rate"] == "recipe"]
+    open_tasks = {
+        task
+        for claim in tasks_page.CLAIMS
+        for task in claim.tasks
+        if tasks_page.verdict(claim, *(tasks_page.scores_of(short, task, m) for m in ("dlr", "attention"))) != "agrees"
+    }
+    assert {row.task for row in table.LONG[: 4 * len(open_tasks)]} == open_tasks
+    row = next(row for row in table.LONG if row.seed and row.recipe == "twin-atomic-dlr")
+    lines = [line(row.task, "dlr", -rate, 0, row.steps, rate) for rate in rates.RATES]
+    assert table.options_of(row, lines)[-2:] == ["--learning_rate", str(min(rates.RATES))]
+    with pytest.raises(ValueError, match="seed 0"):
+        table.options_of(row, lines[1:])
+    assert set(table.ROWS) >= {table.Row(*(each[name] for name in table.Row._fields)) for each in LINES}
 
 
 def test_text_agrees_with_the_results():
