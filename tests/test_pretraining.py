@@ -17,17 +17,28 @@ import pretrained_folder
 import pytest
 import torch
 from real_texts import LABELLED, Texts
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from modeling_dlr import DLRConfig, DLRForMaskedLM, DLRModel
+from modeling_dlr import (
+    DLRConfig,
+    DLRForMaskedLM,
+    DLRForSequenceClassification,
+    DLRForTokenClassification,
+    DLRModel,
+)
 from modeling_dlr.finetuning import Task, TrainOptions
+from modeling_dlr.finetuning.encoded import Collator
 from modeling_dlr.finetuning.encoding import Encoder
+from modeling_dlr.finetuning.first_head import PENALTY, fit_last_layer
 from modeling_dlr.finetuning.labels import Labels
 from modeling_dlr.finetuning.models import build_model, recipe_for
 from modeling_dlr.finetuning.pretrained import pretrained_folder as pretrained_folder_of
 from modeling_dlr.recipes import span_mask
 from modeling_dlr.recipes.masking import IGNORED, masked_batch
 from modeling_dlr.training import newest_checkpoint
+from modeling_dlr.weighted_loss import loss_by_counts
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = {"hidden_size": 8, "num_hidden_layers": 1, "state_size": 8}
@@ -173,6 +184,40 @@ def test_pretrained_options(wrong: dict[str, Any], model: Path):
     name = next(iter(wrong), "pretrained").replace("_", "-")
     with pytest.raises(ValueError, match=f"--{name}"):
         TrainOptions(pretrained=model if wrong else model / "none", **wrong)
+
+
+class _Fields(Encoder):
+    """An encoder of rows that are encoded already."""
+
+    def __init__(self, task: str):
+        self.task, self.processor = Task(task, "text", ["text"], "label", ["a", "b", "c"]), None  # type: ignore
+
+
+@pytest.mark.parametrize("head", [DLRForSequenceClassification, DLRForTokenClassification])
+def test_last_layer(head: Any):
+    """The last layer of a pretrained model is scikit-learn's logistic regression of its standardized features."""
+    torch.manual_seed(0)
+    model = head(DLRConfig(vocab_size=261, num_labels=3, problem_type="single_label_classification", **TINY))
+    generator, each = np.random.default_rng(0), head is DLRForTokenClassification
+    lengths = generator.integers(5, 30, 40)
+    rows = [
+        {
+            "input_ids": generator.integers(5, 261, length),
+            "labels": np.where(np.arange(length) < 3, -100, generator.integers(3, size=length)) if each else place % 3,
+        }
+        for place, length in enumerate(lengths)
+    ]
+    collator = Collator(_Fields("tokens" if each else "classes"))
+    fit_last_layer(model, rows, collator, 7, loss_by_counts(None), most=40)  # type: ignore
+    batch = collator(rows)
+    features: list[np.ndarray] = []
+    model.eval().classifier.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].numpy()))
+    known = (batch["labels"] != -100).numpy()
+    with torch.no_grad():
+        logits = model(**batch).logits[known]
+    read = StandardScaler().fit_transform(features[0][known])
+    wanted = LogisticRegression(C=1 / (2 * PENALTY), tol=1e-8, max_iter=1000).fit(read, batch["labels"][known])
+    np.testing.assert_allclose(logits.softmax(-1), wanted.predict_proba(read), atol=1e-3)
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ from .stopping import SignalCallback
 
 # Steps of a run without a budget: at least so many, and at most.
 FEWEST_STEPS, MOST_STEPS = 600, 20_000
-# Shares of the budget that validations, the test and the baselines may take.
-SHARE_OF_VALIDATION, SHARE_OF_TEST, SHARE_OF_BASELINES = 0.15, 0.1, 0.15
+# Shares of the budget that validations, the test, the baselines and the last layer of a pretrained model may take.
+SHARE_OF_VALIDATION, SHARE_OF_TEST, SHARE_OF_BASELINES, SHARE_OF_LAST_LAYER = 0.15, 0.1, 0.15, 0.1
 FEWEST_EVALUATED = 200
 # Batches of rows by which the pace is measured.
 MEASURED = 8

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from rich.console import Console
+from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 
 from modeling_dlr.launch import launched
@@ -21,11 +23,13 @@ from .columns import Columns, choose_columns
 from .encoded import Collator, encode_rows
 from .encoding import Encoder, choose_encoder
 from .evaluating import scored
+from .first_head import fit_last_layer
 from .labels import Labels, understand
 from .loop import (
     FEWEST_EVALUATED,
     MEASURED,
     SHARE_OF_BASELINES,
+    SHARE_OF_LAST_LAYER,
     SHARE_OF_TEST,
     SHARE_OF_VALIDATION,
     Evaluation,
@@ -129,6 +133,9 @@ class _Run:
             rows = encode_rows(self.encoder, table, places, data / f"{name}.arrow")
             parts[name] = rows.select(np.argsort(rows["length"], kind="stable"))
         self._say_model(model, recipe, planned, notes)
+        if self.options.pretrained is not None and self.task.task != "pairs":  # of which the head has two layers
+            most = int(max(recipe.batch_size, SHARE_OF_LAST_LAYER * (self.clock.budget or 1e9) / pace.row))
+            fit_last_layer(model, train, collator, recipe.batch_size, self._loss(recipe), most)
         trained = self._trained(model, parts, collator, recipe, planned, Evaluation(self.scorer, mean, std))
         return self._finish(model, trained, parts["test"], simpler, recipe, planned, notes)
 
@@ -155,12 +162,24 @@ class _Run:
         digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
         digest.update(self.rows.keys.tobytes())
         callback = RunCallback(digest.hexdigest(), self.clock, main_score(self.task, self.labels), self.console)
-        loss = None
-        if self.task.task == "tokens" or (self.task.task in ("classes", "pairs") and not self.task.is_number):
-            loss = loss_by_counts(self.labels.counts if self._are_weighted() else None, recipe.label_smoothing)
         return run_training(
-            model, parts, collator, evaluation, recipe, self.options, planned, callback, self.place.checkpoints, loss
+            model,
+            parts,
+            collator,
+            evaluation,
+            recipe,
+            self.options,
+            planned,
+            callback,
+            self.place.checkpoints,
+            self._loss(recipe),
         )
+
+    def _loss(self, recipe: Recipe) -> Callable[..., Tensor] | None:
+        """The Trainer's ``compute_loss_func``; None is the loss of the model."""
+        if self.task.is_number or self.task.task == "several labels":
+            return None
+        return loss_by_counts(self.labels.counts if self._are_weighted() else None, recipe.label_smoothing)
 
     def _finish(
         self,
