@@ -17,8 +17,10 @@ import pretrained_folder
 import pytest
 import torch
 from real_texts import LABELLED, Texts
+from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from tiny import assert_same_tensors
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from modeling_dlr import (
@@ -28,7 +30,7 @@ from modeling_dlr import (
     DLRForTokenClassification,
     DLRModel,
 )
-from modeling_dlr.finetuning import Task, TrainOptions
+from modeling_dlr.finetuning import Task, TrainOptions, train
 from modeling_dlr.finetuning.encoded import Collator
 from modeling_dlr.finetuning.encoding import Encoder
 from modeling_dlr.finetuning.first_head import PENALTY, fit_last_layer
@@ -247,6 +249,22 @@ def test_row_of_the_comparison(start: str, model: Path, monkeypatch: pytest.Monk
     line = few_labels.measure(few_labels.Row("news", 8, start, 0), model, seconds=5, test_rows=50)
     assert line["rows"] == {"train": 12, "validation": 4, "test": 50}
     assert 0 <= line["accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_training_that_does_harm(model: Path, tmp_path: Path):
+    """Where the pretrained layers with a fitted last layer are best on the validation rows, they are kept."""
+    parts = few_labels.splits(texts(100), 8, 0, 20)
+    (tmp_path / "data").mkdir()
+    few_labels.write_splits(parts, tmp_path / "data")
+    options = TrainOptions(
+        pretrained=model, learning_rate=100.0, state_learning_rate=100.0, epochs=1, output=tmp_path / "out"
+    )
+    report = train(tmp_path / "data", options, console=Console(quiet=True))
+    assert report.history[0]["step"] == 0
+    assert report.training[f"validation_{report.main}"] == report.history[0][f"eval_{report.main}"]
+    kept = DLRModel.from_pretrained(tmp_path / "out").state_dict()
+    assert_same_tensors(kept, DLRModel.from_pretrained(model).state_dict())
 
 
 def test_table_of_the_comparison(tmp_path: Path):

@@ -1,5 +1,6 @@
 """Training with the stock Trainer: within the time, resumable, the best weights kept."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -201,13 +202,20 @@ def run_training(
     folder: Path,
     loss: Callable[..., Any] | None,
 ) -> Trained:
-    """Train, from the newest checkpoint of the same run in the folder if there is one, and load the best weights."""
+    """Train, from the newest checkpoint of the same run in the folder if there is one, and load the best weights.
+
+    The best weights of a pretrained model may be those it starts with, with the last layer fitted to its features.
+    """
     groups = parameter_groups(model, recipe.learning_rate, options.weight_decay, recipe.state_learning_rate)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
     factor = warmup_and_cosine(callback.clock, planned.steps, options.warmup)
+    checkpoint = _checkpoint_of(callback, folder)
+    arguments = _arguments(rows["train"], recipe, options, planned, callback.score, folder)
+    arguments.eval_on_start = options.pretrained is not None and checkpoint is None
+    start = {name: value.clone() for name, value in model.state_dict().items()} if options.pretrained else None
     trainer = Trainer(
         model=model,
-        args=_arguments(rows["train"], recipe, options, planned, callback.score, folder),
+        args=arguments,
         data_collator=collator,
         train_dataset=rows["train"],
         eval_dataset=rows["validation"],
@@ -218,9 +226,14 @@ def run_training(
         callbacks=[callback, EarlyStoppingCallback(options.patience)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_checkpoint_of(callback, folder))
+    trainer.train(resume_from_checkpoint=checkpoint)
     state, stopped = trainer.state, callback.number is not None
     best = float("nan") if state.best_metric is None else float(state.best_metric)
+    if start is not None:
+        first = state.log_history[0].get(f"eval_{callback.score}", -math.inf)
+        if not best > first:
+            model.load_state_dict(start)
+            best = first
     return Trained(trainer, state.global_step, planned.steps, best, stopped, state.log_history)
 
 
