@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -292,25 +293,26 @@ def gains(lines: Sequence[Mapping[str, Any]], hybrid: str) -> list[str]:
     A task that has several lengths counts if that is so at each of them.
     """
 
-    def mean(problem: str, model: str) -> float:
-        scores = [run["score"] for run in best_runs(runs_of(lines, problem, model))]
-        return sum(scores) / len(scores) if scores else math.nan
+    def score(problem: str, model: str) -> float:
+        return mean(run["score"] for run in best_runs(runs_of(lines, problem, model)))
 
-    lost = {each.task for name, each in PROBLEMS.items() if not mean(name, hybrid) - mean(name, PEER) > GAIN}
+    lost = {each.task for name, each in PROBLEMS.items() if score(name, hybrid) - score(name, PEER) <= GAIN}
     return sorted({each.task for each in PROBLEMS.values()} - lost)
 
 
 def verdict(lines: Sequence[Mapping[str, Any]]) -> str:
     """Whether to build a mixer with gates, in one sentence; or that rows are missing."""
     done = {(line["problem"], line["model"], line["seed"], line["rate"]) for line in lines}
-    missing = [row for row in ROWS if row.model in (*HYBRIDS, PEER) and tuple(row) not in done]
+    needed = {tuple(row) for row in ROWS if row.model in (*HYBRIDS, PEER)}
+    if missing := needed - done:
+        return f"Undecided: {len(missing)} of the {len(needed)} runs that decide are not done."
     won = {hybrid: gains(lines, hybrid) for hybrid in HYBRIDS}
     words = "; ".join(f"{name}: {', '.join(f'`{task}`' for task in tasks) or 'none'}" for name, tasks in won.items())
-    found = f"Tasks with a gain of more than {GAIN} over {PEER}: {words}."
-    if missing:
-        return f"{found} Undecided: {len(missing)} of the runs that decide are not done."
     worth = any(len(tasks) >= TASKS for tasks in won.values())
-    return f"{found} A mixer with gates {'is worth building' if worth else 'is not worth building'}."
+    return (
+        f"Tasks with a gain of more than {GAIN} over {PEER}: {words}. A mixer with gates "
+        f"{'is worth building' if worth else 'is not worth building'}."
+    )
 
 
 def table(results: Path) -> str:
