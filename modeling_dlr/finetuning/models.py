@@ -53,7 +53,7 @@ RECIPES = {
 }
 # Of a pretrained model, which gives the sizes.
 PRETRAINED: dict[str, Any] = {
-    "dropout": 0.1,
+    "dropout": 0.0,
     "learning_rate": 1e-3,
     "state_learning_rate": 5e-4,
     "batch_size": 16,
