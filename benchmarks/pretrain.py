@@ -103,15 +103,9 @@ class PieceCallback(TrainerCallback):
         print(json.dumps(line), flush=True)
 
 
-def trainer_of(options: argparse.Namespace, corpus: Path = FOLDER, fields: dict[str, Any] | None = None) -> Trainer:
-    """The Trainer of a piece.
-
-    Args:
-        options: of the command line.
-        corpus: folder of the arrays.
-        fields: of DLRConfig, to change the model.
-    """
-    arguments = TrainingArguments(
+def arguments_of(options: argparse.Namespace) -> TrainingArguments:
+    """The Trainer's arguments of a piece."""
+    return TrainingArguments(
         output_dir=str(options.output),
         max_steps=options.steps,
         per_device_train_batch_size=options.batch_size,
@@ -134,6 +128,17 @@ def trainer_of(options: argparse.Namespace, corpus: Path = FOLDER, fields: dict[
         bf16=options.bf16,
         seed=options.seed,
     )
+
+
+def trainer_of(options: argparse.Namespace, corpus: Path = FOLDER, fields: dict[str, Any] | None = None) -> Trainer:
+    """The Trainer of a piece.
+
+    Args:
+        options: of the command line.
+        corpus: folder of the arrays.
+        fields: of DLRConfig, to change the model.
+    """
+    arguments = arguments_of(options)
     set_seed(options.seed)
     folder = preset_folder("models", NAME)
     held_out = {kind: np.load(corpus / f"held_out_{kind}.npy") for kind in KINDS}

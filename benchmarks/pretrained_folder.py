@@ -2,7 +2,8 @@
 
     python benchmarks/pretrained_folder.py outputs/pretrain/checkpoint-18000 pretrained/dlr-small-bytes-bidirectional
 
-The weights are bfloat16, those of the kernels float32. The held-out texts are scored with what is written; bits are of
+The weights are bfloat16, those of the kernels float32. There is no code in the folder: `modeling-dlr push` adds it. The
+held-out texts are scored with what is written; bits are of
 a hidden byte, and a byte that is guessed by its frequency alone stands beside them.
 """
 
@@ -10,14 +11,16 @@ import argparse
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from corpus import FOLDER, KINDS
 from matplotlib.figure import Figure
-from pretrain import IGNORED, NAME, SHARE, SPAN, Windows
+from pretrain import IGNORED, NAME, SHARE, SPAN, STATE_RATE, Windows, arguments_of, parse
 from transformers import TrainerState
+from transformers.modelcard import extract_hyperparameters_from_trainer
 
 from hub_upload.card import CardOptions, write_card
 from modeling_dlr import DLRForMaskedLM
@@ -60,11 +63,22 @@ def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def write_folder(checkpoint: Path, folder: Path, corpus: Path = FOLDER, length: int = LENGTH) -> None:
-    """Write weights, tokenizer, scores, curve and card."""
+def leave_out_code(folder: Path) -> None:
+    """Leave out what `save_pretrained` has copied of this library, and where it is."""
+    for path in folder.glob("*.py"):
+        path.unlink()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def write_folder(checkpoint: Path, folder: Path, corpus: Path = FOLDER, length: int = LENGTH, said: str = "") -> None:
+    """Write weights, tokenizer, scores, curve and card; ``said`` are other options of `pretrain.py` in its pieces."""
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    model = DLRForMaskedLM.from_pretrained(checkpoint, dtype=torch.bfloat16).eval()
+    model = DLRForMaskedLM.from_pretrained(checkpoint, dtype=torch.bfloat16)
     model.save_pretrained(folder)
+    leave_out_code(folder)
+    model = DLRForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()  # computes faster
     byte_tokenizer(add_prefix_space=False, split_special_tokens=True).save_pretrained(folder)
     metrics = {}
     for kind in KINDS:
@@ -74,12 +88,15 @@ def write_folder(checkpoint: Path, folder: Path, corpus: Path = FOLDER, length: 
         {key: value for key, value in entry.items() if key in ("step", "epoch") or key.endswith("loss")}
         for entry in state.log_history
     ]
+    options = parse(["--steps", str(state.global_step), *said.split()])
+    hyperparameters = extract_hyperparameters_from_trainer(SimpleNamespace(args=arguments_of(options)))
     sources = json.loads((corpus / "sources.json").read_text(encoding="utf-8"))
     results = {
         "metrics": metrics,
         "data": {"sources": sources},
-        "recipe": {"name": NAME, "steps": state.global_step, "batch_size": state.train_batch_size},
-        "command": f"python benchmarks/pretrain.py --minutes 100 --steps {state.global_step}",
+        "recipe": {"name": NAME},
+        "hyperparameters": hyperparameters | {"state_learning_rate": STATE_RATE},
+        "command": f"python benchmarks/pretrain.py --minutes 100 --steps {state.global_step}{said and f' {said}'}",
         "log_history": history,
         "versions": library_versions(),
     }
@@ -92,6 +109,8 @@ def write_folder(checkpoint: Path, folder: Path, corpus: Path = FOLDER, length: 
         f"Texts: {size / 1e6:.0f} MB of English, code and documentation in other languages, from the packages that "
         f"`{RESULTS}` lists, under {', '.join(licences)}. Lines of the data sets of `benchmarks/real_texts.py` were "
         "left out.",
+        f"It has read {state.global_step * options.batch_size * options.length / 1e6:.0f} MB of them.",
+        "Its folder in the repository has no code: `modeling-dlr push` adds what is used without the package.",
     ]
     limits = ["Its texts are documentation, reference works, speeches and code: other kinds are less known to it."]
     write_card(folder, CardOptions(title=NAME, language=["en", "de", "fr", "es"], facts=facts, limits=limits))
@@ -101,5 +120,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--said", default="", help="other options of pretrain.py in its pieces, for the record")
     options = parser.parse_args()
-    write_folder(options.checkpoint, options.folder)
+    write_folder(options.checkpoint, options.folder, said=options.said)

@@ -131,6 +131,7 @@ def test_pieces(unpacked: Path, capsys: pytest.CaptureFixture[str]):
 
     folder = unpacked / "folder"
     pretrained_folder.write_folder(unpacked / "run" / "checkpoint-4", folder, unpacked / "corpus", length=63)
+    assert not list(folder.glob("*.py"))
     model = AutoModelForMaskedLM.from_pretrained(folder, dtype="auto")
     kinds = {name: value.dtype for name, value in model.named_parameters()}
     assert {dtype for name, dtype in kinds.items() if ".kernel." in name} == {torch.float32}
