@@ -79,7 +79,7 @@ def write_folder(checkpoint: Path, folder: Path, corpus: Path = FOLDER, length: 
     model.save_pretrained(folder)
     leave_out_code(folder)
     model = DLRForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()  # computes faster
-    byte_tokenizer(add_prefix_space=False, split_special_tokens=True).save_pretrained(folder)
+    byte_tokenizer(add_prefix_space=False).save_pretrained(folder)  # in which a text may have a <mask>
     metrics = {}
     for kind in KINDS:
         bits, by_frequency = bits_of(model, np.load(corpus / f"held_out_{kind}.npy"), length)

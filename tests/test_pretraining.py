@@ -21,7 +21,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tiny import assert_same_tensors
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from modeling_dlr import (
     DLRConfig,
@@ -137,6 +137,8 @@ def test_pieces(unpacked: Path, capsys: pytest.CaptureFixture[str]):
     assert {dtype for name, dtype in kinds.items() if ".kernel." in name} == {torch.float32}
     assert {dtype for name, dtype in kinds.items() if ".kernel." not in name} == {torch.bfloat16}
     assert AutoTokenizer.from_pretrained(folder)("né").input_ids == [82, 132, 107]
+    (answer,) = pipeline("fill-mask", model=str(folder), top_k=1)("def __<mask>nit__(self):")
+    assert len(answer["token_str"]) == 1
     metrics = json.loads((folder / "results.json").read_text(encoding="utf-8"))["metrics"]
     assert 0 < metrics["bits_english"] < 20
     assert metrics["bits_english_by_frequency"] < 8

@@ -88,6 +88,7 @@ def write_files_of_a_reader(folder: Path) -> None:
 def test_blocks_run(document: Path, eval_example: EvalExample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In order, sharing names and files as in one session, each block prints what its `#>` lines show."""
     shutil.copytree(ROOT / "configuration", tmp_path / "configuration")
+    (tmp_path / "pretrained").symlink_to(ROOT / "pretrained")
     monkeypatch.chdir(tmp_path)
     write_files_of_a_reader(tmp_path)
     names: dict[str, Any] = {}
