@@ -53,7 +53,7 @@ def test_growth(row: growth.Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_neighbours_work_only_while_they_may():
     """A row fills the table; neighbours are stopped unless they are continued, and end."""
-    row = contended.Row("dlr", 1, 3, 5, 7, measure.BOTH, 1, "sleep")
+    row = contended.Row("dlr", 1, 3, 5, 7, measure.BOTH, 1, "briefly")
     line = row._asdict() | contended.measure(row) | measure.machine()
     assert all(cells_of("contended", line).values())
     with contended.stopped_neighbours(1) as send:

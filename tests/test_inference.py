@@ -1,5 +1,6 @@
 """Answers and vectors for tables: every task and kind of file, resumed, whole or not at all, and what is refused."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -26,6 +27,7 @@ from modeling_dlr.finetuning import Task, iter_rows
 from modeling_dlr.inference import Embedder, Predictor, embed, predict
 from modeling_dlr.inference.answers import Span, spans
 from modeling_dlr.inference.inputs import Item, WindowedTexts
+from modeling_dlr.inference.parts import Parts
 from modeling_dlr.processing import pixel_processor, sound_extractor
 from modeling_dlr.scoring import embeddings
 from modeling_dlr.tokenization import byte_tokenizer
@@ -304,6 +306,24 @@ def test_resumed(folders: dict[str, Path], here: Path, monkeypatch: pytest.Monke
     assert calls == [["1", "2"], ["3", "4"], ["5", "6"], ["5", "6"]]
     assert Path("o.csv").read_text() == Path("whole.csv").read_text()
     assert sorted(path.name for path in here.iterdir()) == ["in.csv", "o.csv", "whole.csv"]
+
+
+def test_killed_while_the_request_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What tells parts from those of another request is whole at any time: an end between two lines leaves it so."""
+    parts = Parts(tmp_path / "out.parquet", {"of": 1})
+    parts.add(0, b"part")
+
+    def cut_short(path: Path, *_: Any, **__: Any):
+        path.write_bytes(b"")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", cut_short)
+    with contextlib.suppress(KeyboardInterrupt):
+        parts.add(1, b"part")
+    assert Parts(tmp_path / "out.parquet", {"of": 1}).finished() >= {0}
+    with pytest.raises(KeyboardInterrupt):
+        Parts(tmp_path / "other.parquet", {"of": 1}).add(0, b"part")
+    assert not Parts(tmp_path / "other.parquet", {"of": 2}).finished()
 
 
 def test_rows_are_read_part_by_part(folders: dict[str, Path], here: Path, monkeypatch: pytest.MonkeyPatch):

@@ -100,9 +100,12 @@ class Parts:
         self.suffix = ".jsonl" if output.suffix == ".jsonl" else ".parquet"
         settings = json.dumps([request, PART_ROWS, PART_LETTERS], sort_keys=True)
         self.mark, self.stamp = hashlib.sha256(settings.encode()).hexdigest(), self.folder / "request"
-        known = self.stamp.is_file() and self.stamp.read_text(encoding="utf-8") == self.mark
-        if any(self.folder.glob(f"*{self.suffix}")) and not known:
+        if any(self.folder.glob(f"*{self.suffix}")) and not self._is_marked():
             raise ValueError(f"{self.folder} holds parts of another request: remove it to begin anew.")
+
+    def _is_marked(self) -> bool:
+        """Whether the folder is of this request."""
+        return self.stamp.is_file() and self.stamp.read_text(encoding="utf-8") == self.mark
 
     def path(self, number: int) -> Path:
         """Where the part lies, once it is finished."""
@@ -115,7 +118,8 @@ class Parts:
     def add(self, number: int, part: bytes) -> None:
         """Keep a part, which `encoded` has made."""
         self.folder.mkdir(parents=True, exist_ok=True)  # what fails before the first part leaves nothing
-        self.stamp.write_text(self.mark, encoding="utf-8")
+        if not self._is_marked():
+            _write_whole(self.stamp, lambda half: half.write_text(self.mark, encoding="utf-8"))
         _write_whole(self.path(number), lambda half: half.write_bytes(part))
 
     def merge(self, count: int) -> int:
