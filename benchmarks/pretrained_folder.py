@@ -3,8 +3,8 @@
     python benchmarks/pretrained_folder.py outputs/pretrain/checkpoint-18000 pretrained/dlr-small-bytes-bidirectional
 
 The weights are bfloat16, those of the kernels float32. There is no code in the folder: `modeling-dlr push` adds it. The
-held-out texts are scored with what is written; bits are of
-a hidden byte, and a byte that is guessed by its frequency alone stands beside them.
+held-out texts are scored with what is written; bits are of a hidden byte, and a byte that is guessed by its frequency
+alone stands beside them.
 """
 
 import argparse

@@ -47,7 +47,7 @@ def keep_to_quota() -> None:
     torch counts the processors of the machine. A container with a quota of two on a machine with 64 would be paused
     most of the time.
     """
-    import joblib
-
     if "OMP_NUM_THREADS" not in os.environ:
+        import joblib
+
         torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
