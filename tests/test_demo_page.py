@@ -76,8 +76,7 @@ def test_in_a_browser(width: str, address: str, browser: Any):
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.goto(address)
     box, said = page.get_by_role("textbox", name="text"), page.locator(".said")
-    box.focus()
-    press(page, "Answer")
+    press(page, box, "Answer")
     said.get_by_text("Error: Type a text first.").wait_for()
     assert said.first.get_attribute("aria-live") == "polite"
     box.focus()
@@ -85,8 +84,7 @@ def test_in_a_browser(width: str, address: str, browser: Any):
     page.keyboard.press("Shift+Enter")
     said.get_by_text("The model marks").wait_for()
 
-    page.get_by_role("tab", name="Answers").focus()
-    press(page, "Poles and kernels")
+    press(page, page.get_by_role("tab", name="Answers"), "Poles and kernels")
     slider = page.get_by_role("slider", name="magnitude")
     slider.wait_for()
     before = page.get_by_alt_text("The poles in the unit disk").get_attribute("src")
@@ -101,8 +99,10 @@ def test_in_a_browser(width: str, address: str, browser: Any):
     assert wrong == []
 
 
-def press(page: Any, name: str) -> None:
-    """Walk with the tab key to a button, and press it."""
+def press(page: Any, start: Any, name: str) -> None:
+    """Walk with the tab key from an element to a button, and press it."""
+    page.get_by_text(name, exact=True).first.wait_for()  # Gradio loads parts of the page one by one
+    start.focus()
     for _ in range(20):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.innerText") == name:
