@@ -234,7 +234,7 @@ TABLES = {
             **{name: number(name) for name in ("B", "H", "N", "L")},
             "pass": text("mode"),
             "neighbours": number("neighbours"),
-            "threads spin": text("waiting"),
+            "threads": text("waiting"),
             "plain, ms": lambda line: (
                 f"{digits(line['naive_alone_ms'])}, beside them {digits(line['naive_beside_ms'])}"
             ),

@@ -1,8 +1,10 @@
 """What a launcher, such as torchrun, has started, and how a process of this library treats its machine."""
 
 import ctypes
+import functools
 import os
 import sys
+import threading
 
 import torch
 from transformers import TrainingArguments
@@ -51,3 +53,49 @@ def keep_to_quota() -> None:
         import joblib
 
         torch.set_num_threads(min(torch.get_num_threads(), joblib.cpu_count()))
+
+
+@functools.cache
+def share_processors(seconds: float = 0.25) -> None:
+    """Let threads that wait for one another give up their processors while other programs need them.
+
+    A thread of GNU's OpenMP that waits spins 300,000 times, which is best on an idle machine; but 100 times where the
+    process has more threads than processors (libgomp's manual, ``GOMP_SPINCOUNT``). While others are busy, a thread of
+    Python that sleeps makes it so. Where ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` is set, it says how threads wait.
+
+    Args:
+        seconds: from one look at the machine to the next.
+    """
+    if sys.platform == "linux" and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        threading.Thread(target=_watch, args=(seconds,), name="share_processors", daemon=True).start()
+
+
+def _watch(seconds: float) -> None:
+    """Have a thread more than processors while others are busy on more of them than are left."""
+    import psutil
+
+    process, processors = psutil.Process(), psutil.cpu_count() or 1
+    process.cpu_percent()
+    end = None
+    while True:
+        others = psutil.cpu_percent(seconds) / 100 * processors - process.cpu_percent() / 100
+        crowded = others + torch.get_num_threads() > processors + 0.25
+        if crowded and end is None:
+            end = threading.Event()
+            threading.Thread(target=_sleep, args=(end,), name="share_processors: sleeping", daemon=True).start()
+        elif not crowded and end is not None:
+            end.set()
+            end = None
+
+
+def _sleep(end: threading.Event) -> None:
+    """Start a thread of OpenMP, which lives as long as this one."""
+    torch.zeros(2**16).add_(1)  # as many numbers as need two threads
+    end.wait()
+
+
+def set_up_process() -> None:
+    """Keep freed memory, keep to the quota and share processors: for a process that is this library's alone."""
+    keep_memory()
+    keep_to_quota()
+    share_processors()

@@ -6,12 +6,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import joblib
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from tiny import perturbed, tiny_config
@@ -26,7 +29,7 @@ from modeling_dlr.cli import app
 from modeling_dlr.cli.fasta import read_fasta
 from modeling_dlr.cli.hub import VERBS
 from modeling_dlr.inference import in_chunks, write_in_parts
-from modeling_dlr.launch import keep_to_quota
+from modeling_dlr.launch import keep_to_quota, share_processors
 from modeling_dlr.scoring import embeddings, log_likelihoods
 from modeling_dlr.tokenization import byte_tokenizer, evo_tokenizer
 
@@ -359,3 +362,43 @@ def test_threads_of_a_quota(asked: str | None, used: int, monkeypatch: pytest.Mo
         assert torch.get_num_threads() == used
     finally:
         torch.set_num_threads(before)
+
+
+def _sleeping() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "share_processors: sleeping"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
+    """A thread sleeps while others need the processors of this process, and ends when they do not."""
+    machine: list[float | None] = [0.0]
+
+    def cpu_percent(seconds: float) -> float:
+        time.sleep(seconds)
+        return sys.exit() if machine[0] is None else machine[0]  # the thread that asks ends
+
+    monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
+    monkeypatch.setattr(psutil.Process, "cpu_percent", lambda _: 0.0)
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    share_processors.__wrapped__(0.01)
+    assert not _sleeping()
+    for sleeping, percent in ((1, 100.0), (0, 0.0)):
+        machine[0] = percent
+        deadline = time.monotonic() + 30
+        while len(_sleeping()) != sleeping and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(_sleeping()) == sleeping
+    machine[0] = None
+    for thread in threading.enumerate():
+        if thread.name == "share_processors":
+            thread.join(30)
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_the_user_says_how_threads_wait(name: str, monkeypatch: pytest.MonkeyPatch):
+    """No thread watches the machine then."""
+    monkeypatch.setenv(name, "0")
+    before = threading.active_count()
+    share_processors.__wrapped__()
+    assert threading.active_count() == before

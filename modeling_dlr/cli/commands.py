@@ -3,7 +3,7 @@
 import typer
 from typer.exceptions import TyperException
 
-from modeling_dlr.launch import keep_memory, keep_to_quota
+from modeling_dlr.launch import set_up_process
 
 from .demo import demo
 from .hub import add_verbs
@@ -32,8 +32,7 @@ def _root() -> None:
 
 def main() -> None:
     """Run the command that the shell names. Wrong names and values of options end it with one line and status 2."""
-    keep_memory()
-    keep_to_quota()
+    set_up_process()
     try:
         status = app(standalone_mode=False, prog_name="modeling-dlr")
     except TyperException as error:
