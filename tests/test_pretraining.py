@@ -16,6 +16,7 @@ import pretrain
 import pretrained_folder
 import pytest
 import torch
+from real_sets import RealSet, split_of
 from real_texts import LABELLED, Texts
 from rich.console import Console
 from sklearn.linear_model import LogisticRegression
@@ -162,6 +163,24 @@ def test_splits_by_labels():
     assert sorted(every) == sorted(set(texts(200).texts))
 
 
+def files(count: int) -> RealSet:
+    """Files of 3,000 letters, each of which has its number in the alphabet as a label."""
+    generator = np.random.default_rng(0)
+    inputs = [generator.integers(97, 104, 3000).astype(np.uint8) for _ in range(count)]
+    return RealSet(inputs, [file.astype(np.int64) - 97 for file in inputs], split_of(range(count)), few_labels.LETTERS)
+
+
+def test_windows_of_files():
+    """As many windows as asked for, or all; a file is in one split; each character has its letter."""
+    few, other, whole = (few_labels.windows(files(20), *given, test_rows=5) for given in ((8, 0), (8, 1), (0, 0)))
+    assert few["test"] == other["test"] == whole["test"]
+    assert few["train"] != other["train"]
+    assert {part: len(rows.texts) for part, rows in few.items()} == {"train": 6, "validation": 2, "test": 5}
+    assert {part: len(rows.texts) for part, rows in whole.items()} == {"train": 28, "validation": 4, "test": 5}
+    assert all(rows.texts == rows.labels for rows in few.values())
+    assert few_labels.accuracy_around(few) == 1
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A folder of a tiny model of bytes."""
@@ -244,13 +263,17 @@ def test_distribution(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", few_labels.STARTS)
-def test_row_of_the_comparison(start: str, model: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("data", "start"), [*(("news", start) for start in few_labels.STARTS), ("colours", "pretrained")]
+)
+def test_row_of_the_comparison(data: str, start: str, model: Path, monkeypatch: pytest.MonkeyPatch):
     """A row trains within its seconds, and says what it trained on."""
     monkeypatch.setattr(few_labels.time, "perf_counter", few_labels.time.perf_counter)  # which the row replaces
     monkeypatch.setitem(LABELLED, "news", lambda: texts(200))
-    line = few_labels.measure(few_labels.Row("news", 8, start, 0), model, seconds=5, test_rows=50)
-    assert line["rows"] == {"train": 12, "validation": 4, "test": 50}
+    monkeypatch.setattr(few_labels, "colours", lambda _: files(60))
+    labels = {"news": 8, "colours": 16}[data]
+    line = few_labels.measure(few_labels.Row(data, labels, start, 0), model, seconds=5, test_rows=20)
+    assert line["rows"] == {"train": 12, "validation": 4, "test": 20}
     assert 0 <= line["accuracy"] <= 1
 
 
