@@ -121,7 +121,7 @@ def options_of(row: Row, folder: Path, model: Path, seconds: int) -> TrainOption
     """The options of a run; random weights of the same model are written into the folder."""
     common: dict[str, Any] = {"budget": f"{seconds}s", "seed": row.seed, "output": folder / "model", "pictures": False}
     if row.start == "default":
-        return TrainOptions(**common)
+        return TrainOptions(**common, from_scratch=True)
     if row.start == "random":
         torch.manual_seed(row.seed)
         DLRForMaskedLM(DLRConfig.from_pretrained(model)).save_pretrained(folder / "random")

@@ -56,6 +56,7 @@ _ENTRIES: dict[str, type] = {
     "hyperparameters": dict,
     "log_history": list,
     "metrics": dict,
+    "options": dict,
     "recipe": dict,
     "versions": dict,
 }
@@ -186,7 +187,7 @@ def _render(folder: Path, model: Any, results: dict[str, Any], options: CardOpti
         model_class=type(model).__name__,
         picture=picture,
         training=_training(title, results, options.facts),
-        limits=[*options.limits, *_limits(model.config, dataset, trained=bool(results))],
+        limits=[*options.limits, *_limits(model.config, dataset, results)],
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip("\n") + "\n"
 
@@ -346,11 +347,13 @@ def _facts(results: dict[str, Any]) -> Iterator[str]:
         yield f"* Training took {results['training_seconds']:,} s."
 
 
-def _limits(config: Any, dataset: str | None, *, trained: bool) -> Iterator[str]:
+def _limits(config: Any, dataset: str | None, results: dict[str, Any]) -> Iterator[str]:
     """Yield the limits of every model of this kind."""
-    if trained or dataset:
+    if results or dataset:
         where = f" on {dataset}" if dataset else ""
-        yield f"It was trained from scratch{where}, without pretraining: away from such data its answers mean little."
+        pretrained = results.get("options", {}).get("pretrained")
+        start = f"the pretrained {pretrained}" if isinstance(pretrained, str) else "random weights"
+        yield f"It was trained{where} from {start}: away from such data its answers mean little."
     if getattr(config, "bidirectional", False):
         yield "It reads in both directions, so it needs the whole sequence and cannot generate."
     if getattr(config, "kernel_parameters", {}).get("version") == "softmax":

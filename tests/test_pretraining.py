@@ -1,5 +1,6 @@
 """Pretraining on bytes: what is hidden, what the corpus holds, and pieces that resume."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -24,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from tiny import assert_same_tensors
 from transformers import AutoModelForMaskedLM, AutoTokenizer, pipeline
 
+from hub_upload.card import write_card
 from modeling_dlr import (
     DLRConfig,
     DLRForMaskedLM,
@@ -33,13 +35,15 @@ from modeling_dlr import (
 )
 from modeling_dlr.finetuning import Task, TrainOptions, train
 from modeling_dlr.finetuning.encoded import Collator
-from modeling_dlr.finetuning.encoding import Encoder
+from modeling_dlr.finetuning.encoding import SPECIAL, Encoder
 from modeling_dlr.finetuning.first_head import PENALTY, fit_last_layer
 from modeling_dlr.finetuning.labels import Labels
-from modeling_dlr.finetuning.models import build_model, recipe_for
+from modeling_dlr.finetuning.models import build_model, recipe_for, with_installed_model
+from modeling_dlr.finetuning.pretrained import DISTRIBUTIONS, installed_model
 from modeling_dlr.finetuning.pretrained import pretrained_folder as pretrained_folder_of
 from modeling_dlr.recipes import span_mask
 from modeling_dlr.recipes.masking import IGNORED, masked_batch
+from modeling_dlr.tokenization import byte_tokenizer, symbol_tokenizer
 from modeling_dlr.training import newest_checkpoint
 from modeling_dlr.weighted_loss import loss_by_counts
 
@@ -202,7 +206,57 @@ def test_pretrained_weights(model: Path):
         torch.testing.assert_close(built_model.model.state_dict()[name], value, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("wrong", [{"layers": 3}, {"vocab_size": 300}, {"tokenizer": "byte-pairs"}, {}], ids=str)
+@pytest.fixture
+def installed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a tiny model that an importable module holds."""
+    name, module = next(iter(DISTRIBUTIONS.items()))
+    (tmp_path / "path" / module).mkdir(parents=True)
+    (tmp_path / "path" / module / "__init__.py").touch()
+    shutil.copytree(model, tmp_path / "path" / module / name)
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("task", "letters", "options", "expected"),
+    [
+        ("tokens", False, {}, True),
+        ("tokens", True, {}, False),
+        ("classes", False, {}, False),
+        ("tokens", False, {"layers": 1}, False),
+        ("tokens", False, {"from_scratch": True}, False),
+    ],
+)
+def test_installed_model(task: Any, letters: bool, options: dict[str, Any], expected: bool, installed: str):
+    """Texts with a label for every character start from it, unless they are letters or an option says otherwise."""
+    tokenizer = symbol_tokenizer([*SPECIAL, *"ACGT"], separated=False, case="upper") if letters else byte_tokenizer()
+    labels = Labels(task, np.zeros(2), ["a", "b"], np.ones(2), "of the test")
+    encoder = Encoder(Task(task, "text", ["text"], "label", ["a", "b"]), tokenizer, "", 0.0, labels)
+    chosen = with_installed_model(TrainOptions(**options), encoder).pretrained
+    assert chosen == (Path(installed) if expected else None)
+
+
+def test_no_model_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("modeling_dlr.finetuning.pretrained.DISTRIBUTIONS", {"none": "no_such_module"})
+    assert installed_model() is None
+
+
+@pytest.mark.slow
+def test_training_from_an_installed_model(installed: str, tmp_path: Path):
+    """It is named on the screen and in both cards, and gives the sizes."""
+    (tmp_path / "data").mkdir()
+    few_labels.write_splits(few_labels.windows(files(30), 16, 0, 5), tmp_path / "data")
+    console = Console(record=True, file=io.StringIO(), width=200)
+    report = train(tmp_path / "data", TrainOptions(epochs=1, output=tmp_path / "out", pictures=False), console=console)
+    assert f"from {installed}" in console.export_text()
+    assert report.training["hidden_size"] == TINY["hidden_size"]
+    assert f"from the pretrained {installed}" in (tmp_path / "out" / "README.md").read_text()
+    assert f"from the pretrained {installed}" in write_card(tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"layers": 3}, {"vocab_size": 300}, {"tokenizer": "byte-pairs"}, {"from_scratch": True}, {}], ids=str
+)
 def test_pretrained_options(wrong: dict[str, Any], model: Path):
     """What the pretrained model decides is no option, and its folder must hold a model."""
     name = next(iter(wrong), "pretrained").replace("_", "-")

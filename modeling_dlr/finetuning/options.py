@@ -41,6 +41,7 @@ class TrainOptions:
     pretrained: Path | None = option(
         None, "model of bytes whose weights texts start from: a folder, or an installed dlr-small-bytes-bidirectional"
     )
+    from_scratch: bool = option(False, "start from random weights, also where a pretrained model is installed")
     tokenizer: TokenizerName | None = option(None, "how texts are cut")
     vocab_size: int | None = option(None, "size of the vocabulary of byte pairs")
     max_length: int | None = option(None, "steps after which a row is cut; for tokens, the length of a window")
@@ -74,13 +75,17 @@ class TrainOptions:
     def _check_pretrained(self, folder: Path) -> None:
         """Refuse what is no model, and options that the pretrained model decides."""
         pretrained_folder(folder)
-        for name in ("vocab_size", "layers", "hidden_size", "state_size"):
+        if self.from_scratch:
+            raise ValueError("--pretrained and --from-scratch contradict each other: leave one out.")
+        for name in SIZES:
             if getattr(self, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is that of the --pretrained model: leave it out.")
         if self.tokenizer not in (None, "bytes"):
             raise ValueError(f"The --pretrained model reads bytes: leave out --tokenizer {self.tokenizer}.")
 
 
+# What a pretrained model decides.
+SIZES = ("vocab_size", "layers", "hidden_size", "state_size")
 # What numbers must be.
 _COUNTS = ("max_length", "batch_size", "layers", "hidden_size", "state_size", "patience", "evaluations")
 _RULES: dict[str, tuple[tuple[str, ...], Callable[[Any], bool]]] = {

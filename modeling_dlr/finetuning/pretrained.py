@@ -7,6 +7,11 @@ from pathlib import Path
 DISTRIBUTIONS = {"dlr-small-bytes-bidirectional": "modeling_dlr_bytes"}
 
 
+def installed_model() -> Path | None:
+    """The name of a model that is installed, or None."""
+    return next((Path(name) for name, module in DISTRIBUTIONS.items() if importlib.util.find_spec(module)), None)
+
+
 def pretrained_folder(given: Path) -> Path:
     """The folder of a model that is given as a folder, or by the name of one that is installed.
 

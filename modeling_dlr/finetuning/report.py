@@ -112,12 +112,12 @@ class Report:
             pd.DataFrame(self.mistakes).to_csv(folder / "mistakes.csv", index=False)
         if self.per_class:
             pd.DataFrame(self.per_class).to_csv(folder / "per_class.csv", index=False)
-        self._card(folder).save(folder / "README.md")
+        self._card(folder, options.get("pretrained")).save(folder / "README.md")
         found = self.results(options)
         found["files"] = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         (folder / RESULTS).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
-    def _card(self, folder: Path) -> ModelCard:
+    def _card(self, folder: Path, pretrained: str | None) -> ModelCard:
         task = self.task
         tag = _PIPELINES.get((task.task, task.input), "text-classification")
         data = ModelCardData(library_name="transformers", pipeline_tag=tag, tags=["dlr", "state-space-model"])
@@ -133,6 +133,7 @@ class Report:
         what = f"It predicts {_what(task)} from {task.input}"
         labels = f": {', '.join(task.labels[:50])}" if task.labels else ""
         rows = ", ".join(f"{count:,} {name}" for name, count in self.rows.items())
+        start = f" from the pretrained {pretrained}" if pretrained else ""
         picture = "\n![confusion matrix](confusion.png)\n" if (folder / "confusion.png").is_file() else ""
         text = f"""---
 {data.to_yaml()}
@@ -140,7 +141,7 @@ class Report:
 
 # {self.folder.name}
 
-A diagonal linear RNN, trained by `modeling-dlr train`. {what}{labels}.
+A diagonal linear RNN, trained by `modeling-dlr train`{start}. {what}{labels}.
 
 ## Scores
 

@@ -41,7 +41,7 @@ from .loop import (
     plan,
     run_training,
 )
-from .models import Recipe, build_model, input_shape, recipe_for
+from .models import Recipe, build_model, input_shape, recipe_for, with_installed_model
 from .options import TrainOptions, seconds_of
 from .pictures import can_draw, draw_learning_curve
 from .quiet import quiet_libraries
@@ -102,6 +102,7 @@ class _Run:
         self.splits = split_rows(self.rows, strata, validation=options.validation, test=options.test, seed=options.seed)
         self._say_data(source.name)
         self.encoder = choose_encoder(self.task, self.labels, self.rows.table, self.splits.train, options)
+        self.options = with_installed_model(options, self.encoder)
         self.scorer = Scorer(self.task, self.labels)
         numbers = self.labels.targets[self.splits.train] if self.task.is_number else np.array([-1.0, 1.0])
         # Mean and deviation of the numbers to predict.
@@ -281,7 +282,8 @@ class _Run:
         size = (
             f"{_counted(recipe.layers, 'layer')} of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
         )
-        say(f"Model: {size}{', rare classes weigh more' if self._are_weighted() else ''}.")
+        start = self.options.pretrained and f", from {self.options.pretrained.name}"
+        say(f"Model: {size}{start or ''}{', rare classes weigh more' if self._are_weighted() else ''}.")
         seconds = planned.steps * planned.seconds
         time = f"{round(seconds)} s" if seconds < 100 else f"{round(seconds / 60)} min"
         steps = f"{_counted(planned.steps, 'step')} of {_counted(recipe.batch_size, 'row')}"
