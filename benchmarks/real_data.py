@@ -3,10 +3,10 @@
     python benchmarks/real_data.py --save --threads 1     # every row; saved rows are skipped
     python benchmarks/real_data.py --save --threads 1 --rows 0 1
 
-The models have about as many parameters, and train for the same seconds of the processor, of one thread. The weights
-with the best score on the validation rows are scored on the test rows. A model that cannot make 500 steps in 20 minutes
-is not run, and its seconds per step are reported. Each row is measured in a process of its own, whose largest memory is
-that of the row, of the data and the libraries, too.
+The models have about as many parameters, and train for the same seconds of the processor, of one thread: those that
+`real_sets.py` gives with the data. The weights with the best score on the validation rows are scored on the test rows.
+A model that cannot make 500 steps in 20 minutes is not run, and its seconds per step are reported. Each row is measured
+in a process of its own, whose largest memory is that of the row, of the data and the libraries, too.
 """
 
 import math
@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from modeling_dlr.markdown import markdown_table
 
-PARAMETERS, SECONDS = 100_000, 600
+PARAMETERS = 100_000
 FEWEST_STEPS, PATIENT_SECONDS = 500, 1200
 SIMPLER = ("majority", "linear")
 EVALUATIONS, WARMUP, IGNORED = 10, 0.1, -100
@@ -92,6 +92,20 @@ def shares_of(model: nn.Module, batches: Batches, places: np.ndarray) -> np.ndar
     return np.array(shares)
 
 
+@torch.no_grad()
+def bits_of(model: nn.Module, batches: Batches, places: np.ndarray) -> float:
+    """The mean bits of a symbol, where the model gives the probabilities of the next one."""
+    model.eval()
+    total, count = 0.0, 0
+    for start in range(0, len(places), batches.size):
+        inputs, mask, labels = batches(places[start : start + batches.size])
+        logits = model(inputs, mask).flatten(0, 1)
+        total += float(functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum"))
+        count += int((labels != IGNORED).sum())
+    model.train()
+    return total / count / math.log(2)
+
+
 def train(model: nn.Module, name: str, batches: Batches, seconds: float, seed: int) -> dict[str, Any]:
     """Train for so many seconds of the processor, and load the weights that are best on the validation rows."""
     data, generator = batches.data, np.random.default_rng(seed)
@@ -133,10 +147,10 @@ def interval(shares: np.ndarray) -> list[float]:
     return [round(float(each), 4) for each in np.quantile(means, [0.025, 0.975])]
 
 
-def measure(row: Row, seconds: float = SECONDS, data: RealSet | None = None) -> dict[str, Any]:
+def measure(row: Row, seconds: float | None = None, data: RealSet | None = None) -> dict[str, Any]:
     """Train and score a model; or, if it is too slow, the seconds of a step."""
-    maker, length = SETS[row.data]
-    data = data or maker(length)
+    source = SETS[row.data]
+    data, seconds = data or source.make(source.length), seconds or source.seconds
     began = time.process_time()
     found: dict[str, Any] = {"L": max(map(len, data.inputs)), "rows": len(data.places("train"))}
     if row.model in SIMPLER:
@@ -150,6 +164,8 @@ def measure(row: Row, seconds: float = SECONDS, data: RealSet | None = None) -> 
         if "seconds_per_step" in found:
             return found
         shares = shares_of(model, batches, data.places("test"))
+        if data.causal and data.per_step:
+            found["bits"] = round(bits_of(model, batches, data.places("test")), 4)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found | {
         "accuracy": round(float(shares.mean()), 4),
@@ -186,7 +202,8 @@ def cell(lines: list[dict[str, Any]], data: str, model: str) -> str:
     if "accuracy" not in mine[0]:
         return f"not run: {mine[0]['seconds_per_step']:.1f} s a step"
     low, high = (pick(line["interval"][i] for line in mine) for i, pick in enumerate((min, max)))
-    return f"{np.mean([line['accuracy'] for line in mine]):.3f} ({low:.3f} … {high:.3f})"
+    bits = f", {np.mean([line['bits'] for line in mine]):.3f} bits" if "bits" in mine[0] else ""
+    return f"{np.mean([line['accuracy'] for line in mine]):.3f} ({low:.3f} … {high:.3f}){bits}"
 
 
 if __name__ == "__main__":

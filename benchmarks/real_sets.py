@@ -169,15 +169,23 @@ def genome(length: int, stride: int = 512) -> RealSet:
     return RealSet(inputs, labels, splits, BASES, 4, causal=True)
 
 
-# By name: what makes a data set of a length, and its length.
-SETS: dict[str, tuple[Callable[[int], RealSet], int]] = {
-    "news": (lambda length: of_texts(news(), length), 4096),
-    "mails": (lambda length: of_texts(mails(), length), 8192),
-    "colours": (colours, 16384),
-    "digits": (digits, 784),
-    "permuted digits": (lambda length: digits(length, permuted=True), 784),
-    "languages": (languages, 16000),
-    "splice": (splice, 60),
-    "genome": (genome, 4096),
-    "novels": (which_novel, 65536),
+class Source(NamedTuple):
+    """What makes a data set of a length; its length; and the seconds for which a model trains on it."""
+
+    make: Callable[[int], RealSet]
+    length: int
+    seconds: int
+
+
+SETS: dict[str, Source] = {
+    "news": Source(lambda length: of_texts(news(), length), 4096, 300),
+    "mails": Source(lambda length: of_texts(mails(), length), 8192, 300),
+    "colours": Source(colours, 16384, 300),
+    "digits": Source(digits, 784, 150),
+    "permuted digits": Source(lambda length: digits(length, permuted=True), 784, 150),
+    "languages": Source(languages, 16000, 300),
+    "languages, streamed": Source(lambda length: languages(length)._replace(causal=True), 16000, 300),
+    "splice": Source(splice, 60, 60),
+    "genome": Source(genome, 4096, 300),
+    "novels": Source(which_novel, 65536, 300),
 }

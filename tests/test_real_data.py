@@ -2,6 +2,7 @@
 
 import bz2
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def test_rows(kind: str, monkeypatch: pytest.MonkeyPatch):
         line = real_data.measure(real_data.Row("splice", model, 0), 0.1, data)
         low, high = line["interval"]
         assert 0 <= low <= line["accuracy"] <= high <= 1
+    assert ("bits" in line) == (kind == "next")
     if kind == "steps":
         assert line["steps"] > 0
         assert real_data.measure(real_data.Row("splice", "linear", 0), 0.1, data)["accuracy"] == 1
@@ -73,6 +75,15 @@ def test_rows(kind: str, monkeypatch: pytest.MonkeyPatch):
     slow = real_data.measure(real_data.Row("splice", "DLR", 0), 9, data)
     assert slow["seconds_per_step"] >= 0
     assert "accuracy" not in slow
+
+
+def test_bits_of_a_symbol():
+    """Those of equal probabilities are log2 of their number, whatever the padding."""
+    data = small("next")
+    model = real_models.build("CNN", data, 20_000)
+    torch.nn.init.zeros_(model.classify.weight)
+    torch.nn.init.zeros_(model.classify.bias)
+    assert real_data.bits_of(model, real_data.Batches(data, 4), np.arange(10)) == pytest.approx(math.log2(3))
 
 
 def test_groups_stay_together():
@@ -121,6 +132,10 @@ def test_table(tmp_path: Path):
         for seed in range(3)
     ]
     lines.append({"data": "splice", "model": "attention", "seed": 0, "L": 60, "seconds_per_step": 9.0})
+    lines.append(
+        {"data": "genome", "model": "DLR", "seed": 0, "L": 9, "accuracy": 0.5, "interval": [0, 1], "bits": 1.9}
+    )
     (tmp_path / "real_data.json").write_text(json.dumps(lines), encoding="utf-8")
     found = real_data.table(tmp_path)
     assert "| splice | 60 |  |  | 0.600 (0.400 … 0.700) | not run: 9.0 s a step |  |  |" in found
+    assert "| 0.500 (0.000 … 1.000), 1.900 bits |" in found
