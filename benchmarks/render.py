@@ -16,6 +16,7 @@ import choice
 import few_labels
 import gates
 import real_data
+import self_pretraining
 from measure import BOTH, FORWARD, RESULTS, load
 
 from modeling_dlr.markdown import markdown_table
@@ -29,6 +30,7 @@ PAGES = {
     "few_labels": few_labels.table,
     "gates": gates.table,
     "real_data": real_data.table,
+    "self_pretraining": self_pretraining.table,
 }
 
 Line = Mapping[str, Any]

@@ -13,6 +13,7 @@ import r_data
 import real_data
 import real_models
 import real_sets
+import self_pretraining
 import torch
 from real_sets import RealSet
 
@@ -139,3 +140,41 @@ def test_table(tmp_path: Path):
     found = real_data.table(tmp_path)
     assert "| splice | 60 |  |  | 0.600 (0.400 … 0.700) | not run: 9.0 s a step |  |  |" in found
     assert "| 0.500 (0.000 … 1.000), 1.900 bits |" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["symbols", "numbers"])
+def test_self_pretraining(kind: str):
+    """A row that first fills in hidden spans trains on labels, too; its layers are those that did so."""
+    data = small(kind)
+    line = self_pretraining.measure(self_pretraining.Row("news", "masked", 0), 0.2, data)
+    assert line["steps"] > 0
+    assert line["masked_steps"] > 0
+    assert 0 <= line["accuracy"] <= 1
+    torch.manual_seed(0)
+    model: Any = real_models.build("DLR", data, 20_000)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    self_pretraining.pretrain(model, real_data.Batches(data, 4), 0.2, 0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("model.model.") for name in changed)
+
+
+@pytest.mark.slow
+def test_examples_of_a_task(monkeypatch: pytest.MonkeyPatch):
+    """Rows of symbols and of numbers, in the splits of the task."""
+    monkeypatch.setattr(self_pretraining, "COUNTS", {"train": 4, "validation": 2, "test": 3})
+    lists = self_pretraining.of_task("listops", 18, min_length=5, max_length=30, max_depth=3, max_args=3)
+    paths = self_pretraining.of_task("pathfinder", None, resolution=32)
+    assert all(row.dtype == np.uint8 and 5 <= len(row) <= 30 for row in lists.inputs)
+    assert {(row.dtype, row.shape) for row in paths.inputs} == {(np.dtype(np.float32), (1024,))}
+    assert lists.splits.count("train") == 4
+    assert not lists.per_step
+
+
+def test_table_of_self_pretraining(tmp_path: Path):
+    """Means over seeds; nothing without results."""
+    assert self_pretraining.table(tmp_path) == ""
+    lines = [{"data": "news", "start": "masked", "seed": seed, "accuracy": seed / 2} for seed in range(3)]
+    (tmp_path / "self_pretraining.json").write_text(json.dumps(lines), encoding="utf-8")
+    assert "| news |  | 0.500 (0.000 … 1.000) |" in self_pretraining.table(tmp_path)
