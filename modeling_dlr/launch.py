@@ -61,12 +61,14 @@ def share_processors(seconds: float = 0.25) -> None:
 
     A thread of GNU's OpenMP that waits spins 300,000 times, which is best on an idle machine; but 100 times where the
     process has more threads than processors (libgomp's manual, ``GOMP_SPINCOUNT``). While others are busy, a thread of
-    Python that sleeps makes it so. Where ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` is set, it says how threads wait.
+    Python that sleeps makes it so. Where ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` is set, it says how threads wait. A
+    process with one thread has nothing to share.
 
     Args:
         seconds: from one look at the machine to the next.
     """
-    if sys.platform == "linux" and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
+    if sys.platform == "linux" and not chosen and torch.get_num_threads() > 1:
         threading.Thread(target=_watch, args=(seconds,), name="share_processors", daemon=True).start()
 
 

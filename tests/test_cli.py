@@ -377,6 +377,7 @@ def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
         time.sleep(seconds)
         return sys.exit() if machine[0] is None else machine[0]  # the thread that asks ends
 
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
     monkeypatch.setattr(psutil.Process, "cpu_percent", lambda _: 0.0)
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
@@ -395,10 +396,13 @@ def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
             thread.join(30)
 
 
-@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
-def test_the_user_says_how_threads_wait(name: str, monkeypatch: pytest.MonkeyPatch):
-    """No thread watches the machine then."""
+@pytest.mark.parametrize(("name", "threads"), [("GOMP_SPINCOUNT", 2), ("OMP_WAIT_POLICY", 2), ("NONE", 1)])
+def test_nothing_is_shared(name: str, threads: int, monkeypatch: pytest.MonkeyPatch):
+    """No thread watches the machine where the user says how threads wait, or there is only one."""
+    for chosen in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(chosen, raising=False)
     monkeypatch.setenv(name, "0")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     before = threading.active_count()
     share_processors.__wrapped__()
     assert threading.active_count() == before

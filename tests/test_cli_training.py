@@ -30,9 +30,13 @@ def test_train_and_evaluate(tmp_path: Path):
     result = run("train", source, "--output", tmp_path / "out", "--no-pictures", *SMALL)
     assert result.exit_code == 0, result.output
     assert "accuracy" in result.output
-    result = run("evaluate", tmp_path / "out", source, "--output", tmp_path / "scores.json")
+    scores = tmp_path / "sub" / "scores.json"
+    result = run("evaluate", tmp_path / "out", source, "--output", scores)
     assert result.exit_code == 0, result.output
-    assert "accuracy" in json.loads((tmp_path / "scores.json").read_text())["metrics"]
+    assert "accuracy" in json.loads(scores.read_text())["metrics"]
+    assert list(scores.parent.iterdir()) == [scores]
+    for wrong, named in ((scores, "is there already"), (scores.with_suffix(".txt"), ".json")):
+        assert named in str(run("evaluate", tmp_path / "out", source, "--output", wrong).exception)
 
 
 @pytest.mark.parametrize(

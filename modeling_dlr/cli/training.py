@@ -13,6 +13,8 @@ from modeling_dlr.finetuning import TrainOptions
 from modeling_dlr.finetuning import evaluate as evaluate_folder
 from modeling_dlr.finetuning import train as train_model
 from modeling_dlr.finetuning.stopping import command_line
+from modeling_dlr.inference.parts import check_output
+from modeling_dlr.whole_files import write_whole
 
 from .options import Encoding, Folder, Revision
 
@@ -62,6 +64,10 @@ def evaluate(
 ) -> None:
     """Score a trained model on other rows."""
     with command_line("modeling-dlr evaluate", SafetensorError):
+        if output is not None:
+            check_output(output, [".json"])
         report = evaluate_folder(folder, data, label=label, revision=revision, encoding=encoding)
         if output is not None:
-            output.write_text(json.dumps(report.results({}), indent=2) + "\n", encoding="utf-8")
+            text = json.dumps(report.results({}), indent=2) + "\n"
+            output.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(output, lambda half: half.write_text(text, encoding="utf-8"))

@@ -14,6 +14,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from tqdm.auto import tqdm
 
+from modeling_dlr.whole_files import write_whole
+
 Item = TypeVar("Item")
 Row = Mapping[str, Any]
 
@@ -119,13 +121,13 @@ class Parts:
         """Keep a part, which `encoded` has made."""
         self.folder.mkdir(parents=True, exist_ok=True)  # what fails before the first part leaves nothing
         if not self._is_marked():
-            _write_whole(self.stamp, lambda half: half.write_text(self.mark, encoding="utf-8"))
-        _write_whole(self.path(number), lambda half: half.write_bytes(part))
+            write_whole(self.stamp, lambda half: half.write_text(self.mark, encoding="utf-8"))
+        write_whole(self.path(number), lambda half: half.write_bytes(part))
 
     def merge(self, count: int) -> int:
         """Write the table of parts 0 to ``count`` - 1, remove them, and return how many rows it has."""
         paths = [self.path(number) for number in range(count)]
-        rows = _write_whole(self.output, lambda half: FORMATS[self.output.suffix](paths, half))
+        rows = write_whole(self.output, lambda half: FORMATS[self.output.suffix](paths, half))
         shutil.rmtree(self.folder)
         return rows
 
@@ -161,17 +163,6 @@ def write_in_parts(
                 parts.add(count - 1, encoded(compute(chunk), parts.suffix))
             bar.update(len(chunk))
     return Written(output, parts.merge(count), kept)
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> Any:
-    """By a file beside it, which takes its place when it is whole."""
-    half = path.with_name(f".half.{path.name}")
-    try:
-        written = write(half)
-        os.replace(half, path)  # noqa: PTH105 - over what is there, on every system
-    finally:
-        half.unlink(missing_ok=True)
-    return written
 
 
 def identity(name: str | os.PathLike[str]) -> list[Any]:
