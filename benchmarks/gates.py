@@ -182,6 +182,7 @@ MODELS: dict[str, tuple[list[str], Callable[[DLRConfig], GatedMixer] | None]] = 
     "DLR + gated delta": (["dlr", "dlr"], GatedDelta),
     "DLR + local attention": (["dlr", "local_attention"], None),
     "DLR": (["dlr", "dlr"], None),
+    "DLR + attention": (["dlr", "full_attention"], None),
     "attention": (["full_attention", "full_attention"], None),
 }
 HYBRIDS, PEER = ("DLR + gated linear", "DLR + gated delta"), "DLR + local attention"

@@ -218,19 +218,20 @@ def installed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> s
 
 
 @pytest.mark.parametrize(
-    ("task", "letters", "options", "expected"),
+    ("task", "letters", "count", "options", "expected"),
     [
-        ("tokens", False, {}, True),
-        ("tokens", True, {}, False),
-        ("classes", False, {}, False),
-        ("tokens", False, {"layers": 1}, False),
-        ("tokens", False, {"from_scratch": True}, False),
+        ("tokens", False, 1000, {}, True),
+        ("tokens", False, 1_000_000, {}, False),
+        ("tokens", True, 1000, {}, False),
+        ("classes", False, 1000, {}, False),
+        ("tokens", False, 1000, {"layers": 1}, False),
+        ("tokens", False, 1000, {"from_scratch": True}, False),
     ],
 )
-def test_installed_model(task: Any, letters: bool, options: dict[str, Any], expected: bool, installed: str):
-    """Texts with a label for every character start from it, unless they are letters or an option says otherwise."""
+def test_installed_model(task: Any, letters: bool, count: int, options: dict[str, Any], expected: bool, installed: str):
+    """Few texts with a label for every character start from it, unless they are letters or an option says otherwise."""
     tokenizer = symbol_tokenizer([*SPECIAL, *"ACGT"], separated=False, case="upper") if letters else byte_tokenizer()
-    labels = Labels(task, np.zeros(2), ["a", "b"], np.ones(2), "of the test")
+    labels = Labels(task, ["a", "b"], np.zeros(2), [count, count], "of the test")
     encoder = Encoder(Task(task, "text", ["text"], "label", ["a", "b"]), tokenizer, "", 0.0, labels)
     chosen = with_installed_model(TrainOptions(**options), encoder).pretrained
     assert chosen == (Path(installed) if expected else None)

@@ -41,6 +41,8 @@ class Recipe:
 
 # As many as there are bytes, and some.
 FEW_TOKENS = 300
+# Characters with labels for which the pretrained model was better than a fresh one, and some (docs/real.md).
+FEW_CHARACTERS = 250_000
 
 # By what is read; for texts, by how they are cut. "tokens" is for a label of every character.
 RECIPES = {
@@ -80,13 +82,16 @@ def recipe_for(encoder: Encoder, options: TrainOptions) -> Recipe:
 
 
 def with_installed_model(options: TrainOptions, encoder: Encoder) -> TrainOptions:
-    """The options, and the installed model of bytes for texts in which every character has a label.
+    """The options, and the installed model of bytes for few texts in which every character has a label.
 
-    There it takes far fewer labels (docs/real.md); whole texts are classified better from byte pairs. Nothing changes
-    with an option that says otherwise: a model, a size or random weights.
+    There it is better after the same time (docs/real.md). With many labels a small model is, which sees more of them,
+    and for classes of whole texts one of byte pairs. Nothing changes with an option that says otherwise: a model, a
+    size or random weights.
     """
     name, said = installed_model(), options.pretrained or options.from_scratch
-    if name is None or said or encoder.task.task != "tokens" or any(getattr(options, size) for size in SIZES):
+    if name is None or said or any(getattr(options, size) for size in SIZES):
+        return options
+    if encoder.task.task != "tokens" or sum(encoder.labels.counts) > FEW_CHARACTERS:
         return options
     reads_bytes = DLRConfig.from_pretrained(pretrained_folder(name)).vocab_size == len(encoder.processor)
     return replace(options, pretrained=name) if reads_bytes else options
