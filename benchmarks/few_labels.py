@@ -196,9 +196,11 @@ def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def cell(values: Iterable[float]) -> str:
-    """Mean, least and largest; empty without values."""
+    """Mean, least and largest; a single value alone; empty without values."""
     given: Sequence[float] = list(values)
-    return f"{statistics.mean(given):.3f} ({min(given):.3f} … {max(given):.3f})" if given else ""
+    if len(given) < 2:
+        return f"{given[0]:.3f}" if given else ""
+    return f"{statistics.mean(given):.3f} ({min(given):.3f} … {max(given):.3f})"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from few_labels import cell
 from measure import RESULTS, load, run_benchmark
 from real_data import Batches, interval, shares_of, train
 from real_models import Ours, build, optimizer_of
@@ -121,7 +122,7 @@ def table(results: Path) -> str:
     for data in PROBLEMS:
         by_start = [[line["accuracy"] for line in lines if (line["data"], line["start"]) == (data, s)] for s in STARTS]
         if any(by_start):
-            rows.append([data, *(f"{mean(v):.3f} ({min(v):.3f} … {max(v):.3f})" if v else "" for v in by_start)])
+            rows.append([data, *map(cell, by_start)])
     return f"\n{markdown_table(['data', 'random weights', 'self-pretrained'], rows)}\n\n" if rows else ""
 
 
