@@ -352,7 +352,8 @@ def _limits(config: Any, dataset: str | None, results: dict[str, Any]) -> Iterat
     if results or dataset:
         where = f" on {dataset}" if dataset else ""
         pretrained = results.get("options", {}).get("pretrained")
-        start = f"the pretrained {pretrained}" if isinstance(pretrained, str) else "random weights"
+        named = re.fullmatch(r"[\w.-]{1,96}", pretrained) if isinstance(pretrained, str) else None
+        start = f"the pretrained {pretrained}" if named else "pretrained weights" if pretrained else "random weights"
         yield f"It was trained{where} from {start}: away from such data its answers mean little."
     if getattr(config, "bidirectional", False):
         yield "It reads in both directions, so it needs the whole sequence and cannot generate."

@@ -1,5 +1,6 @@
 """What a launcher, such as torchrun, has started, and how a process of this library treats its machine."""
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -73,21 +74,22 @@ def share_processors(seconds: float = 0.25) -> None:
 
 
 def _watch(seconds: float) -> None:
-    """Have a thread more than processors while others are busy on more of them than are left."""
+    """Have a thread more than processors while others need them; end where the system does not say how busy it is."""
     import psutil
 
-    process, processors = psutil.Process(), psutil.cpu_count() or 1
-    process.cpu_percent()
-    end = None
-    while True:
-        others = psutil.cpu_percent(seconds) / 100 * processors - process.cpu_percent() / 100
-        crowded = others + torch.get_num_threads() > processors + 0.25
-        if crowded and end is None:
-            end = threading.Event()
-            threading.Thread(target=_sleep, args=(end,), name="share_processors: sleeping", daemon=True).start()
-        elif not crowded and end is not None:
-            end.set()
-            end = None
+    with contextlib.suppress(psutil.Error, OSError):
+        process, processors = psutil.Process(), psutil.cpu_count() or 1
+        process.cpu_percent()
+        end = None
+        while True:
+            others = psutil.cpu_percent(seconds) / 100 * processors - process.cpu_percent() / 100
+            crowded = others + torch.get_num_threads() > processors + 0.25
+            if crowded and end is None:
+                end = threading.Event()
+                threading.Thread(target=_sleep, args=(end,), name="share_processors: sleeping", daemon=True).start()
+            elif not crowded and end is not None:
+                end.set()
+                end = None
 
 
 def _sleep(end: threading.Event) -> None:

@@ -368,14 +368,15 @@ def _sleeping() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "share_processors: sleeping"]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
     """A thread sleeps while others need the processors of this process, and ends when they do not."""
     machine: list[float | None] = [0.0]
 
     def cpu_percent(seconds: float) -> float:
         time.sleep(seconds)
-        return sys.exit() if machine[0] is None else machine[0]  # the thread that asks ends
+        if machine[0] is None:
+            raise PermissionError  # the thread that asks ends
+        return machine[0]
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
@@ -394,6 +395,7 @@ def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
     for thread in threading.enumerate():
         if thread.name == "share_processors":
             thread.join(30)
+            assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(("name", "threads"), [("GOMP_SPINCOUNT", 2), ("OMP_WAIT_POLICY", 2), ("NONE", 1)])

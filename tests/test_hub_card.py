@@ -175,6 +175,20 @@ def test_malformed_results(results: Any, message: str, tmp_path: Path):
     assert not (folder / "README.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("dlr-small-bytes-bidirectional", "from the pretrained dlr-small-bytes-bidirectional:"),
+        ("x\n\n# [a](b)", "from pretrained weights:"),
+        (None, "from random weights:"),
+    ],
+)
+def test_what_training_started_from(given: str | None, said: str, tmp_path: Path):
+    """A name is told; what is no name is not written into the card."""
+    folder = folder_of(DLRModel, tmp_path / "model", {"options": {"pretrained": given}})
+    assert said in write_card(folder, CardOptions(picture=False)).read_text(encoding="utf-8")
+
+
 def test_card_without_a_run(tmp_path: Path):
     """Without results, the card has no scores and no training."""
     folder = folder_of(DLRModel, tmp_path / "bare", bidirectional=False)
