@@ -32,8 +32,8 @@ PARAMETERS = 100_000
 FEWEST_STEPS, PATIENT_SECONDS = 500, 1200
 SIMPLER = ("majority", "linear")
 EVALUATIONS, WARMUP, IGNORED = 10, 0.1, -100
-# Steps of a batch, of all its rows together.
-STEPS_OF_A_BATCH = 32_768
+# Steps of a batch, and of the validation, of all their rows together.
+STEPS_OF_A_BATCH, STEPS_OF_VALIDATION = 32_768, 2**18
 
 
 class Row(NamedTuple):
@@ -107,18 +107,20 @@ def bits_of(model: nn.Module, batches: Batches, places: np.ndarray) -> float:
 
 
 def train(model: nn.Module, name: str, batches: Batches, seconds: float, seed: int) -> dict[str, Any]:
-    """Train for so many seconds of the processor, and load the weights that are best on the validation rows."""
+    """Train for so many seconds of the processor, without those of validations, and load the weights that are best."""
     data, generator = batches.data, np.random.default_rng(seed)
     places, validation = data.places("train"), data.places("validation")
+    validation = validation[: max(1, STEPS_OF_VALIDATION // max(map(len, data.inputs)))]
     optimizer = optimizer_of(name, model)
     rates = [group["lr"] for group in optimizer.param_groups]
-    began, step, best, weights = time.process_time(), 0, -1.0, dict(model.state_dict())
-    following, order = 1 / EVALUATIONS, np.array([], dtype=int)
-    while (spent := (time.process_time() - began) / seconds) < 1:
+    spent, step, evaluations, best, weights = 0.0, 0, 0, -1.0, dict(model.state_dict())
+    order = np.array([], dtype=int)
+    while spent < seconds:
+        began = time.process_time()
         if len(order) < batches.size:
             order = generator.permutation(places)
         chosen, order = order[: batches.size], order[batches.size :]
-        factor = min(1.0, spent / WARMUP) * (1 + math.cos(math.pi * spent)) / 2
+        factor = min(1.0, spent / seconds / WARMUP) * (1 + math.cos(math.pi * spent / seconds)) / 2
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
         inputs, mask, labels = batches(chosen)
@@ -129,10 +131,11 @@ def train(model: nn.Module, name: str, batches: Batches, seconds: float, seed: i
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        if step == 3 and (time.process_time() - began) / step * FEWEST_STEPS > PATIENT_SECONDS:
-            return {"seconds_per_step": round((time.process_time() - began) / step, 2)}
-        if (time.process_time() - began) / seconds >= min(1.0, following):
-            following += 1 / EVALUATIONS
+        spent += time.process_time() - began
+        if step == 3 and spent / step * FEWEST_STEPS > PATIENT_SECONDS:
+            return {"seconds_per_step": round(spent / step, 2)}
+        if spent >= min(1.0, (evaluations + 1) / EVALUATIONS) * seconds:
+            evaluations += 1
             score = float(shares_of(model, batches, validation).mean())
             if score > best:
                 best, weights = score, {key: value.clone() for key, value in model.state_dict().items()}
