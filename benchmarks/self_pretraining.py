@@ -25,7 +25,7 @@ from real_sets import SETS, RealSet, Split
 from torch import nn
 
 from modeling_dlr.markdown import markdown_table
-from modeling_dlr.recipes.masking import masked_batch, masked_head
+from modeling_dlr.recipes import masked_batch, masked_head
 from modeling_dlr.tasks import TaskName, load_task
 
 PARAMETERS, BATCH_SIZE, WARMUP = 100_000, 16, 0.1

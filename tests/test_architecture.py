@@ -114,6 +114,7 @@ PUBLIC_MODULES = {
     "modeling_dlr.training",
     "modeling_dlr.triton_kernels",
     "modeling_dlr.weighted_loss",
+    "modeling_dlr.whole_files",
 }
 
 

@@ -417,7 +417,7 @@ def test_no_network(command: str, folders: dict[str, Path], here: Path, hub: hub
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", pytest.fail)
     Path("s.fa").write_text(">a\nACGT\n")
     pd.DataFrame(ROWS).to_csv("in.csv", index=False)
-    source, output = ("s.fa", "o.csv") if command == "score" else ("in.csv", "o.jsonl")
+    source, output = {"score": ("s.fa", "o.csv"), "evaluate": ("in.csv", "o.json")}.get(command, ("in.csv", "o.jsonl"))
     for name in ("me/model", "absent"):
         assert name in line_of(command, name, source, "--output", output)
     assert "--revision" in line_of(command, folders["classes"], source, "--output", output, "--revision", "v1")

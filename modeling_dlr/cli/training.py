@@ -13,7 +13,7 @@ from modeling_dlr.finetuning import TrainOptions
 from modeling_dlr.finetuning import evaluate as evaluate_folder
 from modeling_dlr.finetuning import train as train_model
 from modeling_dlr.finetuning.stopping import command_line
-from modeling_dlr.inference.parts import check_output
+from modeling_dlr.inference import check_output
 from modeling_dlr.whole_files import write_whole
 
 from .options import Encoding, Folder, Revision

@@ -2,8 +2,18 @@
 
 from .checks import OF_DATA, OF_TASK
 from .data import KINDS
-from .masking import span_mask
+from .masking import masked_batch, masked_head, span_mask
 from .options import RecipeOptions
 from .running import read_run, run_recipe
 
-__all__ = ["KINDS", "OF_DATA", "OF_TASK", "RecipeOptions", "read_run", "run_recipe", "span_mask"]
+__all__ = [
+    "KINDS",
+    "OF_DATA",
+    "OF_TASK",
+    "RecipeOptions",
+    "masked_batch",
+    "masked_head",
+    "read_run",
+    "run_recipe",
+    "span_mask",
+]
