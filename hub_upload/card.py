@@ -351,12 +351,18 @@ def _limits(config: Any, dataset: str | None, results: dict[str, Any]) -> Iterat
     """Yield the limits of every model of this kind."""
     if results or dataset:
         where = f" on {dataset}" if dataset else ""
-        pretrained = results.get("options", {}).get("pretrained")
-        named = re.fullmatch(r"[\w.-]{1,96}", pretrained) if isinstance(pretrained, str) else None
-        start = f"the pretrained {pretrained}" if named else "pretrained weights" if pretrained else "random weights"
-        yield f"It was trained{where} from {start}: away from such data its answers mean little."
+        yield f"It was trained{where}{_start(results)}: away from such data its answers mean little."
     if getattr(config, "bidirectional", False):
         yield "It reads in both directions, so it needs the whole sequence and cannot generate."
     if getattr(config, "kernel_parameters", {}).get("version") == "softmax":
         yield "Its kernels depend on the length of the sequence, so padding changes its answers."
     yield "It has not been examined for bias, and nothing that matters should be decided by it alone."
+
+
+def _start(results: dict[str, Any]) -> str:
+    """What the training of a run started from, where that is recorded."""
+    options = results.get("options", {})
+    given = options.get("pretrained") or results.get("recipe", {}).get("start_from")
+    if isinstance(given, str) and re.fullmatch(r"[\w.-]{1,96}", given):
+        return f" from the pretrained {given}"
+    return " from pretrained weights" if given else " from random weights" if "pretrained" in options else ""

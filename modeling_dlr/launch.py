@@ -1,6 +1,5 @@
 """What a launcher, such as torchrun, has started, and how a process of this library treats its machine."""
 
-import contextlib
 import ctypes
 import functools
 import os
@@ -61,35 +60,40 @@ def share_processors(seconds: float = 0.25) -> None:
     """Let threads that wait for one another give up their processors while other programs need them.
 
     A thread of GNU's OpenMP that waits spins 300,000 times, which is best on an idle machine; but 100 times where the
-    process has more threads than processors (libgomp's manual, ``GOMP_SPINCOUNT``). While others are busy, a thread of
-    Python that sleeps makes it so. Where ``GOMP_SPINCOUNT`` or ``OMP_WAIT_POLICY`` is set, it says how threads wait. A
-    process with one thread has nothing to share.
+    process has more threads than processors (libgomp's manual, ``GOMP_SPINCOUNT``). While others are busy, threads of
+    Python that sleep make it so. Call it after ``torch.set_num_threads``. Where ``GOMP_SPINCOUNT`` or
+    ``OMP_WAIT_POLICY`` is set, it says how threads wait. A process with one thread has nothing to share.
 
     Args:
         seconds: from one look at the machine to the next.
     """
-    chosen = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
-    if sys.platform == "linux" and not chosen and torch.get_num_threads() > 1:
-        threading.Thread(target=_watch, args=(seconds,), name="share_processors", daemon=True).start()
+    chosen, threads = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys(), torch.get_num_threads()
+    if sys.platform == "linux" and not chosen and threads > 1:
+        threading.Thread(target=_watch, args=(seconds, threads), name="share_processors", daemon=True).start()
 
 
-def _watch(seconds: float) -> None:
-    """Have a thread more than processors while others need them; end where the system does not say how busy it is."""
+def _watch(seconds: float, threads: int) -> None:
+    """Have more threads than processors while others need these; end where the system does not say how busy it is."""
     import psutil
 
-    with contextlib.suppress(psutil.Error, OSError):
-        process, processors = psutil.Process(), psutil.cpu_count() or 1
+    processors, end = len(os.sched_getaffinity(0)), None
+    try:
+        process = psutil.Process()
         process.cpu_percent()
-        end = None
         while True:
-            others = psutil.cpu_percent(seconds) / 100 * processors - process.cpu_percent() / 100
-            crowded = others + torch.get_num_threads() > processors + 0.25
+            others = psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1) - process.cpu_percent() / 100
+            crowded = others + threads > processors + 0.25
             if crowded and end is None:
                 end = threading.Event()
-                threading.Thread(target=_sleep, args=(end,), name="share_processors: sleeping", daemon=True).start()
+                for _ in range(max(1, processors - threads + 1)):
+                    name = "share_processors: sleeping"
+                    threading.Thread(target=_sleep, args=(end,), name=name, daemon=True).start()
             elif not crowded and end is not None:
                 end.set()
                 end = None
+    except (psutil.Error, OSError):
+        if end is not None:
+            end.set()
 
 
 def _sleep(end: threading.Event) -> None:

@@ -1,6 +1,7 @@
 """The command line: scores and embeddings of FASTA files, resumed, whole or not at all, and what is refused."""
 
 import gzip
+import os
 import re
 import shutil
 import signal
@@ -368,8 +369,9 @@ def _sleeping() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "share_processors: sleeping"]
 
 
-def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
-    """A thread sleeps while others need the processors of this process, and ends when they do not."""
+@pytest.mark.parametrize(("processors", "sleepers"), [(2, 1), (4, 3)])
+def test_processors_are_shared_with_others(processors: int, sleepers: int, monkeypatch: pytest.MonkeyPatch):
+    """Threads sleep, more than processors are left, while others need these; they end then, and after an error."""
     machine: list[float | None] = [0.0]
 
     def cpu_percent(seconds: float) -> float:
@@ -379,19 +381,20 @@ def test_processors_are_shared_with_others(monkeypatch: pytest.MonkeyPatch):
         return machine[0]
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(processors))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: processors)
     monkeypatch.setattr(psutil, "cpu_percent", cpu_percent)
     monkeypatch.setattr(psutil.Process, "cpu_percent", lambda _: 0.0)
     for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     share_processors.__wrapped__(0.01)
     assert not _sleeping()
-    for sleeping, percent in ((1, 100.0), (0, 0.0)):
+    for sleeping, percent in ((sleepers, 100.0), (0, 0.0), (sleepers, 100.0), (0, None)):
         machine[0] = percent
         deadline = time.monotonic() + 30
         while len(_sleeping()) != sleeping and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(_sleeping()) == sleeping
-    machine[0] = None
     for thread in threading.enumerate():
         if thread.name == "share_processors":
             thread.join(30)

@@ -178,14 +178,16 @@ def test_malformed_results(results: Any, message: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("dlr-small-bytes-bidirectional", "from the pretrained dlr-small-bytes-bidirectional:"),
-        ("x\n\n# [a](b)", "from pretrained weights:"),
-        (None, "from random weights:"),
+        ({"options": {"pretrained": "dlr-small"}}, "It was trained from the pretrained dlr-small:"),
+        ({"options": {"pretrained": "x\n\n# [a](b)"}}, "It was trained from pretrained weights:"),
+        ({"options": {"pretrained": None}}, "It was trained from random weights:"),
+        ({"recipe": {"start_from": "outputs/masked"}}, "It was trained from pretrained weights:"),
+        ({"seed": 0}, "It was trained:"),
     ],
 )
-def test_what_training_started_from(given: str | None, said: str, tmp_path: Path):
+def test_what_training_started_from(given: dict[str, Any], said: str, tmp_path: Path):
     """A name is told; what is no name is not written into the card."""
-    folder = folder_of(DLRModel, tmp_path / "model", {"options": {"pretrained": given}})
+    folder = folder_of(DLRModel, tmp_path / "model", given)
     assert said in write_card(folder, CardOptions(picture=False)).read_text(encoding="utf-8")
 
 

@@ -234,11 +234,14 @@ def test_installed_model(task: Any, letters: bool, count: int, options: dict[str
     labels = Labels(task, ["a", "b"], np.zeros(2), [count, count], "of the test")
     encoder = Encoder(Task(task, "text", ["text"], "label", ["a", "b"]), tokenizer, "", 0.0, labels)
     chosen = with_installed_model(TrainOptions(**options), encoder).pretrained
-    assert chosen == (Path(installed) if expected else None)
+    assert (None if chosen is None else chosen.name) == (installed if expected else None)
 
 
 def test_no_model_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("modeling_dlr.finetuning.pretrained.DISTRIBUTIONS", {"none": "no_such_module"})
+    assert installed_model() is None
+    (tmp_path / "no_such_module").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)  # an empty folder is a package, too
     assert installed_model() is None
 
 

@@ -60,7 +60,7 @@ def evaluate(
     label: Annotated[str | None, typer.Option(help="Column of the labels, if it is called otherwise.")] = None,
     revision: Revision = None,
     encoding: Encoding = "utf-8",
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the scores.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A new JSON file for the scores.")] = None,
 ) -> None:
     """Score a trained model on other rows."""
     with command_line("modeling-dlr evaluate", SafetensorError):

@@ -88,13 +88,13 @@ def with_installed_model(options: TrainOptions, encoder: Encoder) -> TrainOption
     and for classes of whole texts one of byte pairs. Nothing changes with an option that says otherwise: a model, a
     size or random weights.
     """
-    name, said = installed_model(), options.pretrained or options.from_scratch
-    if name is None or said or any(getattr(options, size) for size in SIZES):
+    folder, said = installed_model(), options.pretrained or options.from_scratch
+    if folder is None or said or any(getattr(options, size) for size in SIZES):
         return options
     if encoder.task.task != "tokens" or sum(encoder.labels.counts) > FEW_CHARACTERS:
         return options
-    reads_bytes = DLRConfig.from_pretrained(pretrained_folder(name)).vocab_size == len(encoder.processor)
-    return replace(options, pretrained=name) if reads_bytes else options
+    reads_bytes = DLRConfig.from_pretrained(folder).vocab_size == len(encoder.processor)
+    return replace(options, pretrained=folder) if reads_bytes else options
 
 
 def _kind_of(encoder: Encoder) -> str:

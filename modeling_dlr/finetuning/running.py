@@ -228,7 +228,7 @@ class _Run:
         if self._pictures is not None:
             draw_learning_curve(report.history, report.main, result / "learning_curve.png")
         report.seconds = self.clock.spent()
-        said = asdict(self.options) | {"pretrained": self.options.pretrained and self.options.pretrained.name}
+        said = asdict(self.options) | {"pretrained": self.options.pretrained and self.options.pretrained.resolve().name}
         report.write(result, {name: value for name, value in said.items() if name != "output"})
         self.place.finish(keep_checkpoints=report.stopped)
 
@@ -282,7 +282,7 @@ class _Run:
         size = (
             f"{_counted(recipe.layers, 'layer')} of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
         )
-        start = self.options.pretrained and f", from {self.options.pretrained.name}"
+        start = self.options.pretrained and f", from {self.options.pretrained.resolve().name}"
         say(f"Model: {size}{start or ''}{', rare classes weigh more' if self._are_weighted() else ''}.")
         seconds = planned.steps * planned.seconds
         time = f"{round(seconds)} s" if seconds < 100 else f"{round(seconds / 60)} min"
