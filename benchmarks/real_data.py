@@ -12,7 +12,7 @@ in a process of its own, whose largest memory is that of the row, of the data an
 import math
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -106,6 +106,17 @@ def bits_of(model: nn.Module, batches: Batches, places: np.ndarray) -> float:
     return total / count / math.log(2)
 
 
+def take_step(optimizer: torch.optim.Optimizer, rates: Sequence[float], spent: float, loss: Tensor) -> None:
+    """One step with clipped gradients; rates rise linearly, and fall as a cosine by the share of training ``spent``."""
+    factor = min(1.0, spent / WARMUP) * (1 + math.cos(math.pi * spent)) / 2
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_([each for group in optimizer.param_groups for each in group["params"]], 1.0)
+    optimizer.step()
+
+
 def train(model: nn.Module, name: str, batches: Batches, seconds: float, seed: int) -> dict[str, Any]:
     """Train for so many seconds of the processor, without those of validations, and load the weights that are best."""
     data, generator = batches.data, np.random.default_rng(seed)
@@ -120,16 +131,10 @@ def train(model: nn.Module, name: str, batches: Batches, seconds: float, seed: i
         if len(order) < batches.size:
             order = generator.permutation(places)
         chosen, order = order[: batches.size], order[batches.size :]
-        factor = min(1.0, spent / seconds / WARMUP) * (1 + math.cos(math.pi * spent / seconds)) / 2
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
         inputs, mask, labels = batches(chosen)
         logits = model(inputs, mask)
         loss = functional.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        take_step(optimizer, rates, spent / seconds, loss)
         step += 1
         spent += time.process_time() - began
         if step == 3 and spent / step * FEWEST_STEPS > PATIENT_SECONDS:

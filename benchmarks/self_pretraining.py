@@ -8,7 +8,6 @@ spends them on the labels; one that starts from "masked" inputs (arXiv 2310.0298
 of the training rows, and the other half on their labels.
 """
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,16 +18,15 @@ import numpy as np
 import torch
 from few_labels import cell
 from measure import RESULTS, load, run_benchmark
-from real_data import Batches, interval, shares_of, train
+from real_data import PARAMETERS, Batches, interval, shares_of, take_step, train
 from real_models import Ours, build, optimizer_of
 from real_sets import SETS, RealSet, Split
-from torch import nn
 
 from modeling_dlr.markdown import markdown_table
 from modeling_dlr.recipes import masked_batch, masked_head
 from modeling_dlr.tasks import TaskName, load_task
 
-PARAMETERS, BATCH_SIZE, WARMUP = 100_000, 16, 0.1
+BATCH_SIZE = 16
 # Stands for a hidden symbol; symbols begin at 1.
 HIDDEN = 0
 COUNTS: dict[Split, int] = {"train": 8000, "validation": 200, "test": 1000}
@@ -85,14 +83,8 @@ def pretrain(model: Ours, batches: Batches, seconds: float, seed: int) -> dict[s
         inputs, mask, _ = batches(generator.choice(places, batches.size))
         name = "input_values" if inputs.is_floating_point() else "input_ids"
         hidden = masked_batch({name: inputs, "attention_mask": mask.long()}, HIDDEN, 1, fixed=False)
-        factor = min(1.0, spent / WARMUP) * (1 + math.cos(math.pi * spent)) / 2
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
         loss = network(**hidden, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        take_step(optimizer, rates, spent, loss)
         steps += 1
         losses.append(float(loss.detach()))
     model.model.model.load_state_dict(network.model.state_dict())

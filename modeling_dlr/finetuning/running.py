@@ -145,6 +145,11 @@ class _Run:
         """Where pictures are drawn, if they are."""
         return self.place.result if self.options.pictures and can_draw() else None
 
+    @property
+    def _start(self) -> str | None:
+        """The name of the pretrained model, if there is one."""
+        return None if self.options.pretrained is None else self.options.pretrained.resolve().name
+
     def _are_weighted(self) -> bool:
         """Whether rare classes weigh more."""
         wish = self.options.class_weights
@@ -228,7 +233,7 @@ class _Run:
         if self._pictures is not None:
             draw_learning_curve(report.history, report.main, result / "learning_curve.png")
         report.seconds = self.clock.spent()
-        said = asdict(self.options) | {"pretrained": self.options.pretrained and self.options.pretrained.resolve().name}
+        said = asdict(self.options) | {"pretrained": self._start}
         report.write(result, {name: value for name, value in said.items() if name != "output"})
         self.place.finish(keep_checkpoints=report.stopped)
 
@@ -282,8 +287,8 @@ class _Run:
         size = (
             f"{_counted(recipe.layers, 'layer')} of width {recipe.hidden_size}, {model.num_parameters():,} parameters"
         )
-        start = self.options.pretrained and f", from {self.options.pretrained.resolve().name}"
-        say(f"Model: {size}{start or ''}{', rare classes weigh more' if self._are_weighted() else ''}.")
+        start = f", from {self._start}" if self._start else ""
+        say(f"Model: {size}{start}{', rare classes weigh more' if self._are_weighted() else ''}.")
         seconds = planned.steps * planned.seconds
         time = f"{round(seconds)} s" if seconds < 100 else f"{round(seconds / 60)} min"
         steps = f"{_counted(planned.steps, 'step')} of {_counted(recipe.batch_size, 'row')}"
