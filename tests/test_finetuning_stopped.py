@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetuning_runs import classes, refused, small
+from finetuning_runs import classes, refused, small, write
 
 import modeling_dlr.finetuning.loop as training_loop
+from modeling_dlr import DLRConfig, DLRForMaskedLM
 from modeling_dlr.finetuning import Report
 
 
@@ -120,3 +121,70 @@ def test_stopped_run_keeps_the_best_and_goes_on(tmp_path: Path, monkeypatch: pyt
     assert not report.stopped
     assert report.training["steps"] == report.training["planned_steps"]
     assert not (tmp_path / "out-unfinished").exists()
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The folder of a tiny model of bytes."""
+    config = DLRConfig(vocab_size=261, bidirectional=True, hidden_size=16, num_hidden_layers=1, state_size=4)
+    DLRForMaskedLM(config).save_pretrained(tmp_path / "installed")
+    return tmp_path / "installed"
+
+
+class BrokenError(Exception):
+    """Ends a run at a step, as a power cut would."""
+
+
+def run(source: Path, folder: Path, patch: Any, model: Path | None, breaks: int | None = None, **options: Any) -> Any:
+    """A run where a model is installed, or none; it breaks at a step, or gives the report."""
+    steps: list[int] = []
+
+    def step(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        steps.append(state.global_step)
+        if state.global_step == breaks:
+            raise BrokenError
+
+    with patch.context() as within:
+        within.setattr("modeling_dlr.finetuning.models.installed_model", lambda: model)
+        within.setattr(training_loop.RunCallback, "on_step_begin", step)
+        given = {"layers": None, "hidden_size": None, "state_size": None, "batch_size": 8, "epochs": 2.0} | options
+        report = small(source, folder, **given)
+    return steps[0], report.training["hidden_size"]
+
+
+def tagged(folder: Path) -> Path:
+    """Texts in which every character has a label."""
+    rows = [[f"number {i}", "a" * 7 + "b" * len(str(i))] for i in range(40)]
+    return write(folder / "tagged.csv", ["text", "label"], rows)
+
+
+def test_going_on_from_what_the_run_started_from(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A model that was installed or removed after the run broke changes nothing."""
+    source, fresh = tagged(tmp_path), 64
+    for before, after, size in ((None, installed, fresh), (installed, None, 16)):
+        with pytest.raises(BrokenError):
+            run(source, tmp_path, monkeypatch, before, breaks=6)
+        first, hidden = run(source, tmp_path, monkeypatch, after)
+        assert first > 0
+        assert hidden == size
+
+
+def test_going_on_without_the_model(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Where its weights are gone, one line says so, and the checkpoints stay; random weights begin anew."""
+    source = tagged(tmp_path)
+    with pytest.raises(BrokenError):
+        run(source, tmp_path, monkeypatch, installed, breaks=6)
+    (installed / "config.json").unlink()
+    with pytest.raises(ValueError, match="installed, which holds no model any more: install it again, or remove"):
+        run(source, tmp_path, monkeypatch, None)
+    assert list((tmp_path / "out-unfinished").glob("checkpoints/*/checkpoint-*"))
+    assert run(source, tmp_path, monkeypatch, None, from_scratch=True)[0] == 0
+
+
+def test_going_on_beside_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Later checkpoints of a run with other options do not hide those of this one."""
+    source = tagged(tmp_path)
+    for seed, step in ((0, 4), (1, 6)):
+        with pytest.raises(BrokenError):
+            run(source, tmp_path, monkeypatch, None, breaks=step, seed=seed)
+    assert run(source, tmp_path, monkeypatch, None, seed=0)[0] == 4

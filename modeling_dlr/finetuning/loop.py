@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
 
 from modeling_dlr.resuming import newest_whole
 from modeling_dlr.training import parameter_groups
@@ -93,25 +95,49 @@ def plan(pace: Pace, rows: int, recipe: Recipe, options: TrainOptions, clock: Cl
     return Plan(steps, max(1, -(-steps // options.evaluations)), pace.step)
 
 
-class RunCallback(SignalCallback):
+class Checkpoint(NamedTuple):
+    """A checkpoint of a run that did not end.
+
+    Attributes:
+        folder: of the checkpoint.
+        seconds: that training had taken.
+        start: the pretrained model that the run started from, if there is one.
+    """
+
+    folder: Path
+    seconds: float
+    start: Path | None
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest whole checkpoint in a folder."""
+    found, _ = newest_whole(folder)
+    if found is None:
+        return None
+    callbacks: Any = TrainerState.load_from_json(str(found / TRAINER_STATE_NAME)).stateful_callbacks
+    said = callbacks[RunCallback.__name__]["attributes"]
+    return Checkpoint(found, float(said["seconds"]), Path(said["start"]) if said["start"] else None)
+
+
+class RunCallback(SignalCallback, ExportableState):
     """Ends training when the time is over or somebody asks for it, and shows how far it is.
 
     Args:
-        run: what the run is, by a hash: a checkpoint of another is not resumed.
         clock: knows the time.
         score: the name of the score that is shown.
         console: where the progress is shown.
+        start: the pretrained model that the run starts from; it is written into the checkpoints.
     """
 
-    def __init__(self, run: str = "", clock: Clock | None = None, score: str = "", console: Console | None = None):
-        super().__init__(run)
-        self.clock, self.score = clock or Clock(None), score
-        self.console = console or Console(quiet=True)
+    def __init__(self, clock: Clock, score: str, console: Console, start: Path | None):
+        super().__init__()
+        self.clock, self.score, self.console, self.start = clock, score, console, start
         self.best: float | None = None
 
     def state(self) -> dict[str, Any]:
-        """With the seconds that training has taken."""
-        return super().state() | {"attributes": {"seconds": self.clock.trained()}}
+        """What `newest_checkpoint` reads."""
+        said = {"seconds": self.clock.trained(), "start": None if self.start is None else str(self.start)}
+        return {"args": {}, "attributes": said}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Listen to signals, and begin to show."""
@@ -190,27 +216,43 @@ class Evaluation:
         return self.scorer.scores(predicted, wanted)
 
 
+class Course(NamedTuple):
+    """How a run trains.
+
+    Attributes:
+        recipe: rates and sizes.
+        options: the rest of what can be chosen.
+        plan: number of steps.
+        loss: the Trainer's ``compute_loss_func``.
+        folder: where checkpoints are written.
+        checkpoint: the one to go on from, if there is one.
+    """
+
+    recipe: Recipe
+    options: TrainOptions
+    plan: Plan
+    loss: Callable[..., Any] | None
+    folder: Path
+    checkpoint: Checkpoint | None
+
+
 def run_training(
     model: PreTrainedModel,
     rows: dict[str, Dataset],
     collator: Collator,
     evaluation: Evaluation,
-    recipe: Recipe,
-    options: TrainOptions,
-    planned: Plan,
+    course: Course,
     callback: RunCallback,
-    folder: Path,
-    loss: Callable[..., Any] | None,
 ) -> Trained:
-    """Train, from the newest checkpoint of the same run in the folder if there is one, and load the best weights.
+    """Train, and load the best weights.
 
     The best weights of a pretrained model may be those it starts with, with the last layer fitted to its features.
     """
+    recipe, options, checkpoint = course.recipe, course.options, course.checkpoint
     groups = parameter_groups(model, recipe.learning_rate, options.weight_decay, recipe.state_learning_rate)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    factor = warmup_and_cosine(callback.clock, planned.steps, options.warmup)
-    checkpoint = _checkpoint_of(callback, folder)
-    arguments = _arguments(rows["train"], recipe, options, planned, callback.score, folder)
+    factor = warmup_and_cosine(callback.clock, course.plan.steps, options.warmup)
+    arguments = _arguments(rows["train"], course, callback.score)
     arguments.eval_on_start = options.pretrained is not None and checkpoint is None
     start = {name: value.clone() for name, value in model.state_dict().items()} if options.pretrained else None
     trainer = Trainer(
@@ -221,12 +263,12 @@ def run_training(
         eval_dataset=rows["validation"],
         compute_metrics=evaluation,
         preprocess_logits_for_metrics=evaluation.smaller,
-        compute_loss_func=loss,
+        compute_loss_func=course.loss,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)),
         callbacks=[callback, EarlyStoppingCallback(options.patience)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
     state, stopped = trainer.state, callback.number is not None
     best = float("nan") if state.best_metric is None else float(state.best_metric)
     if start is not None:
@@ -234,14 +276,13 @@ def run_training(
         if not best > first:
             model.load_state_dict(start)
             best = first
-    return Trained(trainer, state.global_step, planned.steps, best, stopped, state.log_history)
+    return Trained(trainer, state.global_step, course.plan.steps, best, stopped, state.log_history)
 
 
-def _arguments(
-    train: Dataset, recipe: Recipe, options: TrainOptions, planned: Plan, score: str, folder: Path
-) -> TrainingArguments:
+def _arguments(train: Dataset, course: Course, score: str) -> TrainingArguments:
+    recipe, options, planned = course.recipe, course.options, course.plan
     return TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(course.folder),
         max_steps=planned.steps,
         per_device_train_batch_size=recipe.batch_size,
         per_device_eval_batch_size=recipe.batch_size,
@@ -269,15 +310,3 @@ def _arguments(
 
 def _of_whole_texts(rows: Dataset) -> bool:
     return "input_ids" in rows.column_names and "start" not in rows.column_names
-
-
-def _checkpoint_of(callback: RunCallback, folder: Path) -> str | None:
-    """The newest complete checkpoint of the same run, from which the clock goes on."""
-    found, _ = newest_whole(folder)
-    if found is None:
-        return None
-    if RunCallback.run_of(found) != callback.run:
-        return None
-    callback.clock.trained_before = float(RunCallback.state_in(found)["attributes"]["seconds"])
-    callback.console.print(f"Going on from step {found.name.rsplit('-', 1)[-1]} of a run that was stopped.")
-    return str(found)

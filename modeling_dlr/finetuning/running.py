@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ from .loop import (
     SHARE_OF_LAST_LAYER,
     SHARE_OF_TEST,
     SHARE_OF_VALIDATION,
+    Checkpoint,
+    Course,
     Evaluation,
     Pace,
     Plan,
     RunCallback,
     Trained,
     measure,
+    newest_checkpoint,
     plan,
     run_training,
 )
@@ -102,7 +105,12 @@ class _Run:
         self.splits = split_rows(self.rows, strata, validation=options.validation, test=options.test, seed=options.seed)
         self._say_data(source.name)
         self.encoder = choose_encoder(self.task, self.labels, self.rows.table, self.splits.train, options)
-        self.options = with_installed_model(options, self.encoder)
+        self.checkpoints = place.checkpoints / self._digest()
+        self.checkpoint = newest_checkpoint(self.checkpoints)
+        if self.checkpoint is None:
+            self.options = with_installed_model(options, self.encoder)
+        else:
+            self._go_on(self.checkpoint)
         self.scorer = Scorer(self.task, self.labels)
         numbers = self.labels.targets[self.splits.train] if self.task.is_number else np.array([-1.0, 1.0])
         # Mean and deviation of the numbers to predict.
@@ -140,6 +148,30 @@ class _Run:
         trained = self._trained(model, parts, collator, recipe, planned, Evaluation(self.scorer, mean, std))
         return self._finish(model, trained, parts["test"], simpler, recipe, planned, notes)
 
+    def _digest(self) -> str:
+        """Names the run by its given options and its rows: a run goes on from checkpoints of the same name only."""
+        said = asdict(self.options) | {"output": "", "pictures": True}
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
+        digest.update(self.rows.keys.tobytes())
+        return digest.hexdigest()[:16]
+
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint, with the pretrained model that its run started from.
+
+        Raises:
+            ValueError: if that model is not there any more.
+        """
+        if checkpoint.start is not None:
+            try:
+                self.options = replace(self.options, pretrained=checkpoint.start)
+            except ValueError:
+                raise ValueError(
+                    f"The run that was stopped started from {checkpoint.start}, which holds no model any more: "
+                    f"install it again, or remove {self.checkpoints} to begin anew."
+                ) from None
+        self.clock.trained_before = checkpoint.seconds
+        self._say(f"Going on from step {checkpoint.folder.name.rsplit('-', 1)[-1]} of a run that was stopped.")
+
     @property
     def _pictures(self) -> Path | None:
         """Where pictures are drawn, if they are."""
@@ -164,22 +196,10 @@ class _Run:
         planned: Plan,
         evaluation: Evaluation,
     ) -> Trained:
-        said = asdict(self.options) | {"output": "", "pictures": True}
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode())
-        digest.update(self.rows.keys.tobytes())
-        callback = RunCallback(digest.hexdigest(), self.clock, main_score(self.task, self.labels), self.console)
-        return run_training(
-            model,
-            parts,
-            collator,
-            evaluation,
-            recipe,
-            self.options,
-            planned,
-            callback,
-            self.place.checkpoints,
-            self._loss(recipe),
-        )
+        score = main_score(self.task, self.labels)
+        callback = RunCallback(self.clock, score, self.console, self.options.pretrained)
+        course = Course(recipe, self.options, planned, self._loss(recipe), self.checkpoints, self.checkpoint)
+        return run_training(model, parts, collator, evaluation, course, callback)
 
     def _loss(self, recipe: Recipe) -> Callable[..., Tensor] | None:
         """The Trainer's ``compute_loss_func``; None is the loss of the model."""

@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from modeling_dlr.launch import launched
@@ -96,35 +94,16 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 1000 else f"{text[:1000]}…"
 
 
-class SignalCallback(TrainerCallback, ExportableState):
+class SignalCallback(TrainerCallback):
     """Listens to signals during training: ``number`` is the first one, and the second stops at once.
 
     In a run with several processes, which would stop at different steps, signals keep their default action, and the
     run keeps the checkpoints it has.
-
-    Args:
-        run: identifies the run; it is written into the checkpoints.
     """
 
-    def __init__(self, run: str | None = None):
-        self.run = run
+    def __init__(self):
         self.number: int | None = None
         self.listening = contextlib.ExitStack()
-
-    def state(self) -> dict[str, Any]:
-        """The state of this callback in a checkpoint."""
-        return {"args": {"run": self.run}, "attributes": {}}
-
-    @classmethod
-    def state_in(cls, checkpoint: Path) -> dict[str, Any]:
-        """The ``state()`` that is stored in a checkpoint; empty if it is one of another callback."""
-        callbacks: Any = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).stateful_callbacks or {}
-        return callbacks.get(cls.__name__, {})
-
-    @classmethod
-    def run_of(cls, checkpoint: Path) -> str | None:
-        """The ``run`` stored in a checkpoint."""
-        return cls.state_in(checkpoint).get("args", {}).get("run")
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any):
         """Install the signal handlers."""

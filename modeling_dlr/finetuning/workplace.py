@@ -28,7 +28,7 @@ class Workplace:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
+        """Holds a folder of checkpoints for each run that did not end."""
         return self.folder / "checkpoints"
 
     @property
@@ -61,7 +61,7 @@ class Workplace:
             for name in ("data", "result"):
                 shutil.rmtree(self.folder / name, ignore_errors=True)
             with contextlib.suppress(OSError):
-                next(self.checkpoints.glob("checkpoint-*"), None) or shutil.rmtree(self.folder)
+                next(self.checkpoints.glob("*/checkpoint-*"), None) or shutil.rmtree(self.folder)
                 for folder in new:  # the innermost first, as long as they are empty
                     folder.rmdir()
 
