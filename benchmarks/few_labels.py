@@ -42,6 +42,8 @@ STARTS = ("pretrained", "default", "random")
 SECONDS = {8: 60, 32: 90, 128: 150, 0: 240}
 # Test rows, and those of them that are scored within the seconds.
 TEST_ROWS, FEW_ROWS = 400, 50
+# More passes than the seconds allow, which alone end a run then, unless its validation scores have stopped rising.
+EPOCHS = 1000
 MAX_LENGTH = 1024
 # Characters of a window, windows of a file at most, and the letters of the kinds of tokens.
 WINDOW, WINDOWS_OF_A_FILE, LETTERS = 1024, 16, "abcdefg"
@@ -119,7 +121,13 @@ def write_splits(parts: dict[str, Texts], folder: Path) -> None:
 
 def options_of(row: Row, folder: Path, model: Path, seconds: int) -> TrainOptions:
     """The options of a run; random weights of the same model are written into the folder."""
-    common: dict[str, Any] = {"budget": f"{seconds}s", "seed": row.seed, "output": folder / "model", "pictures": False}
+    common: dict[str, Any] = {
+        "budget": f"{seconds}s",
+        "epochs": EPOCHS,
+        "seed": row.seed,
+        "output": folder / "model",
+        "pictures": False,
+    }
     if row.start == "default":
         return TrainOptions(**common, from_scratch=True)
     if row.start == "random":

@@ -59,17 +59,12 @@ def split_of(groups: Sequence[Any], seed: int = 0) -> list[Split]:
     return ["test" if share[name] < 0.2 else "validation" if share[name] < 0.3 else "train" for name in groups]
 
 
-def symbols_of(text: str, length: int) -> np.ndarray:
-    """The first bytes of a text, [L]."""
-    return np.frombuffer(text.encode()[:length], dtype=np.uint8)
-
-
 def of_texts(data: Texts, length: int) -> RealSet:
-    """The first bytes of texts, each of which is taken once."""
-    rows = list(dict(zip(data.texts, data.labels, strict=True)).items())
+    """The first bytes of texts; texts whose first bytes are equal are taken once."""
+    rows = {text.encode()[:length]: label for text, label in zip(data.texts, data.labels, strict=True)}
     classes = sorted(set(data.labels))
-    inputs = [symbols_of(text, length) for text, _ in rows]
-    return RealSet(inputs, [classes.index(label) for _, label in rows], split_of(range(len(rows))), classes)
+    inputs = [np.frombuffer(row, dtype=np.uint8) for row in rows]
+    return RealSet(inputs, [classes.index(label) for label in rows.values()], split_of(range(len(rows))), classes)
 
 
 def which_novel(length: int, stride: int = 8192) -> RealSet:

@@ -16,6 +16,7 @@ import real_sets
 import self_pretraining
 import torch
 from real_sets import RealSet
+from real_texts import Texts
 
 KINDS = ("symbols", "steps", "next", "numbers")
 
@@ -85,6 +86,14 @@ def test_bits_of_a_symbol():
     torch.nn.init.zeros_(model.classify.weight)
     torch.nn.init.zeros_(model.classify.bias)
     assert real_data.bits_of(model, real_data.Batches(data, 4), np.arange(10)) == pytest.approx(math.log2(3))
+
+
+def test_texts_with_equal_beginnings_are_taken_once():
+    """Cut, they would be one row in several splits."""
+    data = real_sets.of_texts(Texts(["same one", "other", "same two", "é"], ["a", "b", "a", "b"]), 5)
+    assert [row.tobytes() for row in data.inputs] == [b"same ", b"other", "é".encode()]
+    assert data.labels == [0, 1, 1]
+    assert len(data.splits) == 3
 
 
 def test_groups_stay_together():
