@@ -48,6 +48,8 @@ _KINDS = {
 _WITH_POLES = {"dlr", "dss", "s4d", "hyena"}
 # Purposes of tasks whose name does not explain them.
 _PURPOSES = {"fill-mask": "filling in hidden tokens"}
+# Code, links, pictures, tags and cells of tables.
+_MARKS = re.compile(r"[`<>|\[\]]")
 # A log has a line for every step that is logged.
 _MOST_RESULTS = 2**26
 # Required types of the entries of results.json.
@@ -134,7 +136,16 @@ def _read_results(folder: Path) -> dict[str, Any]:
             raise InputError(
                 f"{folder / RESULTS}: {name} must be a {kind.__name__}, got a {found}. Correct or remove it."
             )
-    return results
+    return _plain(results)
+
+
+def _plain(value: Any) -> Any:
+    """The value with its texts, and those of its keys, in one line and without marks of Markdown and HTML."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return printable(" ".join(_MARKS.sub("", value).split())) if isinstance(value, str) else value
 
 
 def _draw(model: Any) -> bytes | None:

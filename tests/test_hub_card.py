@@ -191,6 +191,18 @@ def test_what_training_started_from(given: dict[str, Any], said: str, tmp_path: 
     assert said in write_card(folder, CardOptions(picture=False)).read_text(encoding="utf-8")
 
 
+def test_texts_of_results_are_no_markdown(tmp_path: Path):
+    """Whoever wrote results.json, no text in it begins a line, a link, a tag or a cell of the card."""
+    bad = "x`\n\n# Title\n[a](b) <script> | ![c](d)\x1b"
+    results = {"command": bad, "seed": bad, "versions": {bad: bad}, "data": {"rows": {bad: 3}}, "metrics": {bad: 0.5}}
+    recipe = {"dataset": bad, "training_arguments": {bad: bad}}
+    folder = folder_of(DLRForSequenceClassification, tmp_path / "model", results | {"recipe": recipe})
+    text = write_card(folder, CardOptions(picture=False)).read_text(encoding="utf-8")
+    assert text.count("x # Title a(b) script !c(d)") >= 8
+    assert not any(mark in text for mark in ("\n# Title", "](", "<script", "\x1b"))
+    assert ModelCard(text).data.model_name == "model"
+
+
 def test_card_without_a_run(tmp_path: Path):
     """Without results, the card has no scores and no training."""
     folder = folder_of(DLRModel, tmp_path / "bare", bidirectional=False)
