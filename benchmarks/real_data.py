@@ -137,7 +137,7 @@ def train(model: nn.Module, name: str, batches: Batches, seconds: float, seed: i
         take_step(optimizer, rates, spent / seconds, loss)
         step += 1
         spent += time.process_time() - began
-        if step == 3 and spent / step * FEWEST_STEPS > PATIENT_SECONDS:
+        if (step == 3 or spent >= seconds) and spent / step * FEWEST_STEPS > PATIENT_SECONDS:
             return {"seconds_per_step": round(spent / step, 2)}
         if spent >= min(1.0, (evaluations + 1) / EVALUATIONS) * seconds:
             evaluations += 1

@@ -79,6 +79,23 @@ def test_rows(kind: str, monkeypatch: pytest.MonkeyPatch):
     assert "accuracy" not in slow
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_recurrence(causal: bool):
+    """It is torch's LSTM of packed sequences."""
+    torch.manual_seed(0)
+    ours: Any = real_models.Recurrence(6, causal=causal)
+    theirs = torch.nn.LSTM(6, 6 if causal else 3, num_layers=2, batch_first=True, bidirectional=not causal)
+    for number, layer in enumerate(ours.layers):
+        for ending, lstm in zip(("", "_reverse"), layer, strict=False):
+            for name, source in lstm.named_parameters():
+                theirs.get_parameter(name.replace("l0", f"l{number}{ending}")).data.copy_(source)
+    features, lengths = torch.randn(3, 9, 6), torch.tensor([9, 1, 5])
+    real = (torch.arange(9) < lengths.unsqueeze(1)).float().unsqueeze(-1)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(features, lengths, batch_first=True, enforce_sorted=False)
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(theirs(packed)[0], batch_first=True)
+    torch.testing.assert_close(ours(features, real) * real, expected)
+
+
 def test_bits_of_a_symbol():
     """Those of equal probabilities are log2 of their number, whatever the padding."""
     data = small("next")
