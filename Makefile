@@ -27,7 +27,7 @@ test-versions: ## the core of the tests with the oldest and the newest versions
 format: ## put every file into the house style
 	python3 make.py format
 
-docs: ## write configuration/FIELDS.md, the schema and the tables of docs/performance.md
+docs: ## write configuration/FIELDS.md, the schema, and the tables and pictures of measurements
 	python3 make.py docs
 
 site: ## build the documentation into build/site
