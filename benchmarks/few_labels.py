@@ -194,7 +194,7 @@ def table(results: Path) -> str:
             )
             if any(cells):
                 rows.append([data, str(labels or "all"), *cells, linear])
-    heading = ["data", "labels of a class", "pretrained", "default", "the same model, random", "linear"]
+    heading = ["data", "labels", "pretrained", "default", "the same model, random", "linear"]
     return f"\n{markdown_table(heading, rows)}\n\n" if rows else ""
 
 

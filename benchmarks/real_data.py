@@ -191,27 +191,54 @@ def measure_alone(row: Row) -> dict[str, Any]:
 
 
 def table(results: Path) -> str:
-    """A line for each data set, for `benchmarks/render.py`: means over seeds."""
+    """The scores, and what they took, a line for each data set, for `benchmarks/render.py`: means over seeds."""
     lines = load(results / "real_data.json")
-    names = [*SIMPLER, *MODELS]
-    rows = [
-        [data, f"{max(line['L'] for line in lines if line['data'] == data):,}", *(cell(lines, data, n) for n in names)]
-        for data in SETS
-        if any(line["data"] == data for line in lines)
-    ]
-    return f"\n{markdown_table(['data', 'steps', *names], rows)}\n\n" if rows else ""
-
-
-def cell(lines: list[dict[str, Any]], data: str, model: str) -> str:
-    """The mean accuracy over seeds and the widest interval; or that a model is too slow; or nothing."""
-    mine: list[Mapping[str, Any]] = [line for line in lines if (line["data"], line["model"]) == (data, model)]
-    if not mine:
+    scores, costs = [], []
+    for data in SETS:
+        mine = [line for line in lines if line["data"] == data]
+        if mine:
+            of = {name: [line for line in mine if line["model"] == name] for name in (*SIMPLER, *MODELS)}
+            scores.append([data, f"{max(line['L'] for line in mine):,}", *scores_of(of)])
+            costs.append([data, str(SETS[data].seconds), *(cost(of[name]) for name in MODELS)])
+    if not scores:
         return ""
-    if "accuracy" not in mine[0]:
-        return f"not run: {mine[0]['seconds_per_step']:.1f} s a step"
-    low, high = (pick(line["interval"][i] for line in mine) for i, pick in enumerate((min, max)))
-    bits = f", {np.mean([line['bits'] for line in mine]):.3f} bits" if "bits" in mine[0] else ""
-    return f"{np.mean([line['accuracy'] for line in mine]):.3f} ({low:.3f} … {high:.3f}){bits}"
+    first = markdown_table(["data", "steps", *SIMPLER, *MODELS], scores)
+    second = markdown_table(["data", "seconds", *MODELS], costs)
+    return f"\n{first}\n\nParameters, steps of training, and MB of the process:\n\n{second}\n\n"
+
+
+def scores_of(lines: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    """The mean accuracy of each model with its interval. The best one, and those within its interval, are bold."""
+    means = {name: np.mean([line["accuracy"] for line in mine]) for name, mine in lines.items() if scored(mine)}
+    best = max(means, key=means.__getitem__)
+    cells = []
+    for name, mine in lines.items():
+        if name not in means:
+            cells.append(f"not run: {mine[0]['seconds_per_step']:.1f} s a step" if mine else "")
+            continue
+        bold = "**" if means[name] >= interval_of(lines[best])[0] else ""
+        bits = f", {np.mean([line['bits'] for line in mine]):.3f} bits" if "bits" in mine[0] else ""
+        low, high = interval_of(mine)
+        cells.append(f"{bold}{means[name]:.3f}{bold} ({low:.3f} … {high:.3f}){bits}")
+    return cells
+
+
+def scored(lines: list[dict[str, Any]]) -> bool:
+    """Whether there are runs, and they were not too slow."""
+    return bool(lines) and "accuracy" in lines[0]
+
+
+def interval_of(lines: list[dict[str, Any]]) -> tuple[float, float]:
+    """The least and the largest number of the intervals of all seeds."""
+    return min(line["interval"][0] for line in lines), max(line["interval"][1] for line in lines)
+
+
+def cost(lines: list[dict[str, Any]]) -> str:
+    """Parameters, steps and megabytes of a model; nothing where it was not run."""
+    if not scored(lines):
+        return ""
+    steps, size = (np.mean([line[name] for line in lines]) for name in ("steps", "peak_mb"))
+    return f"{lines[0]['parameters']:,}, {steps:,.0f}, {size:,.0f}"
 
 
 if __name__ == "__main__":

@@ -152,20 +152,27 @@ def test_data_of_r():
 
 
 def test_table(tmp_path: Path):
-    """Means over seeds, intervals, models that are too slow, and nothing without results."""
+    """Means over seeds, intervals, what is bold, models that are too slow, and nothing without results."""
     assert real_data.table(tmp_path) == ""
+    took = {"seed": 0, "parameters": 101_234, "steps": 1500, "peak_mb": 900}
     lines: list[dict[str, Any]] = [
-        {"data": "splice", "model": "DLR", "seed": seed, "L": 60, "accuracy": 0.5 + seed / 10, "interval": [0.4, 0.7]}
+        {"data": "splice", "model": "DLR", "L": 60, "accuracy": 0.5 + seed / 10, "interval": [0.4, 0.7]}
+        | took
+        | {"seed": seed, "steps": 1500 + seed}
         for seed in range(3)
     ]
+    lines.append({"data": "splice", "model": "linear", "seed": 0, "L": 60, "accuracy": 0.39, "interval": [0.3, 0.5]})
     lines.append({"data": "splice", "model": "attention", "seed": 0, "L": 60, "seconds_per_step": 9.0})
-    lines.append(
-        {"data": "genome", "model": "DLR", "seed": 0, "L": 9, "accuracy": 0.5, "interval": [0, 1], "bits": 1.9}
-    )
+    lines += [
+        {"data": "genome", "model": name, "L": 9, "accuracy": score, "interval": [0.2, 1], "bits": 1.9} | took
+        for name, score in (("DLR", 0.5), ("LSTM", 0.3))
+    ]
     (tmp_path / "real_data.json").write_text(json.dumps(lines), encoding="utf-8")
     found = real_data.table(tmp_path)
-    assert "| splice | 60 |  |  | 0.600 (0.400 … 0.700) | not run: 9.0 s a step |  |  |" in found
-    assert "| 0.500 (0.000 … 1.000), 1.900 bits |" in found
+    cells = "|  | 0.390 (0.300 … 0.500) | **0.600** (0.400 … 0.700) | not run: 9.0 s a step |  |  |"
+    assert f"| splice | 60 {cells}" in found
+    assert "| **0.500** (0.200 … 1.000), 1.900 bits |  | **0.300** (0.200 … 1.000), 1.900 bits |" in found
+    assert "| splice | 60 | 101,234, 1,501, 900 |  |  |  |" in found
 
 
 @pytest.mark.slow
